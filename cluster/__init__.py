@@ -1,0 +1,1 @@
+"""Renders and reads what a scheduler says."""

@@ -1,0 +1,1 @@
+"""Arrays, calculus, layers, optimizers, data, the checkpoint format. Knows no network."""

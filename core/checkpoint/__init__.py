@@ -1,0 +1,1 @@
+"""The checkpoint format (pure) and its store on disk."""

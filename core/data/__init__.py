@@ -1,0 +1,1 @@
+"""Data sets, keyed sample order, shards of a global batch, prefetch."""

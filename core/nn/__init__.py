@@ -1,0 +1,1 @@
+"""Modules, layers and functional forms with PyTorch's names, shapes and defaults."""

@@ -1,0 +1,1 @@
+"""Moves arrays between ranks: communicators, exact reduction, DataParallel, who writes what."""

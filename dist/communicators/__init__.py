@@ -1,0 +1,1 @@
+"""One interface, several wires: alone, threads, MPI, ZeroMQ."""

@@ -1,0 +1,1 @@
+"""The exact tree and the bucket plan: pure, over messages."""

@@ -1,0 +1,124 @@
+"""The exact sum: a fixed balanced binary tree over shard numbers.
+
+IEEE addition commutes but does not associate, so the bits of a sum depend on the tree's shape alone. The shape here
+depends on V, the number of shards, and on nothing else: the node over shards [a, b) splits at a plus the largest power of
+two below b - a. Each rank folds the whole subtrees that it owns; the rest of the tree is summed over ranks, each rank
+doing it for one slice of the elements. A shard without samples is an absent leaf (None): its sibling passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+Node = tuple[int, int]
+"""A subtree: the shards [a, b)."""
+
+
+def split_point(node: Node) -> int:
+    """Where the node over [a, b) splits: a + the largest power of two below b - a.
+
+    >>> split_point((0, 8)), split_point((0, 5)), split_point((4, 7))
+    (4, 4, 6)
+    """
+    a, b = node
+    return a + (1 << ((b - a - 1).bit_length() - 1))
+
+
+def owned_range(rank: int, size: int, shards: int) -> tuple[int, int]:
+    """The contiguous shards [lo, hi) that ``rank`` owns; the first ranks own one more when it does not divide.
+
+    >>> [owned_range(r, 3, 8) for r in range(3)], owned_range(3, 4, 2)
+    ([(0, 3), (3, 6), (6, 8)], (2, 2))
+    """
+    base, extra = divmod(shards, size)
+    lo = rank * base + min(rank, extra)
+    return lo, lo + base + (rank < extra)
+
+
+def whole_subtrees(lo: int, hi: int, shards: int) -> list[Node]:
+    """The largest subtrees of the tree over ``shards`` that lie within [lo, hi), in order.
+
+    >>> whole_subtrees(0, 3, 8), whole_subtrees(3, 6, 8)
+    ([(0, 2), (2, 3)], [(3, 4), (4, 6)])
+    """
+    found: list[Node] = []
+
+    def visit(node: Node) -> None:
+        a, b = node
+        if b <= lo or hi <= a:
+            return
+        if lo <= a and b <= hi:
+            found.append(node)
+            return
+        middle = split_point(node)
+        visit((a, middle))
+        visit((middle, b))
+
+    if shards and lo < hi:
+        visit((0, shards))
+    return found
+
+
+def fold(node: Node, partials: Mapping[Node, T | None], add: Callable[[T, T], T]) -> T | None:
+    """The value of ``node`` from the partial values of subtrees below it; None where all leaves are absent.
+
+    ``add(left, right)`` may write into ``left``. Every leaf under ``node`` must lie under a key of ``partials``.
+    """
+    if node in partials:
+        return partials[node]
+    a, b = node
+    if b - a <= 1:
+        raise KeyError(f"shard {a} is in none of the partial sums")
+    middle = split_point(node)
+    left, right = fold((a, middle), partials, add), fold((middle, b), partials, add)
+    if left is None or right is None:
+        return right if left is None else left
+    return add(left, right)
+
+
+class Accumulator:
+    """Folds leaves that arrive in shard order as far as the tree allows, holding about log2 of them.
+
+    ``push(shard, value)``; then ``partials`` maps each whole subtree to its value. ``add`` may write into its left
+    argument; ``value`` None is an absent leaf.
+    """
+
+    def __init__(self, shards: int, add: Callable[[T, T], T]) -> None:
+        self.shards, self._add = shards, add
+        self._parents = _parents(shards)
+        self.partials: dict[Node, T | None] = {}
+
+    def push(self, shard: int, value: T | None) -> None:
+        node: Node = (shard, shard + 1)
+        while node in self._parents:
+            parent, sibling = self._parents[node]
+            if sibling not in self.partials or sibling[0] > node[0]:
+                break
+            left = self.partials.pop(sibling)
+            value = left if value is None else value if left is None else self._add(left, value)
+            node = parent
+        self.partials[node] = value
+
+
+def _parents(shards: int) -> dict[Node, tuple[Node, Node]]:
+    """Node -> (parent, sibling) for the tree over ``shards``."""
+    table: dict[Node, tuple[Node, Node]] = {}
+
+    def visit(node: Node) -> None:
+        a, b = node
+        if b - a > 1:
+            left, right = (a, split_point(node)), (split_point(node), b)
+            table[left], table[right] = (node, right), (node, left)
+            visit(left)
+            visit(right)
+
+    if shards:
+        visit((0, shards))
+    return table
+
+
+def pending_partials(ranges: Iterable[tuple[int, int]], shards: int) -> int:
+    """The most partial sums that any of the ranks must hold: the memory price of the fold."""
+    return max((len(whole_subtrees(lo, hi, shards)) for lo, hi in ranges), default=0)

@@ -1,0 +1,1 @@
+"""Starts, watches, stops and restarts processes. Knows no array."""
