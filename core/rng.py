@@ -1,0 +1,174 @@
+"""Keyed randomness: every random number is a pure function of (seed, purpose, step, shard, call).
+
+Nothing is stored between steps, so there is nothing to save in a checkpoint and nothing that depends on which rank
+draws. The (step, shard) scope is opened by the data loader; numbers drawn outside of any shard use purposes of their
+own. All state here belongs to a rank and is thread-local, because ranks can be threads of one process.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import RangeError
+from .kernels.table import kernel
+
+PURPOSES = {"dropout": 1, "init": 2, "user": 3, "order": 4, "transform": 5}
+_LONE = 128
+"""Added to a purpose outside of any shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Names one draw. Equal keys give equal numbers on any device and any number of ranks."""
+
+    seed: int
+    purpose: int
+    step: int
+    shard: int
+    call: int
+
+    def bits(self, count: int, device: str = "cpu") -> np.ndarray:
+        """``count`` random uint32."""
+        mixed = _splitmix64(self.seed * 0x9E3779B97F4A7C15 + self.purpose)
+        words = (self.call, self.shard, self.step)
+        return kernel("philox_bits", device)(count, (mixed & 0xFFFFFFFF, mixed >> 32), words)
+
+
+class _State(threading.local):
+    def __init__(self) -> None:
+        self.seed = 0
+        self.step: int | None = None
+        self.shard: int | None = None
+        self.calls: dict[tuple[int, int], int] = {}
+        self.parameters = 0
+
+
+_state = _State()
+
+
+def manual_seed(seed: int) -> None:
+    """Set the seed from which every random number of this rank follows; must be equal on all ranks.
+
+    >>> manual_seed(1); a = uniform((2,), next_key("user")); manual_seed(1)
+    >>> bool((a == uniform((2,), next_key("user"))).all())
+    True
+    """
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+        raise RangeError(f"manual_seed expects an integer, got {seed!r}")
+    _state.seed = int(seed) & 0xFFFFFFFFFFFFFFFF
+    _state.step = _state.shard = None
+    _state.calls = {}
+    _state.parameters = 0
+
+
+def initial_seed() -> int:
+    """The seed given to :func:`manual_seed` or ``phalanx.init(seed=...)``; 0 at first."""
+    return _state.seed
+
+
+def next_key(purpose: str) -> Key:
+    """The key of the next draw for ``purpose`` in the current (step, shard), or outside of any shard."""
+    number = PURPOSES[purpose]
+    shard = _state.shard
+    if shard is None:
+        number, shard = number + _LONE, 0
+    place = (number, shard)
+    call = _state.calls.get(place, 0)
+    _state.calls[place] = call + 1
+    return Key(_state.seed, number, 0 if _state.step is None else _state.step, shard, call)
+
+
+def init_key() -> Key:
+    """The key of the next parameter's initial values: parameters count in order of construction.
+
+    A dotted name would not do: it is unknown when a layer is built, and two equal models would start equal.
+    """
+    _state.parameters += 1
+    return Key(_state.seed, PURPOSES["init"], 0, 0, _state.parameters - 1)
+
+
+@contextmanager
+def shard_scope(step: int, shard: int) -> Iterator[None]:
+    """Draw for (step, shard) inside. Entering the same shard of the same step again goes on counting calls."""
+    outer = (_state.step, _state.shard)
+    enter_shard(step, shard)
+    try:
+        yield
+    finally:
+        _state.shard = outer[1]
+
+
+def enter_shard(step: int, shard: int | None) -> None:
+    """Set the scope; ``shard`` None is outside of any shard, still at ``step``. For the data loader."""
+    if step != _state.step:
+        _state.calls = {}
+        _state.step = step
+    _state.shard = shard
+
+
+def scope() -> tuple[int | None, int | None]:
+    """The current (step, shard); None where there is none."""
+    return _state.step, _state.shard
+
+
+def random_bits(count: int, key: Key) -> np.ndarray:
+    """``count`` random uint32 of ``key``."""
+    return key.bits(count)
+
+
+def uniform(shape: Sequence[int], key: Key, dtype: Any = np.float32) -> np.ndarray:
+    """Uniform in [0, 1): 24 random bits for float32 and below, 53 for float64."""
+    count = math.prod(shape)
+    if np.dtype(dtype) == np.float64:
+        pair = key.bits(2 * count).reshape(-1, 2).astype(np.uint64)
+        mantissa = ((pair[:, 0] >> np.uint64(5)) << np.uint64(26)) | (pair[:, 1] >> np.uint64(6))
+        return (mantissa * 2.0**-53).reshape(shape)
+    values = (key.bits(count) >> np.uint32(8)) * np.float32(2.0**-24)
+    return values.reshape(shape).astype(dtype, copy=False)
+
+
+def normal(shape: Sequence[int], key: Key, dtype: Any = np.float32) -> np.ndarray:
+    """Standard normal by Box and Muller's transform of pairs of uniforms, in float64, rounded once."""
+    count = math.prod(shape)
+    pairs = -(-count // 2)
+    words = key.bits(2 * pairs).reshape(2, pairs)
+    radius = np.sqrt(-2.0 * np.log((words[0] + 1.0) * 2.0**-32))
+    angle = words[1] * (2.0 * np.pi * 2.0**-32)
+    values = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    return values.reshape(shape).astype(dtype)
+
+
+def keep_mask(shape: Sequence[int], drop_probability: float, key: Key) -> np.ndarray:
+    """Boolean mask that is False with ``drop_probability`` (compared in integers: equal on every device)."""
+    threshold = np.uint32(min(round(drop_probability * 2.0**32), 2**32 - 1))
+    return (key.bits(math.prod(shape)) >= threshold).reshape(shape)
+
+
+def integers(shape: Sequence[int], low: int, high: int, key: Key) -> np.ndarray:
+    """Integers in [low, high), int64. The bias of the modulus is below (high - low) / 2**64."""
+    if high <= low:
+        raise RangeError(f"integers expects low < high, got low={low}, high={high}")
+    pair = key.bits(2 * math.prod(shape)).reshape(-1, 2).astype(np.uint64)
+    wide = (pair[:, 0] << np.uint64(32)) | pair[:, 1]
+    return (wide % np.uint64(high - low)).astype(np.int64).reshape(shape) + low
+
+
+def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of ``n`` samples in ``epoch``: a permutation keyed by (seed, epoch), int64."""
+    bits = Key(seed, PURPOSES["order"], epoch, 0, 0).bits(2 * n).reshape(-1, 2).astype(np.uint64)
+    return np.argsort((bits[:, 0] << np.uint64(32)) | bits[:, 1], kind="stable")
+
+
+def _splitmix64(value: int) -> int:
+    mask = 0xFFFFFFFFFFFFFFFF
+    value = (value + 0x9E3779B97F4A7C15) & mask
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+    return value ^ (value >> 31)
