@@ -1,0 +1,218 @@
+"""The environment contract: how a process learns which rank it is. Each variable's name stands here, once.
+
+``OWN`` lists phalanx's own variables, each with its reader and its writer side by side; the launcher calls ``write``, ``phalanx.init()``
+calls ``read``. What other launchers set (Open MPI, MPICH, PMIx, torchrun, Slurm) is read in :mod:`.env_foreign`.
+Priority: phalanx's own, then MPI, torchrun, Slurm.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import env_foreign
+from .env_foreign import Found, integer
+from .errors import LaunchError
+
+BACKENDS = ("zmq", "mpi")
+
+LAUNCHED = "PHALANX_LAUNCHED"
+"""``1`` in every process started by ``phalanx run``, with or without ``--mpi``."""
+RESUME = "PHALANX_RESUME"
+"""``auto`` after a restart by the launcher: continue from the newest valid checkpoint."""
+PROGRESS = "PHALANX_PROGRESS"
+"""``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
+PARENT = "PHALANX_PARENT"
+"""Process id of the launcher; a rank whose parent is another process was orphaned before it could ask for the signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankEnvironment:
+    """What a launcher told this process.
+
+    >>> read({"PHALANX_RANK": "1", "PHALANX_SIZE": "2", "PHALANX_RENDEZVOUS": "127.0.0.1:4000"}).rank
+    1
+    """
+
+    rank: int
+    size: int
+    local_rank: int = 0
+    """Number among the ranks of the same host."""
+    local_size: int = 1
+    node: int | None = None
+    """Number of the host, where the launcher says it."""
+    source: str = "phalanx run"
+    """Who said so, in words for people, for example ``mpirun (Open MPI)``."""
+    backend: str = "zmq"
+    rendezvous: str | None = None
+    """``host:port`` where rank 0 listens (ZeroMQ only)."""
+    job: str | None = None
+    """Name of this run of the job; new for each launch."""
+    timeout_s: float | None = None
+    """Deadline of collectives, when the user set one."""
+    restart: int = 0
+    """How many times the launcher restarted the job."""
+    rendezvous_fd: int | None = None
+    """Rank 0 only: an inherited socket that already listens at ``rendezvous``."""
+
+    def __post_init__(self) -> None:
+        _check_number("rank", self.rank, "size", self.size, self.source)
+        _check_number("local rank", self.local_rank, "local size", self.local_size, self.source)
+        if self.local_size > self.size:
+            raise LaunchError(f"local size {self.local_size} is larger than size {self.size} (from {self.source})")
+        if self.backend not in BACKENDS:
+            raise LaunchError(f"PHALANX_BACKEND={self.backend!r}: expected one of {', '.join(BACKENDS)}")
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The rendezvous as ``(host, port)``."""
+        if self.rendezvous is None:
+            return None
+        host, _, port = self.rendezvous.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def _check_number(name: str, value: int, total_name: str, total: int, source: str) -> None:
+    if total < 1 or not 0 <= value < total:
+        raise LaunchError(
+            f"{name} {value} of {total_name} {total} (from {source}): expected 0 <= {name} < {total_name}"
+        )
+
+
+# --- phalanx's own variables: name, field, reader, writer -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    name: str
+    field: str
+    read: Callable[[str, str], Any]
+    write: Callable[[Any], str]
+
+
+def _text(name: str, value: str) -> str:
+    return value
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not seconds > 0:
+        raise LaunchError(f"{name}={value!r}: expected a number of seconds above 0")
+    return seconds
+
+
+def _host_and_port(name: str, value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise LaunchError(f"{name}={value!r}: expected host:port, for example 127.0.0.1:29500")
+    return value
+
+
+OWN = (
+    _Variable("PHALANX_RANK", "rank", integer, str),
+    _Variable("PHALANX_SIZE", "size", integer, str),
+    _Variable("PHALANX_LOCAL_RANK", "local_rank", integer, str),
+    _Variable("PHALANX_LOCAL_SIZE", "local_size", integer, str),
+    _Variable("PHALANX_NODE", "node", integer, str),
+    _Variable("PHALANX_BACKEND", "backend", _text, str),
+    _Variable("PHALANX_RENDEZVOUS", "rendezvous", _host_and_port, str),
+    _Variable("PHALANX_RENDEZVOUS_FD", "rendezvous_fd", integer, str),
+    _Variable("PHALANX_JOB", "job", _text, str),
+    _Variable("PHALANX_TIMEOUT_S", "timeout_s", _seconds, "{:g}".format),
+    _Variable("PHALANX_RESTART", "restart", integer, str),
+)
+NAMES = {variable.field: variable.name for variable in OWN}
+"""Field of :class:`RankEnvironment` -> variable name."""
+
+
+def write(environment: RankEnvironment) -> dict[str, str]:
+    """The variables that make ``read`` return ``environment`` again (all but ``source``)."""
+    values = ((variable, getattr(environment, variable.field)) for variable in OWN)
+    return {variable.name: variable.write(value) for variable, value in values if value is not None}
+
+
+def write_settings(**fields: Any) -> dict[str, str]:
+    """Variables for single fields, for a launcher that leaves the rank to another one (``phalanx run --mpi``)."""
+    return {
+        variable.name: variable.write(fields.pop(variable.field))
+        for variable in OWN
+        if fields.get(variable.field) is not None
+    }
+
+
+def read(environ: Mapping[str, str]) -> RankEnvironment | None:
+    """The rank that the environment describes; None where no launcher left its variables (a single process).
+
+    Raises LaunchError, with the variable's name and value, for values that are broken or contradict each other.
+    """
+    own = {
+        variable.field: variable.read(variable.name, environ[variable.name])
+        for variable in OWN
+        if environ.get(variable.name)
+    }
+    if "rank" in own:
+        return _complete(Found("phalanx run", {"backend": "zmq", **own}), {})
+    found = env_foreign.find(environ)
+    if found is None:
+        if "size" in own and environ.get(LAUNCHED):
+            raise LaunchError(
+                f"PHALANX_SIZE={own['size']} but this process was given no rank: none of PHALANX_RANK, {', '.join(env_foreign.RANK_NAMES)} is set. "
+                "mpirun did not hand its variables on; start the script by the mpirun of the MPI library that mpi4py loads."
+            )
+        return None
+    return _complete(found, own)
+
+
+def _complete(found: Found, settings: dict[str, Any]) -> RankEnvironment:
+    values = dict(found.values)
+    for needed in ("rank", "size"):
+        if needed not in values:
+            raise LaunchError(f"{NAMES[needed]} is missing: {found.source} set {_words(values)}")
+    if settings.get("size", values["size"]) != values["size"]:
+        raise LaunchError(
+            f"launched as {settings['size']} ranks (PHALANX_SIZE), but {found.source} describes a world of {values['size']}: "
+            "mpirun and the MPI library of mpi4py are probably of two kinds (Open MPI and MPICH); use the mpirun beside this Python"
+        )
+    if "local_size" not in values and "local_rank" not in values:
+        values |= {"local_rank": values["rank"], "local_size": values["size"]}
+    environment = RankEnvironment(source=found.source, **{"local_size": values["size"], **values})
+    kept = {
+        field: value
+        for field, value in settings.items()
+        if field not in ("rank", "size", "local_rank", "local_size", "node")
+    }
+    environment = replace(environment, **kept)
+    if environment.backend == "zmq" and environment.size > 1 and environment.rendezvous is None:
+        raise LaunchError(
+            f"PHALANX_RENDEZVOUS is missing: rank {environment.rank} of {environment.size} (from {found.source}) needs host:port of rank 0"
+        )
+    return environment
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "nothing"
+
+
+def describe(environment: RankEnvironment | None) -> str:
+    """One line for people.
+
+    >>> describe(None)
+    'single process'
+    """
+    if environment is None:
+        return "single process"
+    return (
+        f"rank {environment.rank} of {environment.size} (local {environment.local_rank} of {environment.local_size}) on "
+        f"{socket.gethostname()}, from {environment.source}, backend {environment.backend}"
+    )
+
+
+def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
+    own = {*NAMES.values(), LAUNCHED, RESUME, PROGRESS, PARENT} - {NAMES["timeout_s"]}
+    return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}
