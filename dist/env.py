@@ -1,8 +1,8 @@
 """The environment contract: how a process learns which rank it is. Each variable's name stands here, once.
 
-``OWN`` lists phalanx's own variables, each with its reader and its writer side by side; the launcher calls ``write``, ``phalanx.init()``
-calls ``read``. What other launchers set (Open MPI, MPICH, PMIx, torchrun, Slurm) is read in :mod:`.env_foreign`.
-Priority: phalanx's own, then MPI, torchrun, Slurm.
+``OWN`` lists phalanx's own variables, each with its reader and its writer side by side; the launcher calls ``write``,
+``phalanx.init()`` calls ``read``. What other launchers set (Open MPI, MPICH, PMIx, torchrun, Slurm) is read in
+:mod:`.env_foreign`. Priority: phalanx's own, then MPI, torchrun, Slurm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESUME = "PHALANX_RESUME"
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
 PARENT = "PHALANX_PARENT"
-"""Process id of the launcher; a rank whose parent is another process was orphaned before it could ask for the signal."""
+"""Process id of the launcher; a rank whose parent is another process was orphaned before it asked for the signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,16 @@ class RankEnvironment:
     """Rank 0 only: an inherited socket that already listens at ``rendezvous``."""
 
     def __post_init__(self) -> None:
-        _check_number("rank", self.rank, "size", self.size, self.source)
-        _check_number("local rank", self.local_rank, "local size", self.local_size, self.source)
+        for value, total in (("rank", "size"), ("local_rank", "local_size")):
+            if not 0 <= getattr(self, value) < getattr(self, total):
+                raise LaunchError(
+                    f"{NAMES[value]}={getattr(self, value)} and {NAMES[total]}={getattr(self, total)} "
+                    f"(from {self.source}): expected 0 <= {value} < {total}"
+                )
         if self.local_size > self.size:
             raise LaunchError(f"local size {self.local_size} is larger than size {self.size} (from {self.source})")
         if self.backend not in BACKENDS:
-            raise LaunchError(f"PHALANX_BACKEND={self.backend!r}: expected one of {', '.join(BACKENDS)}")
+            raise LaunchError(f"{NAMES['backend']}={self.backend!r}: expected one of {', '.join(BACKENDS)}")
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -72,13 +76,6 @@ class RankEnvironment:
             return None
         host, _, port = self.rendezvous.rpartition(":")
         return host.strip("[]"), int(port)
-
-
-def _check_number(name: str, value: int, total_name: str, total: int, source: str) -> None:
-    if total < 1 or not 0 <= value < total:
-        raise LaunchError(
-            f"{name} {value} of {total_name} {total} (from {source}): expected 0 <= {name} < {total_name}"
-        )
 
 
 # --- phalanx's own variables: name, field, reader, writer -----------------------------------------------------------
@@ -138,11 +135,8 @@ def write(environment: RankEnvironment) -> dict[str, str]:
 
 def write_settings(**fields: Any) -> dict[str, str]:
     """Variables for single fields, for a launcher that leaves the rank to another one (``phalanx run --mpi``)."""
-    return {
-        variable.name: variable.write(fields.pop(variable.field))
-        for variable in OWN
-        if fields.get(variable.field) is not None
-    }
+    values = ((variable, fields.get(variable.field)) for variable in OWN)
+    return {variable.name: variable.write(value) for variable, value in values if value is not None}
 
 
 def read(environ: Mapping[str, str]) -> RankEnvironment | None:
@@ -150,46 +144,45 @@ def read(environ: Mapping[str, str]) -> RankEnvironment | None:
 
     Raises LaunchError, with the variable's name and value, for values that are broken or contradict each other.
     """
-    own = {
-        variable.field: variable.read(variable.name, environ[variable.name])
-        for variable in OWN
-        if environ.get(variable.name)
-    }
+    set_here = (variable for variable in OWN if environ.get(variable.name))
+    own = {variable.field: variable.read(variable.name, environ[variable.name]) for variable in set_here}
     if "rank" in own:
         return _complete(Found("phalanx run", {"backend": "zmq", **own}), {})
     found = env_foreign.find(environ)
     if found is None:
         if "size" in own and environ.get(LAUNCHED):
             raise LaunchError(
-                f"PHALANX_SIZE={own['size']} but this process was given no rank: none of PHALANX_RANK, {', '.join(env_foreign.RANK_NAMES)} is set. "
-                "mpirun did not hand its variables on; start the script by the mpirun of the MPI library that mpi4py loads."
+                f"{NAMES['size']}={own['size']} but this process was given no rank: none of {NAMES['rank']}, "
+                f"{', '.join(env_foreign.RANK_NAMES)} is set. mpirun did not hand its variables on: use the mpirun "
+                "of the MPI library that mpi4py loads."
             )
         return None
     return _complete(found, own)
 
 
+PLACE = ("rank", "size", "local_rank", "local_size", "node")
+
+
 def _complete(found: Found, settings: dict[str, Any]) -> RankEnvironment:
+    """The launcher's word for the place, the user's settings for everything else."""
     values = dict(found.values)
     for needed in ("rank", "size"):
         if needed not in values:
             raise LaunchError(f"{NAMES[needed]} is missing: {found.source} set {_words(values)}")
     if settings.get("size", values["size"]) != values["size"]:
         raise LaunchError(
-            f"launched as {settings['size']} ranks (PHALANX_SIZE), but {found.source} describes a world of {values['size']}: "
-            "mpirun and the MPI library of mpi4py are probably of two kinds (Open MPI and MPICH); use the mpirun beside this Python"
+            f"launched as {settings['size']} ranks ({NAMES['size']}), but {found.source} describes a world of "
+            f"{values['size']}: mpirun and mpi4py's MPI library are probably of two kinds (Open MPI and MPICH); "
+            "use the mpirun beside this Python"
         )
     if "local_size" not in values and "local_rank" not in values:
         values |= {"local_rank": values["rank"], "local_size": values["size"]}
     environment = RankEnvironment(source=found.source, **{"local_size": values["size"], **values})
-    kept = {
-        field: value
-        for field, value in settings.items()
-        if field not in ("rank", "size", "local_rank", "local_size", "node")
-    }
-    environment = replace(environment, **kept)
+    environment = replace(environment, **{field: value for field, value in settings.items() if field not in PLACE})
     if environment.backend == "zmq" and environment.size > 1 and environment.rendezvous is None:
         raise LaunchError(
-            f"PHALANX_RENDEZVOUS is missing: rank {environment.rank} of {environment.size} (from {found.source}) needs host:port of rank 0"
+            f"{NAMES['rendezvous']} is missing: rank {environment.rank} of {environment.size} (from {found.source}) "
+            "needs host:port of rank 0"
         )
     return environment
 
@@ -207,8 +200,8 @@ def describe(environment: RankEnvironment | None) -> str:
     if environment is None:
         return "single process"
     return (
-        f"rank {environment.rank} of {environment.size} (local {environment.local_rank} of {environment.local_size}) on "
-        f"{socket.gethostname()}, from {environment.source}, backend {environment.backend}"
+        f"rank {environment.rank} of {environment.size} (local {environment.local_rank} of {environment.local_size}) "
+        f"on {socket.gethostname()}, from {environment.source}, backend {environment.backend}"
     )
 
 

@@ -1,6 +1,7 @@
-"""What other launchers say about ranks: Open MPI, MPICH (PMI), PMIx under Slurm, torchrun, Slurm. Used by :mod:`.env` only.
+"""What other launchers say about ranks: Open MPI, MPICH (PMI), PMIx under Slurm, torchrun, Slurm. Only :mod:`.env` asks.
 
-Each launcher is one function that reads its variables and returns the fields that they tell, or None where it did not launch this process.
+Each launcher is one function that reads its variables and returns the fields that they tell, or None where it did not
+launch this process.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def _check(environ: Environ, values: dict[str, Any], names: dict[str, str]) -> d
     for value, total in (("rank", "size"), ("local_rank", "local_size")):
         if value in values and total in values and not 0 <= values[value] < values[total]:
             raise LaunchError(
-                f"{names[value]}={environ[names[value]]} and {names[total]}={environ[names[total]]}: expected {names[value]} < {names[total]}"
+                f"{names[value]}={environ[names[value]]} and {names[total]}={environ[names[total]]}: "
+                f"expected {names[value]} < {names[total]}"
             )
     return values
 
@@ -74,7 +76,7 @@ def _pmix(environ: Environ) -> Found | None:
     rank = integer("PMIX_RANK", environ["PMIX_RANK"])
     if not environ.get("SLURM_STEP_ID"):
         raise LaunchError(
-            f"PMIX_RANK={rank}, but no variable tells how many ranks there are: use mpirun, srun or phalanx run"
+            f"PMIX_RANK={rank}, but nothing tells how many ranks there are: use mpirun, srun or phalanx run"
         )
     return Found("srun (PMIx)", _slurm_place(environ) | {"rank": rank, "backend": "mpi"})
 
@@ -90,9 +92,8 @@ def _torchrun(environ: Environ) -> Found | None:
     }
     if not environ.get(names["rank"]) or not environ.get(names["size"]):
         return None
-    values = {"backend": "zmq", "job": environ.get("TORCHELASTIC_RUN_ID")} | _check(
-        environ, _integers(environ, names), names
-    )
+    values: dict[str, Any] = {"backend": "zmq", "job": environ.get("TORCHELASTIC_RUN_ID")}
+    values |= _check(environ, _integers(environ, names), names)
     if environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"):
         # torchrun's agent listens on MASTER_PORT itself, so that the next port is ours
         port = integer("MASTER_PORT", environ["MASTER_PORT"]) + (environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
@@ -107,7 +108,7 @@ SLURM_LARGEST_STEP = 0xFFFFFFF0
 
 
 def _slurm(environ: Environ) -> Found | None:
-    """Only inside a step: a plain ``python`` in a batch script is a single process although SLURM_PROCID is set there."""
+    """Only inside a step: a plain ``python`` in a batch script is a single process although it sees SLURM_PROCID."""
     if not environ.get("SLURM_STEP_ID") or not environ.get("SLURM_PROCID"):
         return None
     if integer("SLURM_STEP_ID", environ["SLURM_STEP_ID"]) >= SLURM_LARGEST_STEP:
