@@ -6,6 +6,9 @@ from ..core.errors import PhalanxError
 class CommunicatorError(PhalanxError, RuntimeError):
     """Base of everything that can go wrong between ranks."""
 
+    from_peer: bool = False
+    """True when another rank met the error and told us: it prints its traceback, we print one line."""
+
 
 class MismatchError(CommunicatorError):
     """Ranks issued different operations, shapes or dtypes; shows both sides."""

@@ -122,3 +122,12 @@ def _parents(shards: int) -> dict[Node, tuple[Node, Node]]:
 def pending_partials(ranges: Iterable[tuple[int, int]], shards: int) -> int:
     """The most partial sums that any of the ranks must hold: the memory price of the fold."""
     return max((len(whole_subtrees(lo, hi, shards)) for lo, hi in ranges), default=0)
+
+
+def slices(length: int, parts: int) -> list[tuple[int, int]]:
+    """The even cut of ``length`` elements into ``parts`` slices (lo, hi); the first ones are longer by one.
+
+    >>> slices(7, 3), slices(1, 2)
+    ([(0, 3), (3, 5), (5, 7)], [(0, 1), (1, 1)])
+    """
+    return [owned_range(part, parts, length) for part in range(parts)]

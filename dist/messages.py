@@ -1,0 +1,163 @@
+"""What programs see of a wire: numbered, fingerprinted messages with a deadline.
+
+An operation between ranks is a *program*, a function of :class:`Messages`, pure in what it posts and takes, so that tree
+or broadcast are written once for every wire. Between two ranks messages keep their order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..core.errors import ShapeError
+from .errors import AbortedError, CommunicatorError, DeadlineError, MismatchError
+
+_MISMATCH = "ranks issued different operations"
+_ALIGNMENT_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What travels before each message: who sends which part of which operation."""
+
+    source: int
+    sequence: int
+    operation: str
+    """Fingerprint in words, for example ``all_reduce 'bucket 3' float32[1000]``; equal on all ranks."""
+    part: str
+    nbytes: int
+    """Size of what follows; -1 in an expectation means any size."""
+
+    def encode(self) -> bytes:
+        return json.dumps([self.source, self.sequence, self.operation, self.part, self.nbytes]).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        return cls(*json.loads(data))
+
+
+class Wire(Protocol):
+    """The side of a communicator that :class:`Messages` uses; :mod:`.communicators.base` says what each method must do."""
+
+    rank: int
+    size: int
+
+    def _post(self, dest: int, header: Header, view: memoryview) -> None: ...
+    def _flush(self, deadline: float) -> None: ...
+    def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any: ...
+    def _has_come(self, source: int) -> bool: ...
+    def _scratch(self, nbytes: int) -> np.ndarray: ...
+
+
+class Messages:
+    """The messages of one operation on one rank.
+
+    ``post`` never waits for the receiver; its buffer must stay unchanged until ``flush``, the program's end, or until
+    something came back that the receiver could only have sent after reading it.
+    """
+
+    __slots__ = ("_began", "_deadline", "_heard", "_wire", "operation", "rank", "sequence", "size")
+
+    def __init__(self, wire: Wire, sequence: int, operation: str, timeout_s: float) -> None:
+        self._wire, self.sequence, self.operation = wire, sequence, operation
+        self._began = time.monotonic()
+        self._deadline = self._began + timeout_s
+        self._heard: set[int] = set()
+        self.rank, self.size = wire.rank, wire.size
+
+    def post(self, dest: int, buffer: Any, part: str = "") -> None:
+        """Start to send a C-contiguous array, or bytes, to ``dest``."""
+        view = memoryview(flat_bytes(buffer)) if isinstance(buffer, np.ndarray) else memoryview(buffer)
+        self._wire._post(dest, Header(self.rank, self.sequence, self.operation, part, view.nbytes), view)
+
+    def take(self, source: int, out: np.ndarray | None = None, part: str = "") -> Any:
+        """Receive from ``source``: into ``out`` (C-contiguous, of equal size), or as bytes of any size."""
+        target = None if out is None else flat_bytes(out)
+        expected = Header(source, self.sequence, self.operation, part, -1 if target is None else target.nbytes)
+        try:
+            data = self._wire._take(source, expected, target, self._deadline)
+        except TimeoutError as late:
+            raise self._late(source, part) from (None if isinstance(late, DeadlineError) else late)
+        self._heard.add(source)
+        return data if out is None else out
+
+    def flush(self) -> None:
+        """Wait until everything posted has left this process, so that our death can no longer take it back."""
+        try:
+            self._wire._flush(self._deadline)
+        except TimeoutError as late:
+            raise self._late(None, "") from (None if isinstance(late, DeadlineError) else late)
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Memory for this program alone, kept for the next one: no pages are faulted in on each call. Not zeroed."""
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        return self._wire._scratch(nbytes)[:nbytes].view(dtype).reshape(shape)
+
+    def _late(self, source: int | None, part: str) -> DeadlineError:
+        here = [r for r in range(self.size) if r != self.rank and (r in self._heard or self._wire._has_come(r))]
+        missing = [r for r in range(self.size) if r != self.rank and r not in here]
+        waited_s = time.monotonic() - self._began
+        if source is None:
+            what = "what this rank sent was not read"
+        elif missing:
+            what = f"nothing came from {_ranks(missing)}" + (f" ({_ranks(here)} came)" if here else "")
+        else:
+            what = f"rank {source} came but did not go on" + (f" to part {part!r}" if part else "")
+        return DeadlineError(
+            f"rank {self.rank} of {self.size} waited {waited_s:.1f} s in {self.operation}: {what}. Look at what "
+            f"{_ranks(missing or ([] if source is None else [source])) or 'the other ranks'} did last: it died, hangs, or took another branch. If it is "
+            "only slow, give a longer timeout_s."
+        )
+
+
+Program = Callable[[Messages], Any]
+
+
+def flat_bytes(array: np.ndarray) -> np.ndarray:
+    """The bytes of a C-contiguous array as a 1-D uint8 view; works for 0-d and empty arrays and every dtype."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"expected a NumPy array, got {type(array).__name__}")
+    if not array.flags.c_contiguous:
+        raise ShapeError(f"expected a C-contiguous array, got shape {array.shape} with strides {array.strides}")
+    return array.reshape(-1).view(np.uint8)
+
+
+def aligned_bytes(nbytes: int) -> np.ndarray:
+    """``nbytes`` bytes that start on a 256-byte address."""
+    raw = np.empty(nbytes + _ALIGNMENT_BYTES, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT_BYTES
+    return raw[start : start + nbytes]
+
+
+def check(expected: Header, came: Header, rank: int) -> None:
+    """Compare what came with what this rank waits for; both sides are named in the error."""
+    if (came.sequence, came.operation, came.part) != (expected.sequence, expected.operation, expected.part) or (
+        expected.nbytes >= 0 and came.nbytes != expected.nbytes
+    ):
+        raise MismatchError(
+            f"{_MISMATCH}: rank {rank} is in operation {expected.sequence}: {expected.operation}{_part(expected)}, "
+            f"rank {came.source} in operation {came.sequence}: {came.operation}{_part(came)}. Every rank must call the "
+            "same operations in the same order with equal names, shapes and dtypes."
+        )
+
+
+def consequence(reason: str) -> CommunicatorError:
+    """The error that a rank raises because another one ended the job with ``reason`` (see ``Communicator._abort``)."""
+    error = MismatchError(reason) if _MISMATCH in reason else AbortedError(reason)
+    error.from_peer = True
+    return error
+
+
+def _part(header: Header) -> str:
+    return (f" part {header.part!r}" if header.part else "") + (
+        f" ({header.nbytes} bytes)" if header.nbytes >= 0 else ""
+    )
+
+
+def _ranks(ranks: list[int]) -> str:
+    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks)) if ranks else ""
