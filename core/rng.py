@@ -36,7 +36,7 @@ class Key:
 
     def bits(self, count: int, device: str = "cpu") -> np.ndarray:
         """``count`` random uint32."""
-        mixed = _splitmix64(self.seed * 0x9E3779B97F4A7C15 + self.purpose)
+        mixed = splitmix64(self.seed * 0x9E3779B97F4A7C15 + self.purpose)
         words = (self.call, self.shard, self.step)
         return kernel("philox_bits", device)(count, (mixed & 0xFFFFFFFF, mixed >> 32), words)
 
@@ -166,7 +166,8 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort((bits[:, 0] << np.uint64(32)) | bits[:, 1], kind="stable")
 
 
-def _splitmix64(value: int) -> int:
+def splitmix64(value: int) -> int:
+    """A bijective mix of 64 bits (Steele, Lea, Flood, OOPSLA 2014)."""
     mask = 0xFFFFFFFFFFFFFFFF
     value = (value + 0x9E3779B97F4A7C15) & mask
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
