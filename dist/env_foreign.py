@@ -1,4 +1,4 @@
-"""What other launchers say about ranks: Open MPI, MPICH (PMI), PMIx under Slurm, torchrun, Slurm. Only :mod:`.env` asks.
+"""What other launchers say about ranks: Open MPI, MPICH (PMI), PMIx under Slurm, torchrun, Slurm. :mod:`.env` asks.
 
 Each launcher is one function that reads its variables and returns the fields that they tell, or None where it did not
 launch this process.
