@@ -17,7 +17,7 @@ from ..errors import CommunicatorError, DeadlineError, PeerLostError
 from ..messages import Header
 from .base import Communicator, check, consequence, reason_of
 
-_GRACE_S = 2.0
+_GRACE_S = 1.0
 _local = threading.local()
 
 

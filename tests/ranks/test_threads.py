@@ -1,0 +1,112 @@
+"""The contract over threads, and what only ranks as threads have."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from phalanx.dist.communicators.alone import AloneCommunicator
+from phalanx.dist.communicators.threads import current_communicator, run_threads
+from phalanx.dist.errors import AbortedError, DeadlineError, MismatchError, PeerLostError
+
+from tests.ranks import contract
+
+DEADLINE_S = 2.0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("name", contract.CHECKS)
+def test_contract(name: str, size: int) -> None:
+    run_threads(lambda: contract.CHECKS[name](current_communicator()), size, timeout_s=30)
+
+
+@pytest.mark.parametrize("name", contract.CHECKS)
+def test_contract_alone(name: str) -> None:
+    contract.CHECKS[name](AloneCommunicator())
+    assert not [t for t in threading.enumerate() if t.name.startswith("phalanx-comm")]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", contract.FAULTS)
+def test_fault(name: str, size: int) -> None:
+    fault = contract.FAULTS[name]
+    began = time.monotonic()
+    with pytest.raises(Exception) as caught:
+        run_threads(lambda: fault.function(current_communicator()), size, timeout_s=DEADLINE_S)
+    assert time.monotonic() - began < DEADLINE_S + 5
+    text = f"{caught.type.__name__}: {caught.value} {' '.join(caught.value.__notes__)}"
+    for word in fault.words:
+        assert word in text
+
+
+def test_every_rank_learns_of_a_fault_and_later_operations_raise_it_again() -> None:
+    kinds: dict[int, list[type]] = {0: [], 1: [], 2: []}
+
+    def rank_main() -> None:
+        comm = current_communicator()
+        for _ in range(2):
+            try:
+                comm.all_reduce(np.ones(4 if comm.rank == 1 else 3), name="w").wait()
+            except Exception as error:
+                assert "float64[3]" in str(error)
+                assert "float64[4]" in str(error)
+                kinds[comm.rank].append(type(error))
+
+    run_threads(rank_main, 3, timeout_s=DEADLINE_S)
+    assert kinds == {rank: [MismatchError] * 2 for rank in range(3)}
+
+
+def test_kinds_of_errors() -> None:
+    def kinds_of(fault: str) -> dict[int, type]:
+        kinds: dict[int, type] = {}
+
+        def rank_main() -> None:
+            comm = current_communicator()
+            try:
+                contract.FAULTS[fault].function(comm)
+            except Exception as error:
+                kinds[comm.rank] = type(error)
+                raise
+
+        with pytest.raises(Exception):
+            run_threads(rank_main, 3, timeout_s=0.5)
+        return kinds
+
+    assert kinds_of("one_rank_raises") == {0: AbortedError, 1: ValueError, 2: AbortedError}
+    assert set(kinds_of("one_rank_leaves_early").values()) <= {PeerLostError, AbortedError}
+    never = kinds_of("one_rank_never_arrives")
+    assert DeadlineError in never.values()
+    assert 1 not in never
+
+
+def test_the_caller_runs_what_nobody_began() -> None:
+    """A blocking operation needs no way to the communication thread and back."""
+
+    def who() -> str:
+        comm = current_communicator()
+        with comm._running:  # the communication thread cannot begin
+            work = comm.run(lambda messages: threading.current_thread().name, name="who")
+        return work.wait()
+
+    assert all(name.startswith(("rank-", "phalanx-comm-")) for name in run_threads(who, 2))
+
+
+def test_results_come_in_the_order_of_ranks_and_state_is_per_thread() -> None:
+    assert current_communicator() is None
+    assert run_threads(lambda: current_communicator().rank, 4) == [0, 1, 2, 3]
+    assert current_communicator() is None
+
+
+def test_scratch_is_kept() -> None:
+    def rank_main() -> bool:
+        comm = current_communicator()
+        array = np.ones(10000)
+        comm.all_reduce(array, name="a").wait()
+        before = comm._scratch_bytes
+        comm.all_reduce(array, name="b").wait()
+        return comm._scratch_bytes is before and before.ctypes.data % 256 == 0
+
+    assert run_threads(rank_main, 3) == [True] * 3
