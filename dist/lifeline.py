@@ -6,6 +6,7 @@ each rank watches mpirun's daemon from a thread, since nobody else is left to en
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -66,10 +67,8 @@ def _end() -> None:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _status(pid: int) -> tuple[str, int]:

@@ -10,6 +10,7 @@ MARK: ``NAME=value`` that marks the job's processes.  GRACE_S: how long they may
 cleans up after a SIGTERM).  folder: removed at the end.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -69,10 +70,8 @@ def environments() -> Iterator[tuple[int, bytes]]:
 
 
 def signal_process(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 if __name__ == "__main__":

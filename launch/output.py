@@ -1,0 +1,245 @@
+"""What the ranks print: whole lines, marked with their rank, equal lines of several ranks folded into one.
+
+``LineReader`` cuts a rank's bytes into lines; ``Folder`` (pure: time comes as an argument) joins equal lines that come
+close together; ``Sink`` writes without ever blocking the launcher; ``Printer`` puts the three together for one stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+FOLD_WINDOW_S = 0.06
+"""How long a line waits for its equals from other ranks."""
+COLOURS = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95, 94, 91)
+"""Terminal colours of the ranks, in turn."""
+
+
+class LineReader:
+    """Cuts a stream of bytes into lines. A carriage return starts the line anew, as on a terminal.
+
+    >>> reader = LineReader()
+    >>> reader.feed(b"one\\ntwo 10%\\rtwo 90%"), reader.bar
+    ([b'one'], b'two 90%')
+    >>> reader.feed(b"\\n")
+    [b'two 90%']
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that ``data`` completes, without their ends."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if b"\r" in self._rest[:-1]:
+            self._rest = b"\r" + _visible(self._rest) + (b"\r" if self._rest.endswith(b"\r") else b"")
+        return [_visible(line) for line in lines]
+
+    @property
+    def bar(self) -> bytes:
+        """The unfinished line, when it is one that redraws itself (a progress bar); else nothing."""
+        return _visible(self._rest) if b"\r" in self._rest else b""
+
+    def close(self) -> list[bytes]:
+        """The unfinished line at the end of the stream."""
+        rest, self._rest = _visible(self._rest), b""
+        return [rest] if rest else []
+
+
+def _visible(line: bytes) -> bytes:
+    """What a terminal shows of a line that was redrawn: the part after the last carriage return."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
+@dataclass(slots=True)
+class _Pending:
+    text: bytes
+    ranks: set[int]
+    since: float
+
+
+@dataclass(slots=True)
+class Folder:
+    """Holds lines for a moment, in order, and joins those that several ranks print alike.
+
+    >>> folder = Folder(size=3)
+    >>> folder.add(0, b"epoch 1", now=0.0); folder.add(2, b"epoch 1", now=0.01); folder.add(2, b"mine", now=0.02)
+    >>> folder.ready(now=0.03), folder.ready(now=1.0)
+    ([], [([0, 2], b'epoch 1'), ([2], b'mine')])
+    """
+
+    size: int
+    window_s: float = FOLD_WINDOW_S
+    _pending: list[_Pending] = field(default_factory=list)
+
+    def add(self, rank: int, text: bytes, now: float) -> None:
+        """A rank's lines keep their order: a line joins only an equal one that stands behind the rank's last."""
+        for entry in reversed(self._pending):
+            if rank in entry.ranks:
+                break
+            if entry.text == text:
+                # the oldest equal line behind this rank's last one would be nicer; the newest is right as well
+                entry.ranks.add(rank)
+                return
+        self._pending.append(_Pending(text, {rank}, now))
+
+    def ready(self, now: float) -> list[tuple[list[int], bytes]]:
+        """Lines that are complete or have waited long enough, in order."""
+        count = 0
+        for entry in self._pending:
+            if len(entry.ranks) < self.size and now - entry.since < self.window_s:
+                break
+            count += 1
+        done, self._pending = self._pending[:count], self._pending[count:]
+        return [(sorted(entry.ranks), entry.text) for entry in done]
+
+    def deadline(self) -> float | None:
+        """When the next line must be printed."""
+        return self._pending[0].since + self.window_s if self._pending else None
+
+
+def label(ranks: Sequence[int]) -> str:
+    """
+    >>> label([0, 1, 2, 5, 7, 8])
+    '[0-2,5,7-8]'
+    """
+    parts: list[list[int]] = []
+    for rank in ranks:
+        if parts and rank == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], rank]
+        else:
+            parts.append([rank])
+    return "[" + ",".join("-".join(map(str, part)) for part in parts) + "]"
+
+
+class Sink:
+    """A descriptor written to in small pieces, only when it can take them, so that a stopped reader stops nothing else.
+
+    A reader that went away (``| head``) is not an error of the job: what it does not want is dropped.
+    """
+
+    __slots__ = ("_closed", "_waiting", "descriptor", "terminal")
+
+    PIECE = 4096
+    """PIPE_BUF of Linux: what a pipe that polls as writable takes without blocking."""
+    FULL = 1 << 20
+    """Above this the ranks are not read any more until the reader catches up."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.terminal = os.isatty(descriptor)
+        self._waiting = bytearray()
+        self._closed = False
+
+    def put(self, data: bytes) -> None:
+        if not self._closed:
+            self._waiting += data
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) > self.FULL
+
+    def write_some(self) -> None:
+        """Write what the descriptor takes now."""
+        while self._waiting and _writable(self.descriptor):
+            try:
+                written = os.write(self.descriptor, self._waiting[: self.PIECE])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EBADF):
+                    raise
+                self._closed = True
+                self._waiting.clear()
+                return
+            del self._waiting[:written]
+
+    def finish(self, patience_s: float) -> None:
+        """Write the rest, as long as the reader keeps reading."""
+        end = time.monotonic() + patience_s
+        while self._waiting and time.monotonic() < end:
+            before = len(self._waiting)
+            self.write_some()
+            if len(self._waiting) < before:
+                end = time.monotonic() + patience_s
+            elif self._waiting:
+                with contextlib.suppress(OSError, ValueError):
+                    select.select([], [self.descriptor], [], 0.05)
+
+
+def _writable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
+class Printer:
+    """All ranks' lines of one stream (stdout or stderr) onto one sink."""
+
+    def __init__(self, sink: Sink, size: int, prefix: bool = True, colour: bool = False) -> None:
+        self.sink, self._prefix, self._colour = sink, prefix, colour
+        self._folder = Folder(size, FOLD_WINDOW_S if prefix and size > 1 else 0.0)
+        self._readers = [LineReader() for _ in range(size)]
+        self._bar = b""
+
+    def feed(self, rank: int, data: bytes, now: float) -> None:
+        """Bytes that a rank wrote."""
+        self._add(rank, self._readers[rank].feed(data), now)
+        self.tick(now)
+        if rank == 0 and self.sink.terminal:
+            self._draw(self._readers[0].bar)
+
+    def close(self, rank: int, now: float) -> None:
+        """The rank's stream has ended: its unfinished line is printed too."""
+        self._add(rank, self._readers[rank].close(), now)
+
+    def tick(self, now: float) -> None:
+        """Print what has waited long enough."""
+        lines = self._folder.ready(now)
+        if not lines:
+            return
+        bar = self._bar
+        self._draw(b"")
+        self.sink.put(b"".join(self._marked(ranks, text) for ranks, text in lines))
+        self._draw(bar)
+
+    def say(self, text: str) -> None:
+        """The launcher's own word, after everything that the ranks said before it."""
+        self.flush()
+        self.sink.put(text.encode() + b"\n")
+
+    def flush(self) -> None:
+        self.tick(float("inf"))
+        self._draw(b"")
+
+    def deadline(self) -> float | None:
+        return self._folder.deadline()
+
+    def _add(self, rank: int, lines: Iterable[bytes], now: float) -> None:
+        for line in lines:
+            self._folder.add(rank, line, now)
+
+    def _marked(self, ranks: Sequence[int], text: bytes) -> bytes:
+        if not self._prefix:
+            return text + b"\n"
+        mark = label(ranks)
+        if self._colour:
+            mark = f"\x1b[{COLOURS[ranks[0] % len(COLOURS)] if len(ranks) == 1 else 1}m{mark}\x1b[0m"
+        return mark.encode() + b" " + text + b"\n"
+
+    def _draw(self, bar: bytes) -> None:
+        """Show rank 0's progress bar below the lines, in place of the one before."""
+        if bar != self._bar:
+            self.sink.put(b"\r\x1b[K" + bar)
+            self._bar = bar

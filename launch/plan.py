@@ -1,0 +1,211 @@
+"""The launch plan: what is asked for -> who runs where, with which environment and command. It starts nothing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..dist import env
+from ..dist.env import RankEnvironment
+from ..dist.errors import LaunchError
+from . import mpirun
+from .mpirun import Mpirun
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""One variable for each library that would otherwise start a thread per core in every rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    name: str
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunArguments:
+    """What the user asked for."""
+
+    script: str
+    """Path of a script, or name of a module."""
+    arguments: tuple[str, ...] = ()
+    ranks: int = 1
+    module: bool = False
+    mpi: bool = False
+    timeout_s: float | None = None
+    """Deadline of collectives."""
+    restarts: int = 0
+    grace_s: float = 30.0
+    """How long ranks may take to save and leave after SIGTERM or SIGUSR1."""
+    prefix: bool = True
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise LaunchError(f"-n {self.ranks}: expected at least 1 rank")
+        if self.restarts < 0:
+            raise LaunchError(f"--restarts {self.restarts}: expected 0 or more")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise LaunchError(f"--timeout {self.timeout_s:g}: expected seconds above 0")
+        if not self.grace_s >= 0:
+            raise LaunchError(f"--grace {self.grace_s:g}: expected seconds, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the plan must know of this machine; gathered by :func:`.run.look_around`."""
+
+    python: str
+    cores: int
+    environ: Mapping[str, str]
+    package_root: str | None = None
+    """Folder that holds the package, when Python would not find it by itself (a bare checkout)."""
+    terminal: bool = False
+    """Does the launcher's own output end on a terminal?"""
+    columns: int = 80
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlan:
+    rank: int
+    host: str
+    environment: Mapping[str, str]
+    """What is added to the launcher's own environment."""
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """Printable by ``str``; ``command`` is one mpirun for all ranks, or empty: each rank has its own."""
+
+    job: str
+    ranks: tuple[RankPlan, ...]
+    environ: Mapping[str, str] = field(repr=False)
+    """The launcher's environment without any other launcher's rank variables: what the ranks' own is added to."""
+    command: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def make_plan(
+    arguments: RunArguments,
+    machine: Machine,
+    job: str,
+    rendezvous: str = "127.0.0.1:PORT",
+    restart: int = 0,
+    mpi: Mpirun | None = None,
+) -> LaunchPlan:
+    """The plan of one attempt; equal arguments give equal plans.
+
+    >>> machine = Machine(python="python", cores=8, environ={"HOME": "/root"})
+    >>> plan = make_plan(RunArguments("train.py", ranks=2), machine, job="demo")
+    >>> plan.ranks[1].environment["PHALANX_RANK"], plan.ranks[1].environment["OMP_NUM_THREADS"]
+    ('1', '4')
+    >>> plan.ranks[1].command
+    ('python', 'train.py')
+    """
+    hosts = (Host("localhost", arguments.ranks),)
+    base = env.without_ranks(machine.environ)
+    common = _common(arguments, machine, restart)
+    command = _command(arguments, machine.python)
+    places = _places(hosts, arguments.ranks)
+    if mpi is not None:
+        shared = common | _shared_settings(arguments, job, restart) | mpirun.environment(mpi, base)
+        if machine.terminal:
+            shared[env.PROGRESS] = "1"
+        ranks = tuple(RankPlan(place.rank, place.host, shared, command) for place in places)
+        return LaunchPlan(job, ranks, base, mpirun.command(mpi, arguments.ranks, command))
+    ranks = tuple(
+        RankPlan(
+            place.rank,
+            place.host,
+            common | env.write(_environment(place, arguments, job, rendezvous, restart)) | _hint(place, machine),
+            command,
+        )
+        for place in places
+    )
+    return LaunchPlan(job, ranks, base)
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    rank: int
+    host: str
+    node: int
+    local_rank: int
+    local_size: int
+
+
+def _places(hosts: tuple[Host, ...], ranks: int) -> list[_Place]:
+    """Ranks fill the slots of one host after the other."""
+    places: list[_Place] = []
+    for node, host in enumerate(hosts):
+        local_size = min(host.slots, ranks - len(places))
+        places += [_Place(len(places) + local, host.name, node, local, local_size) for local in range(local_size)]
+    if len(places) < ranks:
+        raise LaunchError(f"-n {ranks}: the hosts have {len(places)} slots")
+    return places
+
+
+def _command(arguments: RunArguments, python: str) -> tuple[str, ...]:
+    what = ("-m", arguments.script) if arguments.module else (arguments.script,)
+    return (python, *what, *arguments.arguments)
+
+
+def _common(arguments: RunArguments, machine: Machine, restart: int) -> dict[str, str]:
+    threads = str(max(1, machine.cores // arguments.ranks))
+    values = {name: threads for name in THREAD_VARIABLES if not machine.environ.get(name)}
+    values |= {"PYTHONUNBUFFERED": "1", env.LAUNCHED: "1"}
+    if machine.package_root:
+        paths = [path for path in machine.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        if machine.package_root not in paths:
+            values["PYTHONPATH"] = os.pathsep.join([*paths, machine.package_root])
+    if restart:
+        values[env.RESUME] = "auto"
+    if machine.terminal and not machine.environ.get("COLUMNS"):
+        values["COLUMNS"] = str(machine.columns)
+    return values
+
+
+def _environment(place: _Place, arguments: RunArguments, job: str, rendezvous: str, restart: int) -> RankEnvironment:
+    return RankEnvironment(
+        rank=place.rank,
+        size=arguments.ranks,
+        local_rank=place.local_rank,
+        local_size=place.local_size,
+        node=place.node,
+        backend="zmq",
+        rendezvous=rendezvous,
+        job=job,
+        timeout_s=arguments.timeout_s,
+        restart=restart,
+    )
+
+
+def _shared_settings(arguments: RunArguments, job: str, restart: int) -> dict[str, str]:
+    """Under mpirun all ranks get one environment: mpirun tells the rank, phalanx how many there must be."""
+    return env.write_settings(
+        size=arguments.ranks, backend="mpi", job=job, timeout_s=arguments.timeout_s, restart=restart
+    )
+
+
+def _hint(place: _Place, machine: Machine) -> dict[str, str]:
+    return {env.PROGRESS: "1"} if machine.terminal and place.rank == 0 else {}
+
+
+def _lines(plan: LaunchPlan) -> list[str]:
+    lines = [f"job {plan.job}: {len(plan.ranks)} rank{'s' if len(plan.ranks) > 1 else ''}"]
+    if plan.command:
+        lines += _words(plan.ranks[0].environment)
+        lines += ["  " + shlex.join(plan.command)]
+        return lines + [f"rank {rank.rank} on {rank.host}" for rank in plan.ranks]
+    for rank in plan.ranks:
+        lines += [f"rank {rank.rank} on {rank.host}", *_words(rank.environment), "  " + shlex.join(rank.command)]
+    return lines
+
+
+def _words(environment: Mapping[str, str]) -> list[str]:
+    return [f"  {name}={shlex.quote(value)}" for name, value in environment.items()]
