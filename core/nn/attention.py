@@ -1,0 +1,308 @@
+"""Multi-head attention and the transformer encoder, with PyTorch's names, shapes and options.
+
+Dimensions: N batch, L target length, S source length, E model width, H heads, D = E / H width of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import functions
+from ..errors import RangeError, ShapeError
+from ..tensor import Tensor
+from . import functional as F
+from . import init
+from .container import ModuleList
+from .dropout import Dropout
+from .linear import Linear
+from .module import Module
+from .norm import LayerNorm
+from .parameter import Parameter
+
+
+class MultiheadAttention(Module):
+    """softmax(Q K^T / sqrt(D) + mask) V for each head, heads joined and projected.
+
+    Shapes: query (L, N, E), key (S, N, kdim), value (S, N, vdim), with ``batch_first`` (N, L, E) and so on, or without N.
+    ``attn_mask`` (L, S) or (N * H, L, S) and ``key_padding_mask`` (N, S): True, or -inf, means "do not attend".
+    Returns (output like query, weights (N, L, S) averaged over heads, or None with ``need_weights=False``).
+    Vaswani et al., "Attention is all you need", 2017.
+
+    >>> import phalanx
+    >>> x = phalanx.ones(2, 5, 8)
+    >>> output, weights = MultiheadAttention(8, 2, batch_first=True)(x, x, x)
+    >>> output.shape, weights.shape
+    ((2, 5, 8), (2, 5, 5))
+    """
+
+    in_proj_weight: Parameter | None
+    q_proj_weight: Parameter | None
+    k_proj_weight: Parameter | None
+    v_proj_weight: Parameter | None
+    in_proj_bias: Parameter | None
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if add_bias_kv or add_zero_attn:
+            raise RangeError("MultiheadAttention: add_bias_kv and add_zero_attn are not known")
+        if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
+            raise RangeError(f"MultiheadAttention: embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
+        self.embed_dim, self.num_heads, self.dropout, self.batch_first = embed_dim, num_heads, dropout, batch_first
+        self.head_dim = embed_dim // num_heads
+        self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
+        together = self.kdim == embed_dim and self.vdim == embed_dim
+
+        def weight(wanted: bool, *shape: int) -> Parameter | None:
+            return Parameter.empty(shape, dtype, device) if wanted else None
+
+        if together:  # PyTorch's order of names differs between the two forms
+            self.register_parameter("in_proj_weight", weight(True, 3 * embed_dim, embed_dim))
+        self.register_parameter("q_proj_weight", weight(not together, embed_dim, embed_dim))
+        self.register_parameter("k_proj_weight", weight(not together, embed_dim, self.kdim))
+        self.register_parameter("v_proj_weight", weight(not together, embed_dim, self.vdim))
+        if not together:
+            self.register_parameter("in_proj_weight", None)
+        self.register_parameter("in_proj_bias", weight(bias, 3 * embed_dim))
+        self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
+            if weight is not None:
+                init.xavier_uniform_(weight)
+        if self.in_proj_bias is not None and self.out_proj.bias is not None:
+            init.zeros_(self.in_proj_bias)
+            init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Query, key, value -> (attended values, weights)."""
+        batched = query.ndim == 3
+        if query.ndim not in (2, 3) or key.ndim != query.ndim or value.ndim != query.ndim:
+            raise ShapeError(
+                "MultiheadAttention expects query, key and value of 3 dimensions (or 2 without a batch), "
+                f"got shapes {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+            )
+        itself = key is query and value is key
+        if not batched:
+            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._heads(query, query if itself else key, query if itself else value, itself)
+        mask = self._mask(q, k, key_padding_mask, attn_mask, is_causal)
+        drop = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            weights = F.softmax(_masked(q @ k.transpose(-2, -1) * (1.0 / math.sqrt(self.head_dim)), mask), dim=-1)
+            weights = F.dropout(weights, drop) if drop else weights
+            heads = weights @ v
+            weights = weights.mean(dim=1) if average_attn_weights else weights
+        else:
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=_allowed(mask), dropout_p=drop)
+        rows, length = heads.shape[0], heads.shape[2]
+        output = self.out_proj(heads.transpose(1, 2).reshape(rows, length, self.embed_dim))
+        if not batched:
+            return output.squeeze(0), None if weights is None else weights.squeeze(0)
+        return (output if self.batch_first else output.transpose(0, 1)), weights
+
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor, itself: bool) -> list[Tensor]:
+        """Projections split into heads: (N, L, E) -> (N, H, L, D)."""
+        width, bias = self.embed_dim, self.in_proj_bias
+        if self.in_proj_weight is not None and itself:
+            joined = F.linear(query, self.in_proj_weight, bias)
+            projected = [joined[..., i * width : (i + 1) * width] for i in range(3)]
+        else:
+            weights: list[Any] = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
+            if self.in_proj_weight is not None:
+                weights = [self.in_proj_weight[i * width : (i + 1) * width] for i in range(3)]
+            biases = [None if bias is None else bias[i * width : (i + 1) * width] for i in range(3)]
+            projected = [F.linear(*one) for one in zip((query, key, value), weights, biases, strict=True)]
+        return [x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2) for x in projected]
+
+    def _mask(
+        self, q: Tensor, k: Tensor, padding: Tensor | None, attention: Tensor | None, is_causal: bool
+    ) -> Tensor | None:
+        """One mask that broadcasts to (N, H, L, S): boolean with True = masked, or numbers to add."""
+        rows, length, source = q.shape[0], q.shape[2], k.shape[2]
+        if is_causal and attention is None:
+            attention = functions.tensor(np.triu(np.ones((length, source), bool), 1))
+        parts = []
+        if attention is not None:
+            if attention.ndim == 3:
+                _check(attention, (rows * self.num_heads, length, source), "attn_mask")
+                attention = attention.reshape(rows, self.num_heads, length, source)
+            else:
+                _check(attention, (length, source), "attn_mask")
+            parts.append(attention)
+        if padding is not None:
+            padding = padding.unsqueeze(0) if padding.ndim == 1 else padding
+            _check(padding, (rows, source), "key_padding_mask")
+            parts.append(padding.reshape(rows, 1, 1, source))
+        if len(parts) == 2 and (parts[0].dtype.kind == "b") != (parts[1].dtype.kind == "b"):
+            parts = [_additive(part, q.dtype) for part in parts]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return functions.logical_or(*parts) if parts[0].dtype.kind == "b" else parts[0] + parts[1]
+
+
+def _check(mask: Tensor, shape: tuple[int, ...], option: str) -> None:
+    if tuple(mask.shape) != shape:
+        raise ShapeError(f"MultiheadAttention: {option} of shape {shape} expected, got {tuple(mask.shape)}")
+    if mask.dtype.kind not in "bf":
+        raise RangeError(f"MultiheadAttention: {option} is boolean (True: masked) or floating (added), got {mask.dtype}")
+
+
+def _additive(mask: Tensor, dtype: Any) -> Tensor:
+    """A boolean mask as numbers to add: -inf where it is True."""
+    if mask.dtype.kind != "b":
+        return mask
+    return functions.where(mask, functions.tensor(-math.inf, dtype=dtype), functions.tensor(0.0, dtype=dtype))
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    return scores if mask is None else scores + _additive(mask, scores.dtype)
+
+
+def _allowed(mask: Tensor | None) -> Tensor | None:
+    """The mask as scaled_dot_product_attention has it: a boolean True there means "attend"."""
+    if mask is None or mask.dtype.kind != "b":
+        return mask
+    return functions.logical_not(mask)
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention and a feed-forward network, each with dropout, a residual connection and a layer norm.
+
+    ``norm_first`` puts the norm before each part (Xiong et al., 2020) instead of behind. Shapes: (L, N, E) to the same, with
+    ``batch_first`` (N, L, E). Vaswani et al., 2017.
+
+    >>> import phalanx
+    >>> TransformerEncoderLayer(8, 2, 16, batch_first=True)(phalanx.ones(2, 5, 8)).shape
+    (2, 5, 8)
+    """
+
+    def __init__(  # PyTorch's signature
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(
+            d_model, nhead, dropout, bias, batch_first=batch_first, device=device, dtype=dtype
+        )
+        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
+        self.norm_first = norm_first
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        if isinstance(activation, str):
+            known = {"relu": F.relu, "gelu": F.gelu}
+            if activation not in known:
+                raise RangeError(f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, got {activation!r}")
+            activation = known[activation]
+        self.activation = activation
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """(L, N, E) -> (L, N, E)."""
+        masks = (src_mask, src_key_padding_mask, is_causal)
+        if self.norm_first:
+            x = src + self._attend(self.norm1(src), *masks)
+            return x + self._feed(self.norm2(x))
+        x = self.norm1(src + self._attend(src, *masks))
+        return self.norm2(x + self._feed(x))
+
+    def _attend(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool) -> Tensor:
+        attended, _ = self.self_attn(
+            x, x, x, key_padding_mask=padding, need_weights=False, attn_mask=mask, is_causal=is_causal
+        )
+        return self.dropout1(attended)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+
+
+class TransformerEncoder(Module):
+    """``num_layers`` copies of a layer one after another, then ``norm`` if there is one.
+
+    As in PyTorch the copies start with equal values.
+    """
+
+    def __init__(
+        self,
+        encoder_layer: TransformerEncoderLayer,
+        num_layers: int,
+        norm: Module | None = None,
+        enable_nested_tensor: bool = True,
+        mask_check: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
+        self.num_layers = num_layers
+        self.add_module("norm", norm)
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
+        """(L, N, E) -> (L, N, E)."""
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask, bool(is_causal))
+        norm = self.__dict__["norm"]
+        return src if norm is None else norm(src)
+
+
+def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
+    """(sz, sz) mask that lets position i attend to 0..i: 0 there, -inf above the diagonal.
+
+    >>> generate_square_subsequent_mask(2).tolist()
+    [[0.0, -inf], [0.0, 0.0]]
+    """
+    dtype = np.float32 if dtype is None else dtype
+    return functions.tensor(np.triu(np.full((sz, sz), -np.inf), 1).astype(dtype), dtype=dtype)

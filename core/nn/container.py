@@ -1,0 +1,267 @@
+"""Sequential, ModuleList, ModuleDict, ParameterList, ParameterDict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..errors import RangeError
+from .module import Module
+from .parameter import Parameter
+
+
+class _Listed(Module):
+    """Modules in order, called "0", "1", ...: indexing, slicing, insertion and removal."""
+
+    def _names(self) -> list[str]:
+        return list(self._module_names)
+
+    def _name(self, index: int) -> str:
+        names = self._names()
+        if not -len(names) <= index < len(names):
+            raise IndexError(f"index {index} of {type(self).__name__} with {len(names)} modules")
+        return names[index]
+
+    def _rebuild(self, modules: Iterable[Module]) -> None:
+        modules = list(modules)
+        for name in self._names():
+            delattr(self, name)
+        for number, module in enumerate(modules):
+            self.add_module(str(number), module)
+
+    def __len__(self) -> int:
+        return len(self._module_names)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.__dict__[name] for name in self._module_names])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return type(self)._of({name: self.__dict__[name] for name in self._names()[index]})
+        return self.__dict__[self._name(index)]
+
+    @classmethod
+    def _of(cls, modules: dict[str, Module]) -> Any:
+        built = cls.__new__(cls)
+        Module.__init__(built)
+        built._rebuild(modules.values())
+        return built
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, self._name(index), module)
+
+    def __delitem__(self, index: int | slice) -> None:
+        names = self._names()
+        gone = set(names[index]) if isinstance(index, slice) else {self._name(index)}
+        self._rebuild([self.__dict__[name] for name in names if name not in gone])
+
+    def append(self, module: Module) -> Any:
+        """Add at the end; returns self."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def insert(self, index: int, module: Module) -> Any:
+        """Add before ``index``; returns self."""
+        modules = list(self)
+        modules.insert(index, module)
+        self._rebuild(modules)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> Any:
+        """Add all at the end; returns self."""
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def pop(self, index: int = -1) -> Module:
+        """Remove and return one."""
+        module = self[index]
+        del self[index]
+        return module
+
+
+class Sequential(_Listed):
+    """Modules applied one after another; names are 0, 1, ... or the keys of an OrderedDict.
+
+    >>> model = Sequential(Sequential(), Sequential())
+    >>> len(model), len(model[:1])
+    (2, 1)
+    """
+
+    def __init__(self, *args: Module | Mapping[str, Module]) -> None:
+        super().__init__()
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            for name, module in args[0].items():
+                self.add_module(name, module)
+            return
+        for number, module in enumerate(args):
+            self.add_module(str(number), module)  # type: ignore[arg-type]
+
+    @classmethod
+    def _of(cls, modules: dict[str, Module]) -> Sequential:
+        return cls(modules)
+
+    def forward(self, input: Any) -> Any:
+        """The output of the last module."""
+        for name in self._module_names:
+            input = self.__dict__[name](input)
+        return input
+
+    def __add__(self, other: Sequential) -> Sequential:
+        return Sequential(*self, *other)
+
+
+class ModuleList(_Listed):
+    """A list of modules that owns them; it has no forward."""
+
+    def __init__(self, modules: Iterable[Module] | None = None) -> None:
+        super().__init__()
+        self.extend(modules or ())
+
+    def __add__(self, other: Iterable[Module]) -> ModuleList:
+        return ModuleList([*self, *other])
+
+    def __iadd__(self, other: Iterable[Module]) -> ModuleList:
+        return self.extend(other)
+
+
+class ModuleDict(Module):
+    """A dict of modules that owns them, in order of insertion; it has no forward."""
+
+    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] | None = None) -> None:
+        super().__init__()
+        self.update(modules or {})
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._module_names:
+            raise KeyError(f"no module {key!r} in ModuleDict; it has {', '.join(self._module_names) or 'none'}")
+        return self.__dict__[key]
+
+    def __setitem__(self, key: str, module: Module) -> None:
+        self.add_module(key, module)
+
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        delattr(self, key)
+
+    def __len__(self) -> int:
+        return len(self._module_names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._module_names)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._module_names
+
+    def keys(self) -> Iterable[str]:
+        """Names."""
+        return self._module_names.keys()
+
+    def values(self) -> Iterable[Any]:
+        """Modules."""
+        return [self.__dict__[name] for name in self._module_names]
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Names and modules."""
+        return [(name, self.__dict__[name]) for name in self._module_names]
+
+    def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
+        """Add or replace modules."""
+        for name, module in modules.items() if isinstance(modules, Mapping) else modules:
+            self[name] = module
+
+    def pop(self, key: str) -> Module:
+        """Remove and return one."""
+        module = self[key]
+        del self[key]
+        return module
+
+
+class ParameterList(Module):
+    """A list of parameters that owns them; plain tensors become parameters."""
+
+    def __init__(self, values: Iterable[Any] | None = None) -> None:
+        super().__init__()
+        self.extend(values or ())
+
+    def __len__(self) -> int:
+        return len(self._parameter_names)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.__dict__[name] for name in self._parameter_names])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        values = list(self)
+        return ParameterList(values[index]) if isinstance(index, slice) else values[index]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of ParameterList with {len(self)} parameters")
+        setattr(self, str(index % len(self)), _parameter(value))
+
+    def append(self, value: Any) -> ParameterList:
+        """Add at the end; returns self."""
+        self.register_parameter(str(len(self)), _parameter(value))
+        return self
+
+    def extend(self, values: Iterable[Any]) -> ParameterList:
+        """Add all at the end; returns self."""
+        for value in list(values):
+            self.append(value)
+        return self
+
+    def extra_repr(self) -> str:
+        """Shapes."""
+        return ", ".join(f"({name}): {tuple(self.__dict__[name].shape)}" for name in self._parameter_names)
+
+
+class ParameterDict(Module):
+    """A dict of parameters that owns them, in order of insertion; plain tensors become parameters."""
+
+    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None) -> None:
+        super().__init__()
+        self.update(values or {})
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._parameter_names:
+            raise KeyError(f"no parameter {key!r} in ParameterDict; it has {', '.join(self._parameter_names) or 'none'}")
+        return self.__dict__[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.register_parameter(key, _parameter(value))
+
+    def __delitem__(self, key: str) -> None:
+        self[key]
+        delattr(self, key)
+
+    def __len__(self) -> int:
+        return len(self._parameter_names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameter_names)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._parameter_names
+
+    def keys(self) -> Iterable[str]:
+        """Names."""
+        return self._parameter_names.keys()
+
+    def values(self) -> Iterable[Any]:
+        """Parameters."""
+        return [self.__dict__[name] for name in self._parameter_names]
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Names and parameters."""
+        return [(name, self.__dict__[name]) for name in self._parameter_names]
+
+    def update(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+        """Add or replace parameters."""
+        for name, value in values.items() if isinstance(values, Mapping) else values:
+            self[name] = value
+
+
+def _parameter(value: Any) -> Parameter:
+    if value is None:
+        raise RangeError("a list or dict of parameters holds no None")
+    return value if isinstance(value, Parameter) else Parameter(value)

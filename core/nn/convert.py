@@ -1,0 +1,54 @@
+"""Moving a module to another device or dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import Device
+from ..errors import DTypeError
+from ..tensor import Tensor
+
+if TYPE_CHECKING:
+    from .module import Module
+
+
+def destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """The function that ``Module.to(*args, **kwargs)`` applies to every tensor: device, dtype or another tensor's."""
+    unknown = set(kwargs) - {"device", "dtype", "non_blocking"}
+    if unknown:
+        raise TypeError(f"Module.to() does not know {', '.join(sorted(unknown))}; it takes device and dtype")
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    for arg in args:
+        if isinstance(arg, Tensor):
+            device, dtype = arg.device, arg.dtype
+        elif isinstance(arg, (str, int, Device)) and not isinstance(arg, bool):
+            device = arg
+        elif arg is not None and not isinstance(arg, bool):
+            dtype = arg
+    if dtype is not None and np.dtype(dtype).kind != "f":
+        raise DTypeError(f"Module.to() expects a floating dtype, got {np.dtype(dtype)}")
+
+    def change(tensor: Tensor) -> Tensor:
+        if device is not None:
+            tensor = tensor.to(device)
+        return tensor.to(dtype) if dtype is not None and tensor.dtype.kind == "f" else tensor
+
+    return change
+
+
+def convert(module: Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Apply ``change`` to the values of all parameters, gradients and buffers; a tensor at two places stays one."""
+    for parameter in module.parameters():
+        gradient = parameter.grad
+        parameter.data = change(parameter.data)
+        if gradient is not None:
+            parameter.grad = change(gradient.detach())
+    changed: dict[int, Tensor] = {}
+    for owner in module.modules():
+        for name in owner._buffer_names:
+            buffer = owner.__dict__[name]
+            if buffer is not None:
+                owner.__dict__[name] = changed.setdefault(id(buffer), change(buffer))

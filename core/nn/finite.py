@@ -1,0 +1,77 @@
+"""Which layer was the first to give NaN or infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .. import rng
+from ..backend import array_module
+from ..graph import no_grad
+from ..tensor import Tensor
+from . import statistics
+from .hooks import RemovableHandle
+from .module import Module
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def is_finite(value: Any) -> bool:
+    """Whether all floating numbers in a tensor, or in nested containers of tensors, are finite."""
+    arrays = [tensor.array for tensor in _tensors(value)]
+    return all(bool(array_module(array).isfinite(array).all()) for array in arrays if array.dtype.kind == "f")
+
+
+class _Found(Exception):  # noqa: N818  (a signal that ends the forward, no error)
+    pass
+
+
+def first_non_finite(model: Module, *inputs: Any) -> str | None:
+    """Name what is the first to be NaN or infinite: "input", a parameter or buffer, or a layer of the forward; else None.
+
+    Runs ``model(*inputs)`` again without gradients; running statistics and the random numbers that come after are left
+    as they were.
+
+    >>> import phalanx
+    >>> from phalanx import nn
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> first_non_finite(model, phalanx.tensor([[1.0, float("nan")]]))
+    'input'
+    """
+    if not is_finite(inputs):
+        return "input"
+    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in named:
+            if not is_finite(tensor):
+                return f"{kind} {name!r}"
+    found: list[str] = []
+    handles: list[RemovableHandle] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: Module, args: Any, output: Any) -> None:
+            if not is_finite(output):
+                found.append(f"layer {name!r} ({module._one_line()})" if name else f"layer {module._one_line()}")
+                raise _Found
+
+        return hook
+
+    try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_hook(watch(name)))
+        with no_grad(), statistics.discard(), rng.set_aside():
+            model(*inputs)
+    except _Found:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None

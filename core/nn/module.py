@@ -1,0 +1,369 @@
+"""Module: owns parameters, buffers and modules by assignment of attributes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..errors import DTypeError, RangeError, ShapeError
+from ..tensor import Tensor
+from ..tree import join, walk
+from .convert import convert, destination
+from .hooks import RemovableHandle
+from .parameter import Parameter
+from .state import IncompatibleKeys, load
+
+Self = TypeVar("Self", bound="Module")
+
+
+class Module:
+    """Base class of all layers and models, as ``torch.nn.Module``.
+
+    A Parameter, Module or registered buffer that is assigned to an attribute belongs to the module. Subclasses call
+    ``super().__init__()`` first and define ``forward``.
+
+    >>> from phalanx import nn
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.hidden = nn.Linear(4, 3)
+    ...     def forward(self, x):
+    ...         return self.hidden(x).relu()
+    >>> [name for name, _ in Net().named_parameters()]
+    ['hidden.weight', 'hidden.bias']
+    """
+
+    # The registries hold names in order of registration; the values live in __dict__ alone, so that reading an
+    # attribute costs what it costs in any Python object.
+    _parameter_names: dict[str, None]
+    _buffer_names: dict[str, bool]  # name -> persistent
+    _module_names: dict[str, None]
+    _forward_hooks: dict[int, Callable[..., Any]]
+    _forward_pre_hooks: dict[int, Callable[..., Any]]
+    training: bool
+
+    def __init__(self) -> None:
+        self.__dict__.update(
+            training=True,
+            _parameter_names={},
+            _buffer_names={},
+            _module_names={},
+            _forward_hooks={},
+            _forward_pre_hooks={},
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes; every subclass defines it."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if self._forward_hooks or self._forward_pre_hooks:
+                return self._call_with_hooks(args, kwargs)
+            return self.forward(*args, **kwargs)
+        except (ShapeError, DTypeError, RangeError) as error:
+            self._name_layer(error)
+            raise
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for hook in tuple(self._forward_pre_hooks.values()):
+            changed = hook(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        output = self.forward(*args, **kwargs)
+        for hook in tuple(self._forward_hooks.values()):
+            changed = hook(self, args, output)
+            if changed is not None:
+                output = changed
+        return output
+
+    def _name_layer(self, error: Exception) -> None:
+        """Put the failing layer's dotted name before the message; the outermost module knows the longest one."""
+        layer, message = getattr(error, "layer", None), getattr(error, "message", None)
+        if layer is None:
+            layer, message = self, str(error)
+            error.layer, error.message = layer, message  # type: ignore[attr-defined]
+        name = next((name for name, module in self.named_modules() if module is layer), "")
+        where = f"{name!r} ({layer._one_line()})" if name else layer._one_line()
+        error.args = (f"in layer {where}: {message}",)
+
+    # ------------------------------------------------------------------ registration
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        if isinstance(value, Parameter):
+            self._claim(name, "_parameter_names")[name] = None
+            own[name] = value
+        elif isinstance(value, Module):
+            self._claim(name, "_module_names")[name] = None
+            own[name] = value
+        elif "_parameter_names" not in own:
+            object.__setattr__(self, name, value)
+        elif name in self._parameter_names or name in self._module_names:
+            if value is not None:
+                kind = "a parameter (Parameter" if name in self._parameter_names else "a module (Module"
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is {kind} or None expected), got {type(value).__name__}; "
+                    f"`del` the attribute first to use its name for something else"
+                )
+            own[name] = None
+        elif name in self._buffer_names:
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a buffer (Tensor or None expected), got {type(value).__name__}"
+                )
+            own[name] = value
+        else:
+            object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        for registry in ("_parameter_names", "_buffer_names", "_module_names"):
+            self.__dict__[registry].pop(name, None)
+
+    def _claim(self, name: str, registry: str) -> dict[str, Any]:
+        """The registry that ``name`` goes into; leaves the other ones."""
+        if registry not in self.__dict__:
+            raise AttributeError(
+                f"cannot assign {name!r} before Module.__init__() of {type(self).__name__}: "
+                f"call super().__init__() first in its __init__"
+            )
+        if not isinstance(name, str) or not name or "." in name:
+            raise KeyError(f"the name of a parameter, buffer or module is a non-empty string without dots, got {name!r}")
+        for other in ("_parameter_names", "_buffer_names", "_module_names"):
+            if other != registry:
+                self.__dict__[other].pop(name, None)
+        return self.__dict__[registry]
+
+    def _refuse_taken(self, name: str, registry: str) -> None:
+        if hasattr(self, name) and name not in self.__dict__.get(registry, ()):
+            raise KeyError(f"{type(self).__name__} already has an attribute {name!r}")
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Own ``param`` under ``name``; None keeps the name without a parameter."""
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"register_parameter({name!r}) expects a Parameter or None, got {type(param).__name__}")
+        self._refuse_taken(name, "_parameter_names")
+        self._claim(name, "_parameter_names")[name] = None
+        self.__dict__[name] = param
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Own a tensor that is no parameter; a ``persistent`` one is part of the state dict."""
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"register_buffer({name!r}) expects a Tensor or None, got {type(tensor).__name__}")
+        self._refuse_taken(name, "_buffer_names")
+        self._claim(name, "_buffer_names")[name] = persistent
+        self.__dict__[name] = tensor
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Own ``module`` under ``name``; None keeps the name without a module."""
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"add_module({name!r}) expects a Module or None, got {type(module).__name__}")
+        self._refuse_taken(name, "_module_names")
+        self._claim(name, "_module_names")[name] = None
+        self.__dict__[name] = module
+
+    register_module = add_module
+
+    # ------------------------------------------------------------------ walking
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly below, each once, with the names of their attributes."""
+        seen: set[int] = set()
+        for name, module in self._branches():
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield name, module
+
+    def _branches(self) -> list[tuple[str, Module]]:
+        return [(name, module) for name in self._module_names if (module := self.__dict__[name]) is not None]
+
+    def children(self) -> Iterator[Module]:
+        """The modules directly below, each once."""
+        return (module for _, module in self.named_children())
+
+    def named_modules(
+        self, memo: set[int] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module and all below with dotted names, a parent before its children, each once."""
+        return walk(self, Module._branches, prefix, once=remove_duplicate, seen=memo)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below, each once."""
+        return (module for _, module in self.named_modules())
+
+    def _named_tensors(
+        self, registry: str, prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        owners = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in owners:
+            for name in module.__dict__[registry]:
+                tensor = module.__dict__[name]
+                if tensor is None or (remove_duplicate and id(tensor) in seen):
+                    continue
+                seen.add(id(tensor))
+                yield join(path, name), tensor
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with dotted names; a tied one comes once, under its first name."""
+        return self._named_tensors("_parameter_names", prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """All parameters; a tied one comes once."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """All buffers with dotted names."""
+        return self._named_tensors("_buffer_names", prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """All buffers."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def get_submodule(self, target: str) -> Module:
+        """The module of that dotted name; "" is this one. Raises AttributeError where there is none."""
+        module = self
+        for part in target.split(".") if target else ():
+            if part not in module._module_names or (below := module.__dict__[part]) is None:
+                raise AttributeError(f"{type(module).__name__} has no module {part!r} (of {target!r})")
+            module = below
+        return module
+
+    def _get_tensor(self, target: str, registry: str, kind: str) -> Any:
+        path, _, name = target.rpartition(".")
+        module = self.get_submodule(path)
+        if name not in module.__dict__[registry]:
+            raise AttributeError(f"{type(module).__name__} has no {kind} {name!r} (of {target!r})")
+        return module.__dict__[name]
+
+    def get_parameter(self, target: str) -> Parameter:
+        """The parameter of that dotted name. Raises AttributeError where there is none."""
+        return self._get_tensor(target, "_parameter_names", "parameter")
+
+    def get_buffer(self, target: str) -> Tensor:
+        """The buffer of that dotted name. Raises AttributeError where there is none."""
+        return self._get_tensor(target, "_buffer_names", "buffer")
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by dotted name, a tied one under each of its names.
+
+        The tensors are detached but share the module's memory (with ``keep_vars`` they are the parameters themselves):
+        copy what shall survive the next step.
+        """
+        state: dict[str, Any] = OrderedDict() if destination is None else destination
+        for path, module in self.named_modules(prefix=prefix.removesuffix("."), remove_duplicate=False):
+            persistent = [name for name, persists in module._buffer_names.items() if persists]
+            for name in (*module._parameter_names, *persistent):
+                tensor = module.__dict__[name]
+                if tensor is not None:
+                    state[join(path, name)] = tensor if keep_vars else tensor.detach()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy values by name into the parameters and buffers, in place; all of it or nothing.
+
+        Values may be Tensors, arrays or PyTorch tensors. Returns ``(missing_keys, unexpected_keys)``. Raises StateError
+        that lists all missing and unexpected names (with ``strict``) and all of another shape or dtype (always).
+        """
+        return load(self, state_dict, strict)
+
+    # ------------------------------------------------------------------ changing all of it
+
+    def apply(self: Self, fn: Callable[[Module], Any]) -> Self:
+        """Call ``fn`` on every module, children before parents; returns self."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set training (or evaluation) behaviour here and below; returns self."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"train() expects True or False, got {mode!r}")
+        self.training = mode
+        for child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self: Self) -> Self:
+        """The same as ``train(False)``."""
+        return self.train(False)
+
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
+        """Freeze or unfreeze all parameters; returns self."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or with ``set_to_none=False`` fill them with zeros."""
+        for parameter in self.parameters():
+            if set_to_none or parameter.grad is None:
+                parameter.grad = None
+            else:
+                parameter.grad.zero_()
+
+    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device, a dtype or both: ``to("cuda")``, ``to(phalanx.float64)``, ``to(device=..., dtype=...)``.
+
+        A floating dtype changes floating tensors only (labels and counters keep theirs). Returns self.
+        """
+        convert(self, destination(args, kwargs))
+        return self
+
+    def half(self: Self) -> Self:
+        """Floating parameters and buffers to float16; returns self."""
+        return self.to(np.float16)
+
+    def float(self: Self) -> Self:
+        """Floating parameters and buffers to float32; returns self."""
+        return self.to(np.float32)
+
+    def double(self: Self) -> Self:
+        """Floating parameters and buffers to float64; returns self."""
+        return self.to(np.float64)
+
+    def cpu(self: Self) -> Self:
+        """Parameters and buffers to the host; returns self."""
+        return self.to("cpu")
+
+    def cuda(self: Self, device: int = 0) -> Self:
+        """Parameters and buffers to a GPU; returns self."""
+        return self.to(f"cuda:{device}")
+
+    # ------------------------------------------------------------------ hooks and words
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, args)`` before each forward; what it returns, unless None, replaces ``args``."""
+        return RemovableHandle(self._forward_pre_hooks, hook, prepend)
+
+    def register_forward_hook(self, hook: Callable[..., Any], *, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(module, args, output)`` after each forward; what it returns, unless None, replaces the output."""
+        return RemovableHandle(self._forward_hooks, hook, prepend)
+
+    def extra_repr(self) -> str:
+        """What a layer says of itself between the brackets of its repr."""
+        return ""
+
+    def _one_line(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})" if not self._module_names else type(self).__name__
+
+    def __repr__(self) -> str:
+        if not self._module_names:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        lines = [self.extra_repr()] if self.extra_repr() else []
+        lines += [f"({name}): {self.__dict__[name]!r}" for name in self._module_names]
+        body = "\n".join(lines).replace("\n", "\n  ")
+        return f"{type(self).__name__}(\n  {body}\n)"

@@ -1,0 +1,78 @@
+"""Loading a state dict: check everything first, say all that is wrong at once, then copy in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..backend import array_module, is_array
+from ..errors import StateError
+from ..op import Array
+from ..tensor import Tensor
+
+if TYPE_CHECKING:
+    from .module import Module
+
+
+class IncompatibleKeys(NamedTuple):
+    """What ``load_state_dict`` returns: names that the state lacked, and names that the module has no place for."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+    __str__ = __repr__
+
+
+def _array_of(value: Any) -> Array:
+    """The array of a Tensor, an array, a number or anything that NumPy understands (a PyTorch tensor, too)."""
+    if isinstance(value, Tensor):
+        return value.array
+    if is_array(value):
+        return value
+    if hasattr(value, "detach"):
+        value = value.detach()
+    return np.asarray(value)
+
+
+def _mismatch(target: Array, value: Array) -> str | None:
+    """Why ``value`` cannot be copied into ``target``, or None."""
+    if tuple(target.shape) != tuple(value.shape):
+        return f"shape {tuple(target.shape)} expected, the state has {tuple(value.shape)}"
+    if target.dtype != value.dtype:
+        return f"dtype {target.dtype} expected, the state has {value.dtype}"
+    return None
+
+
+def _complaint(module: Module, missing: list[str], unexpected: list[str], mismatched: list[str]) -> str:
+    lines = [f"the state does not fit {type(module).__name__}:"]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched)):
+        if names:
+            lines.append(f"  {title} ({len(names)}): " + ("; " if title == "mismatched" else ", ").join(names))
+    if mismatched:
+        lines.append("  build the model with the sizes and dtypes that the state was saved with (nothing was changed)")
+    else:
+        lines.append("  build the same model, or pass strict=False to load what fits (nothing was changed)")
+    return "\n".join(lines)
+
+
+def load(module: Module, state: Mapping[str, Any], strict: bool) -> IncompatibleKeys:
+    """Copy ``state`` into the module's tensors in place, all of it or nothing; see ``Module.load_state_dict``."""
+    if not isinstance(state, Mapping):
+        raise StateError(f"load_state_dict expects a mapping of names to tensors, got {type(state).__name__}")
+    targets = module.state_dict(keep_vars=True)
+    missing = [name for name in targets if name not in state]
+    unexpected = [name for name in state if name not in targets]
+    pairs = [(name, targets[name].array, _array_of(state[name])) for name in targets if name in state]
+    mismatched = [f"{name}: {why}" for name, target, value in pairs if (why := _mismatch(target, value))]
+    if mismatched or (strict and (missing or unexpected)):
+        raise StateError(_complaint(module, missing, unexpected, mismatched))
+    for _, target, value in pairs:
+        target[...] = array_module(target).asarray(value)
+    return IncompatibleKeys(missing, unexpected)

@@ -1,0 +1,73 @@
+"""Where the batch statistics of a forward go: to the running statistics at once, or to whoever collects them.
+
+Alone, a batch norm moves its running statistics in forward, as in PyTorch. Inside a DataParallel forward writes no
+lasting state: it leaves (layer, call number, n, mean, M2) in the thread's sink, the reduction merges these over shards,
+and ``layer.commit(n, mean, M2)`` moves the running statistics once per call and step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from ..op import Array
+
+
+class Statistical(Protocol):
+    """A layer whose running statistics move by ``commit``."""
+
+    def commit(self, n: float, mean: Array, m2: Array) -> None: ...
+
+
+class Entry(NamedTuple):
+    """What one forward of one layer saw: ``m2`` is the sum of squared differences from ``mean``, per channel."""
+
+    layer: Any
+    call_number: int
+    n: int
+    mean: Array
+    m2: Array
+
+
+class _Sink(threading.local):
+    entries: list[Entry] | None = None
+    silent: bool = False
+
+
+_sink = _Sink()
+
+
+def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
+    """Hand over the statistics of one forward: to the sink where there is one, else to the layer at once."""
+    if n == 0 or _sink.silent:
+        return
+    entries = _sink.entries
+    if entries is None:
+        layer.commit(n, mean, m2)
+        return
+    call_number = sum(1 for entry in entries if entry.layer is layer)
+    entries.append(Entry(layer, call_number, n, mean, m2))
+
+
+@contextmanager
+def collect(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Within this block (on this thread) forwards append to ``entries``. Entering again with the same list goes on counting."""
+    before = _sink.entries, _sink.silent
+    _sink.entries, _sink.silent = entries, False
+    try:
+        yield entries
+    finally:
+        _sink.entries, _sink.silent = before
+
+
+@contextmanager
+def discard() -> Iterator[None]:
+    """Within this block (on this thread) forwards leave nothing: recomputation, and forwards outside of a shard."""
+    before = _sink.silent
+    _sink.silent = True
+    try:
+        yield
+    finally:
+        _sink.silent = before
