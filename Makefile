@@ -1,0 +1,52 @@
+# Two commands do everything: `make train` runs the main job, `make test` passes the tests; both start from nothing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: train test test-all parity lint types docs bench clean
+
+train: $(VENV)/.core
+	$(BIN)/phalanx run -n 2 examples/fashion_mnist.py --model cnn --epochs 2
+
+test: $(VENV)/.test
+	$(PYTEST) -m "not whole"
+
+test-all: $(VENV)/.test $(VENV)/.torch
+	$(PYTEST)
+
+# the comparisons with PyTorch, which is a peer and never a dependency
+parity: $(VENV)/.test $(VENV)/.torch
+	$(PYTEST) -m "torch and not whole"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.core $(VENV)/.torch
+	$(BIN)/python benchmarks/step_time.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,test]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,test,dev]'
+	@touch $@ $(VENV)/.core $(VENV)/.test
+
+$(VENV)/.torch: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache phalanx.egg-info
