@@ -24,8 +24,6 @@ RESUME = "PHALANX_RESUME"
 """``auto`` after a restart by the launcher: continue from the newest valid checkpoint."""
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
-PARENT = "PHALANX_PARENT"
-"""Process id of the launcher; a rank whose parent is another process was orphaned before it asked for the signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,5 +205,5 @@ def describe(environment: RankEnvironment | None) -> str:
 
 def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
-    own = {*NAMES.values(), LAUNCHED, RESUME, PROGRESS, PARENT} - {NAMES["timeout_s"]}
+    own = {*NAMES.values(), LAUNCHED, RESUME, PROGRESS} - {NAMES["timeout_s"]}
     return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}

@@ -61,5 +61,6 @@ def environment(mpi: Mpirun, environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in OPEN_MPI.items() if not environ.get(name)}
 
 
-def command(mpi: Mpirun, ranks: int, rank_command: tuple[str, ...]) -> tuple[str, ...]:
-    return (mpi.path, "-n", str(ranks), *rank_command)
+def command(mpi: Mpirun, ranks: int) -> tuple[str, ...]:
+    """What stands before a rank's own command."""
+    return (mpi.path, "-n", str(ranks))

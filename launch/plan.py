@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,13 +76,14 @@ class RankPlan:
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """Printable by ``str``; ``command`` is one mpirun for all ranks, or empty: each rank has its own."""
+    """Printable by ``str``: rank, host, added environment and command."""
 
     job: str
     ranks: tuple[RankPlan, ...]
     environ: Mapping[str, str] = field(repr=False)
     """The launcher's environment without any other launcher's rank variables: what the ranks' own is added to."""
-    command: tuple[str, ...] = ()
+    mpirun: tuple[str, ...] = ()
+    """``mpirun -n N``, one for all ranks; empty: each rank is started by itself."""
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -92,6 +94,7 @@ def make_plan(
     machine: Machine,
     job: str,
     rendezvous: str = "127.0.0.1:PORT",
+    rendezvous_fd: int | None = None,
     restart: int = 0,
     mpi: Mpirun | None = None,
 ) -> LaunchPlan:
@@ -114,17 +117,22 @@ def make_plan(
         if machine.terminal:
             shared[env.PROGRESS] = "1"
         ranks = tuple(RankPlan(place.rank, place.host, shared, command) for place in places)
-        return LaunchPlan(job, ranks, base, mpirun.command(mpi, arguments.ranks, command))
-    ranks = tuple(
-        RankPlan(
-            place.rank,
-            place.host,
-            common | env.write(_environment(place, arguments, job, rendezvous, restart)) | _hint(place, machine),
-            command,
-        )
-        for place in places
+        return LaunchPlan(job, ranks, base, mpirun.command(mpi, arguments.ranks))
+    return LaunchPlan(
+        job,
+        tuple(
+            RankPlan(
+                rank=place.rank,
+                host=place.host,
+                environment=common
+                | env.write(_environment(place, arguments, job, (rendezvous, rendezvous_fd), restart))
+                | _hint(place, machine),
+                command=command,
+            )
+            for place in places
+        ),
+        base,
     )
-    return LaunchPlan(job, ranks, base)
 
 
 # --- parts --------------------------------------------------------------------------------------------------------
@@ -170,7 +178,9 @@ def _common(arguments: RunArguments, machine: Machine, restart: int) -> dict[str
     return values
 
 
-def _environment(place: _Place, arguments: RunArguments, job: str, rendezvous: str, restart: int) -> RankEnvironment:
+def _environment(
+    place: _Place, arguments: RunArguments, job: str, rendezvous: tuple[str, int | None], restart: int
+) -> RankEnvironment:
     return RankEnvironment(
         rank=place.rank,
         size=arguments.ranks,
@@ -178,7 +188,8 @@ def _environment(place: _Place, arguments: RunArguments, job: str, rendezvous: s
         local_size=place.local_size,
         node=place.node,
         backend="zmq",
-        rendezvous=rendezvous,
+        rendezvous=rendezvous[0],
+        rendezvous_fd=rendezvous[1] if place.rank == 0 else None,
         job=job,
         timeout_s=arguments.timeout_s,
         restart=restart,
@@ -198,9 +209,9 @@ def _hint(place: _Place, machine: Machine) -> dict[str, str]:
 
 def _lines(plan: LaunchPlan) -> list[str]:
     lines = [f"job {plan.job}: {len(plan.ranks)} rank{'s' if len(plan.ranks) > 1 else ''}"]
-    if plan.command:
+    if plan.mpirun:
         lines += _words(plan.ranks[0].environment)
-        lines += ["  " + shlex.join(plan.command)]
+        lines += ["  " + shlex.join([*plan.mpirun, *plan.ranks[0].command])]
         return lines + [f"rank {rank.rank} on {rank.host}" for rank in plan.ranks]
     for rank in plan.ranks:
         lines += [f"rank {rank.rank} on {rank.host}", *_words(rank.environment), "  " + shlex.join(rank.command)]

@@ -1,0 +1,83 @@
+"""Starting the ranks of a plan: each by itself on this machine (ZeroMQ on loopback), or all by one mpirun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from ..dist import env, env_foreign
+from .plan import LaunchPlan, RankPlan
+from .process import Job, Source, child_command, spawn
+
+
+def listen() -> socket.socket:
+    """The rendezvous: a socket that listens before any rank runs, so that none can come too early."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(1024)
+    return listening
+
+
+def start_ranks(plan: LaunchPlan, job: Job) -> None:
+    """One process for each rank. A single rank keeps the launcher's own stdout and stderr."""
+    for rank in plan.ranks:
+        streams: dict[str, Any] = {} if len(plan.ranks) == 1 else _pipes()
+        listening = rank.environment.get(env.NAMES["rendezvous_fd"])
+        if listening:
+            streams["pass_fds"] = (int(listening),)
+        process = spawn(
+            f"rank {rank.rank}",
+            rank.command,
+            {**plan.environ, **rank.environment},
+            stdin=_stdin(rank),
+            **streams,
+        )
+        job.processes.append(process)
+        for stream, pipe in enumerate((process.popen.stdout, process.popen.stderr)):
+            if pipe is not None:
+                job.sources.append(Source(_detach(pipe), rank.rank, stream))
+
+
+def start_mpirun(plan: LaunchPlan, job: Job, session_folder: str) -> None:
+    """One mpirun for all ranks; each rank connects its output to the launcher's pipes by itself."""
+    names = env_foreign.RANK_NAMES
+    pairs = [os.pipe() for _ in range(2 * len(plan.ranks))]
+    pipes = f"{os.getpid()}:{','.join(str(write) for _, write in pairs)}"
+    job.rank_names = names
+    job.kept += [write for _, write in pairs]
+    job.sources += [Source(read, number // 2, number % 2) for number, (read, _) in enumerate(pairs)]
+    rank = plan.ranks[0]
+    folders = {"PRTE_MCA_prte_tmpdir_base": session_folder}
+    process = spawn(
+        "mpirun",
+        [*plan.mpirun, *child_command(0, signal.SIGKILL, rank.command, pipes, names)],
+        {**plan.environ, **rank.environment, **folders},
+        death_signal=signal.SIGTERM,  # it removes its session's files then
+        stdin=_stdin(rank),
+        **_pipes(),
+    )
+    job.processes.append(process)
+    for stream, pipe in enumerate((process.popen.stdout, process.popen.stderr)):
+        assert pipe is not None
+        job.sources.append(Source(_detach(pipe), -1, stream))
+
+
+def _pipes() -> dict[str, Any]:
+    return {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
+def _stdin(rank: RankPlan) -> int | None:
+    """Rank 0 may read what is piped into the launcher; a terminal cannot be read from another session."""
+    piped = rank.rank == 0 and sys.stdin is not None and not os.isatty(0)
+    return None if piped else subprocess.DEVNULL
+
+
+def _detach(pipe: Any) -> int:
+    """The descriptor alone: the supervisor reads it without Python's buffers."""
+    descriptor = os.dup(pipe.fileno())
+    pipe.close()
+    return descriptor

@@ -1,0 +1,138 @@
+"""Starting one process: its own session, ended by the kernel when the launcher dies, found again by the job's mark."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import guardian
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(slots=True)
+class Process:
+    """A started rank, or the mpirun that carries them all."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+
+    def send(self, number: int) -> None:
+        """Signal the whole group; nothing where it has ended."""
+        if self.popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.popen.pid, number)
+
+    def poll(self) -> int | None:
+        return self.popen.poll()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A pipe to be read: whose it is and which stream (0 stdout, 1 stderr)."""
+
+    descriptor: int
+    rank: int
+    stream: int
+
+
+@dataclass(slots=True)
+class Job:
+    """What was started and what must be ended, read and closed."""
+
+    mark: str
+    """``NAME=value`` that all processes of the job carry in their environment."""
+    processes: list[Process] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    """Write ends that stay open until mpirun has ended, for its ranks to find."""
+    rank_names: tuple[str, ...] = ()
+    """Under mpirun: the variables by which its ranks are told from itself."""
+
+    def close(self) -> None:
+        for descriptor in [*self.kept, *(source.descriptor for source in self.sources)]:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.kept, self.sources = [], []
+
+
+def child_command(
+    parent: int, death_signal: int, command: Sequence[str], pipes: str = "-", rank_names: Sequence[str] = ()
+) -> list[str]:
+    """``command`` behind launch/child.py."""
+    shim = str(HERE / "child.py")
+    names = ",".join(rank_names) or "-"
+    return [sys.executable, "-I", "-S", shim, str(parent), str(int(death_signal)), pipes, names, *command]
+
+
+def spawn(
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    death_signal: int = signal.SIGKILL,
+    **streams: Any,
+) -> Process:
+    """Start ``command`` in a session of its own. Only the main thread may call it: the kernel's signal at the parent's
+    death looks at the thread that started the process.
+    """
+    popen = subprocess.Popen(
+        child_command(os.getpid(), death_signal, command), env=environment, start_new_session=True, **streams
+    )
+    return Process(name, popen)
+
+
+class Guardian:
+    """The process that ends the job when this one is killed with -9. Started before the first rank."""
+
+    def __init__(self, mark: str, grace_s: float = 0.0, folders: Sequence[str] = ()) -> None:
+        self._mark = mark
+        self._popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(HERE / "guardian.py"), mark, str(grace_s), *folders],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def close(self) -> None:
+        """End what is left of the job, and the guardian."""
+        guardian.sweep(self._mark)
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout=10)
+
+
+def signal_ranks(job: Job, number: int) -> None:
+    """Signal the ranks themselves; under mpirun those of its processes that have a rank and whose parent has none."""
+    if not job.rank_names:
+        for process in job.processes:
+            process.send(number)
+        return
+    needles = [b"\0" + name.encode() + b"=" for name in job.rank_names]
+    mark = b"\0" + job.mark.encode() + b"\0"
+    ranks = {
+        pid
+        for pid, environment in guardian.environments()
+        if mark in environment and any(n in environment for n in needles)
+    }
+    for pid in ranks:
+        if _parent(pid) not in ranks:
+            guardian.signal_process(pid, number)
+
+
+def _parent(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(text[text.rindex(")") + 1 :].split()[1])

@@ -1,0 +1,122 @@
+"""``phalanx run``: plan, start, watch, restart. What looks at the machine or touches it is called from here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ..dist import env
+from ..dist.errors import LaunchError
+from .local import listen, start_mpirun, start_ranks
+from .mpirun import Mpirun, find_mpirun
+from .output import Printer, Sink
+from .plan import LaunchPlan, Machine, RunArguments, make_plan
+from .process import Guardian, Job
+from .supervise import Outcome, Signals, Supervisor
+
+FIRST_PAUSE_S = 0.5
+"""Before the first restart; doubled for each further one."""
+LONGEST_PAUSE_S = 30.0
+MPIRUN_LEAVES_S = 1.5
+"""What the guardian gives mpirun to remove its files before it kills the rest."""
+
+
+def run(arguments: RunArguments) -> int:
+    """Run the job to its end; the exit code is the first failure's. Raises LaunchError before anything is started.
+
+    Main thread only: it catches signals, and the kernel ties ranks to the thread that started them.
+    """
+    check_script(arguments)
+    machine = look_around()
+    mpi = find_mpirun(machine.python, machine.environ) if arguments.mpi else None
+    with Signals() as signals:
+        for restart in range(arguments.restarts + 1):
+            outcome = _attempt(arguments, machine, mpi, signals, restart)
+            if outcome.code == 0 or outcome.asked or restart == arguments.restarts:
+                break
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**restart)
+            _say(f"{outcome.words}; restart {restart + 1} of {arguments.restarts} in {pause_s:g} s")
+            if signals.wait(pause_s):
+                break
+    return outcome.code
+
+
+def dry_run(arguments: RunArguments) -> LaunchPlan:
+    """The plan alone."""
+    check_script(arguments)
+    machine = look_around()
+    mpi = find_mpirun(machine.python, machine.environ) if arguments.mpi else None
+    return make_plan(arguments, machine, job="JOB", mpi=mpi)
+
+
+def check_script(arguments: RunArguments) -> None:
+    """A script that is not there is one error, not one for each rank."""
+    if not arguments.module and not os.path.exists(arguments.script):
+        raise LaunchError(f"{arguments.script}: no such script (in {os.getcwd()})")
+
+
+def look_around() -> Machine:
+    """What the plan must know of this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Machine(
+        python=sys.executable,
+        cores=cores,
+        environ=dict(os.environ),
+        package_root=_package_root(),
+        terminal=terminal,
+        columns=shutil.get_terminal_size().columns,
+    )
+
+
+def _package_root() -> str | None:
+    """The folder of the checkout that runs, when the ranks' Python would look elsewhere."""
+    root = Path(__file__).absolute().parents[2]
+    if root.name in ("site-packages", "dist-packages"):
+        return None
+    return str(root)
+
+
+def _attempt(arguments: RunArguments, machine: Machine, mpi: Mpirun | None, signals: Signals, restart: int) -> Outcome:
+    name = f"{os.getpid():x}-{secrets.token_hex(6)}"
+    job = Job(mark=f"{env.NAMES['job']}={name}")
+    printers = _printers(arguments, machine)
+    with contextlib.ExitStack() as stack:
+        stack.callback(job.close)
+        folders = []
+        if mpi is not None:
+            folders = [tempfile.mkdtemp(prefix="phalanx-")]
+        guardian = Guardian(job.mark, MPIRUN_LEAVES_S if mpi else 0.0, folders)
+        stack.callback(guardian.close)
+        if mpi is not None:
+            plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
+            start_mpirun(plan, job, folders[0])
+        else:
+            with listen() as listening:
+                address = f"127.0.0.1:{listening.getsockname()[1]}"
+                plan = make_plan(arguments, machine, name, address, listening.fileno(), restart)
+                start_ranks(plan, job)
+        supervisor = Supervisor(job, printers, signals, arguments.grace_s)
+        stack.callback(supervisor.drain)
+        return supervisor.run()
+
+
+def _printers(arguments: RunArguments, machine: Machine) -> tuple[Printer, Printer]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    prefix = arguments.prefix and arguments.ranks > 1
+    colour = not machine.environ.get("NO_COLOR")
+    stdout, stderr = Sink(1), Sink(2)
+    return (
+        Printer(stdout, arguments.ranks, prefix, colour and stdout.terminal),
+        Printer(stderr, arguments.ranks, prefix, colour and stderr.terminal),
+    )
+
+
+def _say(text: str) -> None:
+    print(f"phalanx run: {text}", file=sys.stderr, flush=True)

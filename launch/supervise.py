@@ -1,0 +1,249 @@
+"""Watching a started job: the first failure stops the rest, signals are passed on, and the output is printed.
+
+One thread and one loop: pipes, ended children and signals all wake the same ``poll``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from .output import Printer
+from .process import Job, Process, Source, signal_ranks
+
+LAST_WORD_S = 1.0
+"""After the first failure: for the others to notice, agree and print why."""
+TERM_S = 0.5
+"""From SIGTERM to SIGKILL."""
+MPIRUN_TERM_S = 3.0
+"""The same for mpirun, which has to remove its files."""
+INTERRUPT_S = 3.0
+"""From Ctrl-C to SIGTERM."""
+DRAIN_S = 2.0
+"""For the last output to be read after the last process has ended."""
+
+FORWARDED = {
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGHUP: signal.SIGTERM,
+}
+"""What the launcher gets -> what the ranks get."""
+
+
+class Signals:
+    """Catches the launcher's signals for as long as it is entered; ``descriptor`` becomes readable when one came."""
+
+    def __init__(self) -> None:
+        self.came: deque[int] = deque()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        self.descriptor, self._write = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._write, False)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (*FORWARDED, signal.SIGCHLD):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started under nohup
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self.descriptor)
+        os.close(self._write)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            self.came.append(number)
+
+    def drain(self) -> None:
+        """Empty the wake-up pipe."""
+        try:
+            while os.read(self.descriptor, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep; True as soon as a signal came."""
+        end = time.monotonic() + seconds
+        while not self.came and (left := end - time.monotonic()) > 0:
+            select.select([self.descriptor], [], [], left)
+            self.drain()
+        return bool(self.came)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended."""
+
+    code: int
+    words: str = ""
+    """The first failure, in words; empty when all went well."""
+    asked: bool = False
+    """Did a signal to the launcher end it? Then it is not restarted."""
+
+
+def failure(name: str, returncode: int) -> tuple[int, str]:
+    """Exit code and words for a process that did not end well.
+
+    >>> failure("rank 2", -9)
+    (137, 'rank 2 was killed by SIGKILL (signal 9)')
+    """
+    if returncode >= 0:
+        return returncode, f"{name} ended with exit code {returncode}"
+    number = -returncode
+    names = {int(known): known.name for known in signal.Signals}
+    return 128 + number, f"{name} was killed by {names.get(number, 'a signal')} (signal {number})"
+
+
+class Supervisor:
+    """Runs one job to its end. ``run`` may be called once, from the main thread."""
+
+    def __init__(self, job: Job, printers: tuple[Printer, Printer], signals: Signals, grace_s: float) -> None:
+        self._job, self._printers, self._signals, self._grace_s = job, printers, signals, grace_s
+        self._running: list[Process] = list(job.processes)
+        self._sources: dict[int, Source] = {source.descriptor: source for source in job.sources}
+        self._steps: list[tuple[float, int]] = []
+        """What will be sent to the job and when, unless it leaves before."""
+        self._code, self._words, self._asked = 0, "", 0
+        self._term_s = MPIRUN_TERM_S if job.rank_names else TERM_S
+        for descriptor in self._sources:
+            os.set_blocking(descriptor, False)
+
+    def run(self) -> Outcome:
+        """Until every process of the job has ended."""
+        while self._running:
+            self._turn(self._pause(time.monotonic()))
+            self._reap()
+            self._obey()
+            self._escalate(time.monotonic())
+        return Outcome(self._code, self._words, asked=self._asked > 0)
+
+    def drain(self) -> None:
+        """Read and print what is still in the pipes, after nobody is left to write."""
+        end = time.monotonic() + DRAIN_S
+        while self._sources and time.monotonic() < end and self._turn(0.02):
+            pass
+        now = time.monotonic()
+        for source in list(self._sources.values()):
+            self._close(source, now)
+        for printer in self._printers:
+            printer.flush()
+            printer.sink.finish(DRAIN_S)
+
+    # --- one turn of the loop ---------------------------------------------------------------------------------------
+
+    def _pause(self, now: float) -> float:
+        deadlines = [printer.deadline() for printer in self._printers] + [when for when, _ in self._steps]
+        waits = [when - now for when in deadlines if when is not None]
+        return max(0.0, min([1.0, *waits]))
+
+    def _turn(self, pause_s: float) -> bool:
+        """Wait for something to happen, read and print; was anything read?"""
+        poll = select.poll()
+        poll.register(self._signals.descriptor, select.POLLIN)
+        if not any(printer.sink.full for printer in self._printers):
+            for descriptor in self._sources:
+                poll.register(descriptor, select.POLLIN)
+        for printer in self._printers:
+            if printer.sink.waiting:
+                poll.register(printer.sink.descriptor, select.POLLOUT)
+        ready = {descriptor for descriptor, _ in poll.poll(1000 * pause_s)}
+        if self._signals.descriptor in ready:
+            self._signals.drain()
+        now = time.monotonic()
+        read = [source for descriptor, source in list(self._sources.items()) if descriptor in ready]
+        for source in read:
+            self._read(source, now)
+        for printer in self._printers:
+            printer.tick(now)
+            printer.sink.write_some()
+        return bool(read)
+
+    def _read(self, source: Source, now: float) -> None:
+        try:
+            data = os.read(source.descriptor, 65536)
+        except BlockingIOError:
+            return
+        printer = self._printers[source.stream]
+        if not data:
+            self._close(source, now)
+        elif source.rank < 0:
+            printer.flush()
+            printer.sink.put(data)
+        else:
+            printer.feed(source.rank, data, now)
+
+    def _close(self, source: Source, now: float) -> None:
+        if self._sources.pop(source.descriptor, None) is not None and source.rank >= 0:
+            self._printers[source.stream].close(source.rank, now)
+
+    # --- ends, signals, stopping --------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        ended = [(process, code) for process in self._running if (code := process.poll()) is not None]
+        self._running = [process for process in self._running if process.poll() is None]
+        failed = [(process, code) for process, code in ended if code != 0]
+        if not failed:
+            return
+        # of several that ended at once a signal is the likelier cause, an exit code the likelier consequence
+        process, code = min(failed, key=lambda pair: pair[1] >= 0)
+        if not self._words:
+            first, self._words = failure(process.name, code)
+            self._code = self._code or first
+            if not self._asked:
+                self._say(self._words + self._others())
+        if self._asked != signal.SIGINT:
+            self._stop_within(LAST_WORD_S)
+
+    def _others(self) -> str:
+        count = len(self._running)
+        return "" if not count else f"; stopping the other {f'{count} ranks' if count > 1 else 'rank'}"
+
+    def _stop_within(self, seconds: float) -> None:
+        """SIGTERM after ``seconds``, SIGKILL a little later; what was already to come earlier stays."""
+        now = time.monotonic()
+        steps = [(now + seconds, signal.SIGTERM), (now + seconds + self._term_s, signal.SIGKILL)]
+        self._steps = sorted([*self._steps, *steps])[:4] if self._steps else list(steps)
+
+    def _obey(self) -> None:
+        while self._signals.came:
+            number = self._signals.came.popleft()
+            if self._asked or self._words:
+                self._say(f"{signal.Signals(number).name} again: stopping at once")
+                self._steps = []
+                self._stop_within(0.0)
+                continue
+            self._asked = number
+            signal_ranks(self._job, FORWARDED[signal.Signals(number)])
+            if number == signal.SIGINT:
+                self._code = 130
+                self._say("interrupted; stopping all ranks")
+                self._stop_within(INTERRUPT_S)
+            else:
+                name = signal.Signals(number).name
+                self._say(f"{name}: passed on to all ranks; they have {self._grace_s:g} s to save and leave")
+                self._steps = [(time.monotonic() + self._grace_s, signal.SIGKILL)]
+
+    def _escalate(self, now: float) -> None:
+        while self._steps and self._steps[0][0] <= now:
+            _, number = self._steps.pop(0)
+            for process in self._running:
+                process.send(number)
+            if number == signal.SIGKILL and self._job.rank_names:
+                signal_ranks(self._job, number)
+
+    def _say(self, text: str) -> None:
+        self._printers[0].flush()
+        self._printers[1].say(f"phalanx run: {text}")

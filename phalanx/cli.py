@@ -1,0 +1,102 @@
+"""The command line: arguments to calls, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from . import __version__
+from .core.errors import PhalanxError
+from .dist.errors import LaunchError
+from .launch.plan import RunArguments
+from .launch.run import dry_run, run
+
+USAGE_ERROR = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for an error, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``phalanx`` and ``python -m phalanx``; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if "call" not in options:
+        _parser().print_help()
+        return USAGE_ERROR
+    try:
+        return options.call(options)
+    except PhalanxError as error:
+        print(f"phalanx {options.name}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="phalanx", description="Data-parallel training whose bits do not depend on the number of ranks."
+    )
+    parser.add_argument("--version", action="version", version=f"phalanx {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_run(commands)
+    ops = commands.add_parser("ops", help="print the table of operations")
+    ops.set_defaults(call=_ops, name="ops")
+    checkpoints = commands.add_parser("ckpt", help="list or verify checkpoints")
+    checkpoints.add_argument("action", choices=("ls", "verify"), help="ls: one line each; verify: read every checksum")
+    checkpoints.add_argument("folder", metavar="DIR")
+    checkpoints.set_defaults(call=_ckpt, name="ckpt")
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="start a script on several ranks",
+        description="Start a script on N ranks of this machine; end with the first failure's exit code.",
+        usage="phalanx run [options] script [arguments ...]",
+    )
+    add = parser.add_argument
+    add("-n", "--ranks", type=int, default=1, metavar="N", help="number of ranks (default 1)")
+    add("-m", "--module", action="store_true", help="the script is a module's name, as in python -m")
+    add("--mpi", action="store_true", help="start the ranks by mpirun and use MPI (default: ZeroMQ on loopback)")
+    add("--threads", action="store_true", help="ranks are threads of one process (tests, teaching)")
+    add("--restarts", type=int, default=0, metavar="K", help="start anew up to K times after a failure (default 0)")
+    add("--timeout", type=float, metavar="S", help="deadline of a collective in seconds")
+    add("--grace", type=float, default=30.0, metavar="S", help="seconds to save and leave after SIGTERM (default 30)")
+    add("--dry-run", action="store_true", help="print rank, host, environment and command, and start nothing")
+    add("--no-prefix", action="store_true", help="print the ranks' lines as they are")
+    add("script", help="path of the script")
+    add("arguments", nargs=argparse.REMAINDER, help="what the script gets")
+    parser.set_defaults(call=_run, name="run")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.threads and options.mpi:
+        raise LaunchError("--threads and --mpi are two ways to run: give one of them")
+    arguments = RunArguments(
+        script=options.script,
+        arguments=tuple(options.arguments),
+        ranks=options.ranks,
+        module=options.module,
+        mpi=options.mpi,
+        timeout_s=options.timeout,
+        restarts=options.restarts,
+        grace_s=options.grace,
+        prefix=not options.no_prefix,
+    )
+    if options.dry_run:
+        print(dry_run(arguments))
+        return 0
+    return run(arguments)
+
+
+def _ops(options: argparse.Namespace) -> int:
+    return 0
+
+
+def _ckpt(options: argparse.Namespace) -> int:
+    return 0
