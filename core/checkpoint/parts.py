@@ -1,0 +1,245 @@
+"""The bytes of one checkpoint folder: write and check them in parts, by any number of processes, and read tensors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import CheckpointError, StateError
+from . import checksum
+from .format import Layout, Piece, Range, byte_view, pieces, share
+from .manifest import FileEntry, Manifest, TensorEntry, decode
+
+MANIFEST = "manifest.json"
+_CHUNK_NBYTES = 1 << 22
+"""Checksum and write go over the same bytes while they are in the cache."""
+_ADVICE = {
+    errno.ENOSPC: "free some space or keep fewer checkpoints",
+    errno.EDQUOT: "free some space or keep fewer checkpoints",
+    errno.EFBIG: "a limit forbids files of this size",
+    errno.EACCES: "choose a folder that this user may write to",
+    errno.EPERM: "choose a folder that this user may write to",
+    errno.EROFS: "choose a folder that is not read-only",
+    errno.EEXIST: "it is a file; choose a folder",
+    errno.ENOTDIR: "part of the path is a file; choose a folder",
+    errno.ENOENT: "is it on a file system that all ranks share?",
+}
+
+
+class Part(NamedTuple):
+    """What a process reports of one piece that it wrote or read."""
+
+    file: str
+    tensor: str | None
+    """None: the file's header."""
+    lo: int
+    nbytes: int
+    crc: int
+
+
+@contextmanager
+def telling(what: str, path: Path) -> Iterator[None]:
+    """Turn what the system refuses into one CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        place = "" if error.filename in (None, str(path)) else f" ({error.filename})"
+        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+        raise CheckpointError(f"cannot {what} {path}: {error.strerror or error}{place}{advice}") from error
+
+
+# -- write -------------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, layout: Layout, ranges: Sequence[Range], arrays: Mapping[str, np.ndarray]) -> list[Part]:
+    """Write ``ranges`` of the files, make them durable, and return the checksum of each piece."""
+    parts: list[Part] = []
+    with telling("write to", folder):
+        for part in ranges:
+            descriptor = os.open(folder / part.file, os.O_WRONLY)
+            try:
+                for piece in pieces(layout.files, layout.tensors, [part]):
+                    header = piece.tensor is None
+                    data = memoryview(layout.headers[piece.file]) if header else byte_view(arrays[piece.tensor or ""])
+                    parts.append(_write_piece(descriptor, piece, data[piece.lo : piece.lo + piece.nbytes]))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    return parts
+
+
+def _write_piece(descriptor: int, piece: Piece, data: memoryview) -> Part:
+    crc = 0
+    for lo in range(0, piece.nbytes, _CHUNK_NBYTES):
+        chunk = data[lo : lo + _CHUNK_NBYTES]
+        crc = checksum.crc32(chunk, crc)
+        written = 0
+        while written < len(chunk):  # a write may be cut short by a signal or a full disk
+            written += os.pwrite(descriptor, chunk[written:], piece.offset + lo + written)
+    return Part(piece.file, piece.tensor, piece.lo, piece.nbytes, crc)
+
+
+def complete(layout: Layout, parts: Iterable[Part]) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...]]:
+    """The layout's files and tensors with checksums, from the parts of all writers. All bytes must be covered once."""
+    sums = _join(layout.files, layout.tensors, parts)
+    return (
+        tuple(replace(entry, checksum=sums[entry.name, None]) for entry in layout.files),
+        tuple(replace(entry, checksum=sums[entry.file, entry.name]) for entry in layout.tensors),
+    )
+
+
+def _join(
+    files: Iterable[FileEntry], tensors: Iterable[TensorEntry], parts: Iterable[Part]
+) -> dict[tuple[str, str | None], str]:
+    """The checksum of each whole header (tensor None) and tensor."""
+    found: dict[tuple[str, str | None], list[Part]] = {(entry.name, None): [] for entry in files}
+    found |= {(entry.file, entry.name): [] for entry in tensors}
+    for part in parts:
+        found[part.file, part.tensor].append(part)
+    return {
+        key: checksum.text(checksum.join((part.crc, part.nbytes) for part in sorted(rows, key=lambda part: part.lo)))
+        for key, rows in found.items()
+    }
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of ``folder``; every file that it names exists and has its size. Raises CheckpointError."""
+    try:
+        manifest = decode((folder / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{MANIFEST} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{MANIFEST}: {error}") from error
+    problems = [problem for entry in manifest.files if (problem := _size_problem(folder / entry.name, entry))]
+    if problems:
+        raise CheckpointError("; ".join(problems))
+    return manifest
+
+
+def _size_problem(path: Path, entry: FileEntry) -> str | None:
+    try:
+        nbytes = path.stat().st_size
+    except FileNotFoundError:
+        return f"{entry.name} is missing"
+    except OSError as error:
+        return f"{entry.name} cannot be read: {error.strerror}"
+    if nbytes < entry.nbytes:
+        return f"{entry.name} is truncated: {nbytes} of {entry.nbytes} bytes"
+    return f"{entry.name} is too long: {nbytes} instead of {entry.nbytes} bytes" if nbytes > entry.nbytes else None
+
+
+def measure(folder: Path, manifest: Manifest, ranges: Sequence[Range]) -> list[Part]:
+    """The checksums of what is on disk in ``ranges``."""
+    buffer = np.empty(_CHUNK_NBYTES, np.uint8)
+    parts = []
+    with telling("read", folder):
+        for part in ranges:
+            with open(folder / part.file, "rb", buffering=0) as file:
+                for piece in pieces(manifest.files, manifest.tensors, [part]):
+                    crc = 0
+                    for lo in range(0, piece.nbytes, _CHUNK_NBYTES):
+                        chunk = memoryview(buffer)[: min(_CHUNK_NBYTES, piece.nbytes - lo)]
+                        _fill(file.fileno(), chunk, piece.offset + lo)
+                        crc = checksum.crc32(chunk, crc)
+                    parts.append(Part(piece.file, piece.tensor, piece.lo, piece.nbytes, crc))
+    return parts
+
+
+def _fill(descriptor: int, view: memoryview, offset: int) -> None:
+    """Read exactly ``len(view)`` bytes."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        if count == 0:
+            raise OSError(errno.EIO, f"the file ends at byte {offset + done}")
+        done += count
+
+
+def compare(manifest: Manifest, parts: Iterable[Part]) -> list[str]:
+    """What differs between the manifest and what :func:`measure` found, over all of the files; [] when nothing does."""
+    sums = _join(manifest.files, manifest.tensors, parts)
+    problems = [
+        f"{entry.name}: the header's checksum differs: {entry.checksum} in the manifest, {sums[entry.name, None]} on disk"
+        for entry in manifest.files
+        if sums[entry.name, None] != entry.checksum
+    ]
+    return problems + [
+        f"{entry.file}: the checksum of tensor {entry.name} differs: {entry.checksum} in the manifest, "
+        f"{sums[entry.file, entry.name]} on disk"
+        for entry in manifest.tensors
+        if sums[entry.file, entry.name] != entry.checksum
+    ]
+
+
+def verify(folder: Path) -> Manifest:
+    """Check every byte of a checkpoint and return its manifest. Raises CheckpointError that names all that is wrong."""
+    manifest = read_manifest(folder)
+    problems = compare(manifest, measure(folder, manifest, share(manifest.files, 1)[0]))
+    if problems:
+        raise CheckpointError("; ".join(problems))
+    return manifest
+
+
+# -- read --------------------------------------------------------------------------------------------------------------
+
+
+def require_fit(folder: Path, tensors: Iterable[TensorEntry], arrays: Mapping[str, Any]) -> None:
+    """Raises StateError with all names that are missing, extra, or of another shape or dtype, at once."""
+    saved = {entry.name: entry for entry in tensors}
+    missing = sorted(arrays.keys() - saved.keys())
+    extra = sorted(saved.keys() - arrays.keys())
+    mismatched = [
+        f"{name} is {saved[name].dtype}{list(saved[name].shape)} in the checkpoint, {array.dtype}{list(array.shape)} here"
+        for name, array in sorted(arrays.items())
+        if name in saved
+        and (saved[name].shape != tuple(array.shape) or saved[name].dtype != np.dtype(array.dtype).name)
+    ]
+    lines = [
+        f"  {title} ({len(names)}): {separator.join(names)}"
+        for title, names, separator in (
+            ("missing in the checkpoint", missing, ", "),
+            ("extra in the checkpoint", extra, ", "),
+            ("mismatched", mismatched, "; "),
+        )
+        if names
+    ]
+    if lines:
+        head = f"checkpoint {folder} is of another model (nothing was changed):"
+        raise StateError("\n".join([head, *lines, "  build the model and optimizer that it was saved from"]))
+
+
+def read(folder: Path, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
+    """Read tensors in place into ``arrays`` by name, checking each checksum. Others in the checkpoint are left alone.
+
+    Raises StateError when one is missing or of another shape or dtype, CheckpointError when the bytes are wrong.
+    """
+    entries = [entry for entry in manifest.tensors if entry.name in arrays]
+    require_fit(folder, entries, arrays)
+    for entry in entries:
+        with telling("read", folder), open(folder / entry.file, "rb", buffering=0) as file:
+            _read_tensor(file.fileno(), entry, arrays[entry.name])
+
+
+def _read_tensor(descriptor: int, entry: TensorEntry, array: np.ndarray) -> None:
+    view = byte_view(array)  # of the array's own memory, or of a copy when it is strided
+    _fill(descriptor, view, entry.offset)
+    found = checksum.text(checksum.crc32(view))
+    if found != entry.checksum:
+        raise CheckpointError(
+            f"{entry.file}: the checksum of tensor {entry.name} differs: {entry.checksum} expected, {found} read"
+        )
+    bytes_of_view = np.frombuffer(view, array.dtype.newbyteorder("<"))
+    if not np.may_share_memory(bytes_of_view, array):
+        array[...] = bytes_of_view.reshape(array.shape)

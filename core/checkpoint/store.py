@@ -1,0 +1,183 @@
+"""Checkpoints on disk: names, atomic commit, list, newest valid one. One folder for each step.
+
+A save goes through ``begin`` (one process), ``parts.write`` (all of them, each its own byte ranges), then ``commit`` or ``abandon``
+(one process). Until the one rename in ``commit`` the folder has a name that no reader looks at. Whoever calls from several
+processes lets one of them alone create, rename, list and remove.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..faults import fault_point
+from .format import Layout
+from .manifest import Manifest, encode
+from .parts import MANIFEST, telling, verify
+
+TEMPORARY = ".tmp-"
+SUPERSEDED = "superseded-"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def step_name(step: int) -> str:
+    """The folder of a step's checkpoint.
+
+    >>> step_name(123)
+    'step-00000123'
+    """
+    return f"step-{step:08d}"
+
+
+def step_of(path: str | Path) -> int | None:
+    """The step in a checkpoint's name; None for any other name."""
+    match = _NAME.fullmatch(Path(path).name)
+    return int(match[1]) if match else None
+
+
+class Store:
+    """The checkpoints of one run in ``directory``, which is made at the first save.
+
+    ``keep``: how many of the newest remain after a save; None keeps all.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> None:
+        if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
+            raise CheckpointError(f"keep must be None (all) or at least 1, got {keep!r}")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    def list(self) -> list[Path]:
+        """The committed checkpoints, oldest step first."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CheckpointError(f"cannot list {self.directory}: {error.strerror}") from error
+        found = [(step, name) for name in names if (step := step_of(name)) is not None]
+        return [self.directory / name for _, name in sorted(found)]
+
+    def newest_valid(self, on_skip: Callable[[Path, str], None] | None = None) -> tuple[Path, Manifest] | None:
+        """The newest checkpoint of which every byte is right, and its manifest; None when there is none.
+
+        ``on_skip(path, what_is_wrong)`` is called for each newer one that is damaged.
+        """
+        for path in reversed(self.list()):
+            try:
+                return path, verify(path)
+            except CheckpointError as error:
+                if on_skip is not None:
+                    on_skip(path, str(error))
+        return None
+
+    # -- saving: one process -----------------------------------------------------------------------------------------
+
+    def begin(self, step: int, layout: Layout) -> Path:
+        """Sweep leftovers of saves that died, then make the temporary folder with files of their final size."""
+        folder = self.directory / f"{TEMPORARY}{step_name(step)}-{secrets.token_hex(4)}"
+        with telling("begin a checkpoint in", self.directory):
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True)
+                _sync_folder(self.directory.parent)
+            self.sweep()
+            folder.mkdir()
+            try:
+                for entry in layout.files:
+                    with open(folder / entry.name, "xb") as file:
+                        file.truncate(entry.nbytes)
+            except OSError:
+                self.abandon(folder)
+                raise
+        return folder
+
+    def sweep(self) -> None:
+        """Remove temporary folders that a killed save left."""
+        for name in os.listdir(self.directory):
+            if name.startswith(TEMPORARY):
+                shutil.rmtree(self.directory / name, ignore_errors=True)
+
+    def abandon(self, folder: Path) -> None:
+        """Remove the temporary folder of a save that failed."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self, folder: Path, manifest: Manifest) -> Path:
+        """Write the manifest and give the folder its name, in one rename; then drop what ``keep`` does not keep.
+
+        Checkpoints of later steps belong to a run that was given up (one went back before them): they are set aside as
+        ``superseded-...`` first, so that the newest one is this run's. One of the same step and content stays as it is.
+        """
+        final = self.directory / step_name(manifest.step)
+        with telling("commit", final):
+            fault_point("checkpoint-before-manifest")
+            _write_durably(folder / MANIFEST, encode(manifest))
+            _sync_folder(folder)
+            if _same(final, manifest):
+                self.abandon(folder)
+                return final
+            self._set_aside(manifest.step)
+            fault_point("checkpoint-before-rename")
+            replaced = self._move_away(final)
+            os.rename(folder, final)
+            fault_point("checkpoint-after-rename")
+            _sync_folder(self.directory)
+        if replaced is not None:
+            self.abandon(replaced)
+        self._prune()
+        return final
+
+    def _set_aside(self, step: int) -> None:
+        for path in self.list():
+            if (other := step_of(path)) is not None and other > step:
+                os.rename(path, self.directory / f"{SUPERSEDED}{path.name}-{secrets.token_hex(4)}")
+
+    def _move_away(self, final: Path) -> Path | None:
+        """A checkpoint of the same step but another content makes room; a kill before the next line leaves older ones."""
+        if not final.exists():
+            return None
+        replaced = self.directory / f"{TEMPORARY}replaced-{final.name}-{secrets.token_hex(4)}"
+        os.rename(final, replaced)
+        return replaced
+
+    def _prune(self) -> None:
+        """Only after a commit: what was resumed from then has a newer valid one above it."""
+        if self.keep is None:
+            return
+        for path in self.list()[: -self.keep]:
+            doomed = self.directory / f"{TEMPORARY}pruned-{path.name}-{secrets.token_hex(4)}"
+            try:
+                os.rename(path, doomed)
+            except OSError:
+                continue
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _same(final: Path, manifest: Manifest) -> bool:
+    """Is there already, whole, what the manifest says?"""
+    try:
+        return encode(verify(final)) == encode(manifest)
+    except CheckpointError:
+        return False
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
