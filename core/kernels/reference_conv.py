@@ -54,7 +54,7 @@ class Window(NamedTuple):
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
     def padded(self, size: Pair, output: Pair) -> Pair:
-        """Rows and columns of the padded input: what the padding makes, or more if a window reaches beyond (ceil_mode)."""
+        """Rows and columns of the padded input: the padding, or more where ceil_mode reaches beyond."""
         rows, columns = (
             max(size[a] + 2 * self.padding[a], (output[a] - 1) * self.stride[a] + self.reach(a)) for a in (0, 1)
         )

@@ -1,0 +1,60 @@
+"""Checks that the layers' ops share: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import DTypeError, RangeError, ShapeError
+from ..op import Array
+
+
+def one_float_dtype(op: str, **arrays: Array | None) -> None:
+    """All given arrays are of one floating-point dtype."""
+    present = {name: array for name, array in arrays.items() if array is not None}
+    for name, array in present.items():
+        if array.dtype.kind != "f":
+            raise DTypeError(f"{op}: {name} must be of floating point, got {array.dtype}; convert it with .float()")
+    if len({array.dtype for array in present.values()}) > 1:
+        found = ", ".join(f"{name} {array.dtype}" for name, array in present.items())
+        raise DTypeError(f"{op}: all arrays must be of one dtype, got {found}; convert with .to(dtype) or .float()")
+
+
+def dimensions(op: str, name: str, array: Array, count: int, meaning: str) -> None:
+    """``array`` has ``count`` dimensions, whose ``meaning`` the message tells."""
+    if array.ndim != count:
+        raise ShapeError(f"{op}: {name} must have {count} dimensions {meaning}, got shape {array.shape}")
+
+
+def integers(op: str, name: str, array: Array) -> None:
+    """``array`` holds integers."""
+    if array.dtype.kind not in "iu":
+        raise DTypeError(f"{op}: {name} must be integers, got {array.dtype}; convert with .long()")
+
+
+def within(op: str, name: str, values: Array, count: int, hint: str = "", skip: int | None = None) -> None:
+    """Every value is in [0, count) or equals ``skip``; the message names the first that is not and its place."""
+    if values.size == 0 or (values.min() >= 0 and values.max() < count):
+        return
+    bad = (values < 0) | (values >= count)
+    if skip is not None:
+        bad &= values != skip
+    if not bad.any():
+        return
+    place = tuple(int(axis[0]) for axis in bad.nonzero())
+    where = place[0] if len(place) == 1 else place
+    raise RangeError(f"{op}: {name} {int(values[place])} at position {where} is out of range [0, {count}){hint}")
+
+
+def pair(op: str, option: str, value: Any, minimum: int) -> tuple[int, int]:
+    """``value``, an integer or two of them, as a pair that is at least ``minimum``."""
+    try:
+        if hasattr(value, "__len__"):
+            first, second = (value[0], value[0]) if len(value) == 1 else value
+        else:
+            first = second = value
+        result = (first.__index__(), second.__index__())
+    except (TypeError, ValueError, AttributeError):
+        raise DTypeError(f"{op}: {option} must be an integer or a pair of integers, got {value!r}") from None
+    if min(result) < minimum:
+        raise RangeError(f"{op}: {option} must be at least {minimum}, got {value!r}")
+    return result

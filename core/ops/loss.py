@@ -1,0 +1,213 @@
+"""Losses: cross-entropy, negative log-likelihood, squared error, binary cross-entropy with logits.
+
+The class losses give a second output without gradient: the sum of the rows' weights, which is what a mean divides by.
+A mean over nothing (an empty batch, or all labels ignored) is 0 with a gradient of 0, where PyTorch gives NaN: a shard may
+well be empty, and its loss then counts with weight 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import array_module, device_kind
+from ..errors import DTypeError, RangeError, ShapeError
+from ..kernels.table import kernel
+from ..op import Array, define
+from . import expect
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_reduction(op: str, reduction: str) -> None:
+    """``reduction`` is one that exists."""
+    if reduction not in REDUCTIONS:
+        raise RangeError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+# ---- losses over classes
+
+
+def _class_rows(scores: Array) -> Array:
+    """(N, C, ...) -> (rows, C): one row for each label, in the order of the labels."""
+    if scores.ndim == 2:
+        return scores
+    last = array_module(scores).moveaxis(scores, 1, -1)
+    return last.reshape(scores.size // max(1, scores.shape[1]), scores.shape[1])
+
+
+def _class_unrows(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The way back: (rows, C) -> (N, C, ...)."""
+    if len(shape) == 2:
+        return rows
+    xp = array_module(rows)
+    return xp.ascontiguousarray(xp.moveaxis(rows.reshape((shape[0],) + shape[2:] + shape[1:2]), -1, 1))
+
+
+def _check_classes(op: str, scores: Array, labels: Array, class_weight: Array | None, ignore_index: int) -> None:
+    expect.one_float_dtype(op, input=scores)
+    if scores.ndim < 2:
+        raise ShapeError(f"{op}: input must be (batch, classes, ...) or (classes,), got shape {scores.shape}")
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(
+            f"{op}: labels must be integers (class numbers), got {labels.dtype}; convert them with .long()"
+            + (", or give probabilities of the input's shape" if op == "cross_entropy" else "")
+        )
+    expected = scores.shape[:1] + scores.shape[2:]
+    if labels.shape != expected:
+        raise ShapeError(
+            f"{op}: an input of shape {scores.shape} (batch, classes, ...) expects labels of shape {expected}, got "
+            f"{labels.shape}"
+        )
+    classes = scores.shape[1]
+    if class_weight is not None and class_weight.shape != (classes,):
+        raise ShapeError(f"{op}: weight must have one element for each of {classes} classes, got {class_weight.shape}")
+    hint = f": the input of shape {scores.shape} has {classes} classes (ignore_index is {ignore_index})"
+    expect.within(op, "label", labels, classes, hint, skip=ignore_index)
+
+
+def _reduce(losses: Array, weights: Array, labels: Array, reduction: str, dtype: Any) -> tuple[Array, Array]:
+    """(loss, total weight) of rows."""
+    xp = array_module(losses)
+    total = xp.sum(weights)
+    if reduction == "none":
+        return losses.reshape(labels.shape).astype(dtype, copy=False), total
+    loss = xp.sum(losses)
+    if reduction == "mean":
+        loss = loss / xp.where(total == 0, total.dtype.type(1), total)
+    return xp.asarray(loss, dtype), total
+
+
+def _row_gradient(gradient: Array, total: Array, reduction: str, dtype: Any) -> Array:
+    """Gradient of each row's loss: a scalar array, or (rows,) without a reduction."""
+    xp = array_module(gradient)
+    g = gradient.astype(dtype, copy=False)
+    if reduction == "none":
+        return g.reshape(-1)
+    return g if reduction == "sum" else g / xp.where(total == 0, total.dtype.type(1), total)
+
+
+def _cross_entropy(
+    logits: Array,
+    labels: Array,
+    class_weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> tuple[tuple[Array, Array], Any]:
+    _check_classes("cross_entropy", logits, labels, class_weight, ignore_index)
+    flat = labels.reshape(-1)
+    forward = kernel("cross_entropy_forward", device_kind(logits))
+    losses, weights, log_p = forward(_class_rows(logits), flat, class_weight, ignore_index, label_smoothing)
+    loss, total = _reduce(losses, weights, labels, reduction, logits.dtype)
+    options = (class_weight, ignore_index, label_smoothing)
+    return (loss, total), (log_p, flat, options, total, reduction, logits.shape, logits.dtype)
+
+
+def _cross_entropy_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    log_p, labels, options, total, reduction, shape, dtype = saved
+    rows = _row_gradient(gradient[0], total, reduction, log_p.dtype)
+    dx = kernel("cross_entropy_backward", device_kind(log_p))(rows, log_p, labels, *options)
+    return (_class_unrows(dx, shape).astype(dtype, copy=False), None, None)[: len(needs)]
+
+
+CROSS_ENTROPY = define("cross_entropy", _cross_entropy, _cross_entropy_vjp, differentiable=(0,))
+"""Inputs logits (N, C, ...), integer labels (N, ...), perhaps class weights (C,). Outputs loss and sum of weights."""
+
+
+def _nll_loss(
+    log_p: Array,
+    labels: Array,
+    class_weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> tuple[tuple[Array, Array], Any]:
+    _check_classes("nll_loss", log_p, labels, class_weight, ignore_index)
+    flat, rows = labels.reshape(-1), _class_rows(log_p)
+    losses, weights = kernel("nll_forward", device_kind(log_p))(rows, flat, class_weight, ignore_index)
+    loss, total = _reduce(losses, weights, labels, reduction, log_p.dtype)
+    return (loss, total), (rows.shape, flat, (class_weight, ignore_index), total, reduction, log_p.shape, log_p.dtype)
+
+
+def _nll_loss_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    row_shape, labels, options, total, reduction, shape, dtype = saved
+    rows = _row_gradient(gradient[0], total, reduction, total.dtype)
+    dx = kernel("nll_backward", device_kind(rows))(rows, row_shape, labels, *options)
+    return (_class_unrows(dx, shape).astype(dtype, copy=False), None, None)[: len(needs)]
+
+
+NLL_LOSS = define("nll_loss", _nll_loss, _nll_loss_vjp, differentiable=(0,))
+"""Inputs log-probabilities (N, C, ...), integer labels (N, ...), perhaps class weights (C,). As cross_entropy."""
+
+
+# ---- squared error
+
+
+def _reduce_plain(values: Array, reduction: str) -> Array:
+    """Sum or mean in float32 or better; a mean over nothing is 0."""
+    if reduction == "none":
+        return values
+    xp = array_module(values)
+    total = xp.sum(values, dtype=np.float32 if values.dtype == np.float16 else None)
+    return xp.asarray(total / max(1, values.size) if reduction == "mean" else total, values.dtype)
+
+
+def _factor(gradient: Array, size: int, reduction: str) -> Array:
+    """Gradient of each element of what ``_reduce_plain`` reduced."""
+    return gradient / gradient.dtype.type(max(1, size)) if reduction == "mean" else gradient
+
+
+def _mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> tuple[Array, Any]:
+    expect.one_float_dtype("mse_loss", input=x, target=target)
+    difference = x - target
+    return _reduce_plain(difference * difference, reduction), (difference, reduction)
+
+
+def _mse_loss_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    difference, reduction = saved
+    dx = difference * (_factor(gradient, difference.size, reduction) * difference.dtype.type(2))
+    return dx if needs[0] else None, -dx if needs[1] else None
+
+
+MSE_LOSS = define("mse_loss", _mse_loss, _mse_loss_vjp)
+"""``(x - target)^2``, reduced; both inputs may want gradients and may broadcast."""
+
+
+# ---- binary cross-entropy of logits
+
+
+def _softplus_of_minus(x: Array) -> Array:
+    """``log(1 + exp(-x))`` without overflow."""
+    xp = array_module(x)
+    return xp.log1p(xp.exp(-xp.abs(x))) + xp.maximum(-x, 0)
+
+
+def _bce_with_logits(x: Array, target: Array, pos_weight: Array | None = None) -> tuple[Array, Any]:
+    expect.one_float_dtype("binary_cross_entropy_with_logits", input=x, target=target)
+    if x.shape != target.shape:
+        raise ShapeError(
+            f"binary_cross_entropy_with_logits: target must have the input's shape {x.shape}, got {target.shape}"
+        )
+    scale = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    loss = (1 - target) * x + scale * _softplus_of_minus(x)
+    return loss.astype(x.dtype, copy=False), (x, target, pos_weight)
+
+
+def _bce_with_logits_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    x, target, pos_weight = saved
+    xp = array_module(x)
+    dx, dt = None, None
+    if needs[0]:
+        scale = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+        small = xp.exp(-xp.abs(x))  # sigmoid(-x) without overflow
+        dx = gradient * ((1 - target) - scale * (xp.where(x >= 0, small, 1) / (1 + small)))
+    if needs[1]:
+        dt = gradient * (-x if pos_weight is None else (pos_weight - 1) * _softplus_of_minus(x) - x)
+    return (dx, dt, None)[: len(needs)]
+
+
+BCE_WITH_LOGITS = define("bce_with_logits", _bce_with_logits, _bce_with_logits_vjp)
+"""``(1 - t) x + (1 + (p - 1) t) log(1 + exp(-x))`` for each element: inputs x, target t, perhaps pos_weight p."""

@@ -1,0 +1,111 @@
+"""Batch norm and layer norm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..backend import array_module, device_kind
+from ..errors import ShapeError
+from ..kernels.table import kernel
+from ..op import Array, define
+from . import expect
+
+
+def _check_channels(op: str, x: Array, **per_channel: Array | None) -> None:
+    if x.ndim < 2:
+        raise ShapeError(f"{op}: input must have at least 2 dimensions (batch, channels, ...), got shape {x.shape}")
+    for name, array in per_channel.items():
+        if array is not None and array.shape != x.shape[1:2]:
+            raise ShapeError(
+                f"{op}: {name} must have one element for each of the {x.shape[1]} channels (dimension 1) of the input of "
+                f"shape {x.shape}, got shape {array.shape}"
+            )
+
+
+def _inverse_std(variance: Array, eps: float) -> Array:
+    return 1.0 / array_module(variance).sqrt(variance + variance.dtype.type(eps))
+
+
+# ---- batch norm by the batch's own statistics
+
+
+def _batch_norm_train(
+    x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
+) -> tuple[tuple[Array, Array, Array], Any]:
+    expect.one_float_dtype("batch_norm", input=x)
+    _check_channels("batch_norm", x, weight=weight, bias=bias)
+    device = device_kind(x)
+    mean, deviations = kernel("batch_norm_statistics", device)(x)
+    count = max(1, x.size // max(1, x.shape[1]))
+    inverse_std = _inverse_std(deviations / deviations.dtype.type(count), eps)
+    y = kernel("batch_norm_apply", device)(x, mean, inverse_std, weight, bias)
+    return (y, mean, deviations), (x, mean, inverse_std, weight)
+
+
+def _batch_norm_train_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    x, mean, inverse_std, weight = saved
+    g = gradient[0]
+    gradients = kernel("batch_norm_backward", device_kind(g))(g, x, mean, inverse_std, weight, True)
+    return gradients[: len(needs)]
+
+
+BATCH_NORM_TRAIN = define("batch_norm_train", _batch_norm_train, _batch_norm_train_vjp, differentiable=(0,))
+"""Inputs x (N, C, ...), perhaps weight (C,), perhaps bias (C,). Outputs y, and for the running statistics mean (C,) and
+M2 (C,), the sum of squared deviations from it."""
+
+
+# ---- batch norm by given statistics
+
+
+def _batch_norm_eval(
+    x: Array, mean: Array, variance: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
+) -> tuple[Array, Any]:
+    expect.one_float_dtype("batch_norm", input=x)
+    _check_channels("batch_norm", x, running_mean=mean, running_var=variance, weight=weight, bias=bias)
+    inverse_std = _inverse_std(variance, eps)
+    y = kernel("batch_norm_apply", device_kind(x))(x, mean, inverse_std, weight, bias)
+    return y, (x, mean, inverse_std, weight)
+
+
+def _batch_norm_eval_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    x, mean, inverse_std, weight = saved
+    dx, dw, db = kernel("batch_norm_backward", device_kind(gradient))(gradient, x, mean, inverse_std, weight, False)
+    return (dx, None, None, dw, db)[: len(needs)]
+
+
+BATCH_NORM_EVAL = define("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_vjp)
+"""Inputs x (N, C, ...), mean (C,), variance (C,), perhaps weight and bias (C,). Mean and variance are constants."""
+
+
+# ---- layer norm
+
+
+def _layer_norm(
+    x: Array, weight: Array | None = None, bias: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5
+) -> tuple[Array, Any]:
+    expect.one_float_dtype("layer_norm", input=x, weight=weight, bias=bias)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"layer_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
+    for name, array in (("weight", weight), ("bias", bias)):
+        if array is not None and array.shape != shape:
+            raise ShapeError(f"layer_norm: {name} must have normalized_shape={shape}, got shape {array.shape}")
+    y, xhat, inverse_std = kernel("layer_norm_forward", device_kind(x))(x, weight, bias, math.prod(shape), eps)
+    return y, (xhat, inverse_std, weight, shape)
+
+
+def _layer_norm_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    xhat, inverse_std, weight, shape = saved
+    device = device_kind(gradient)
+    dx, dw, db = None, None, None
+    if needs[0]:
+        dx = kernel("layer_norm_input_gradient", device)(gradient, xhat, inverse_std, weight)
+    if len(needs) > 1 and needs[1]:
+        dw = kernel("layer_norm_weight_gradient", device)(gradient, xhat, shape, out=slots[1])
+    if len(needs) > 2 and needs[2]:
+        db = kernel("layer_norm_bias_gradient", device)(gradient, shape, out=slots[2])
+    return (dx, dw, db)[: len(needs)]
+
+
+LAYER_NORM = define("layer_norm", _layer_norm, _layer_norm_vjp)
+"""Inputs x (..., *shape), perhaps weight and bias of ``shape``."""
