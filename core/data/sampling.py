@@ -1,0 +1,72 @@
+"""Randomness of one sample: a function of (seed, epoch, sample index), whoever fetches it and whenever.
+
+Transforms of this package draw from :func:`sample_random`, which belongs to the thread. A data set that says
+``keyed = True`` promises to draw from nothing else: its samples may be fetched by background threads, in parallel.
+Any other data set may use ``random`` and ``numpy.random``, as PyTorch programs do. Those generators belong to the whole
+process, so they are seeded before each sample and put back after the batch, under one lock for all threads.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+
+from .. import rng
+
+T = TypeVar("T")
+
+_globals_lock = threading.RLock()
+_local = threading.local()
+
+
+def sample_seeds(length: int, seed: int, epoch: int) -> np.ndarray:
+    """One uint32 for each sample of an epoch."""
+    return rng.Key(seed, rng.PURPOSES["transform"], epoch, 0, 0).bits(length)
+
+
+def sample_random() -> random.Random:
+    """The generator of the sample being fetched on this thread; outside of a loader, one that follows the seed.
+
+    >>> with keyed_sample(7): a = sample_random().random()
+    >>> with keyed_sample(7): a == sample_random().random()
+    True
+    """
+    seed = getattr(_local, "seed", None)
+    if seed is None:
+        return random.Random(int(rng.next_key("transform").bits(1)[0]))
+    if _local.generator is None:
+        _local.generator = random.Random(seed)
+    return _local.generator
+
+
+@contextmanager
+def keyed_sample(seed: int) -> Iterator[None]:
+    """Inside, :func:`sample_random` is the generator seeded with ``seed``."""
+    outer = (getattr(_local, "seed", None), getattr(_local, "generator", None))
+    _local.seed, _local.generator = seed, None
+    try:
+        yield
+    finally:
+        _local.seed, _local.generator = outer
+
+
+@contextmanager
+def borrowed_globals() -> Iterator[Callable[[int], None]]:
+    """Hold ``random`` and ``numpy.random`` of the process; yields what seeds both; puts them back at the end."""
+    with _globals_lock:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        try:
+            yield _seed_globals
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def _seed_globals(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)

@@ -1,0 +1,79 @@
+"""Opens and closes steps and shards: sets the scope of keyed randomness and tells whoever wants to know.
+
+Observers (DataParallel is one) are thread-local and have four methods, called on the thread of the training loop::
+
+    step_opens(step)                     before the step reaches the loop, on every rank
+    shard_opens(step, shard, samples)    before a batch of this shard reaches the loop; samples: how many it holds
+    shard_closes()                       when the loop asks for the next shard, ends, or is left
+    step_closes(step)                    when the loop asks for the next step, ends, or is left
+
+``step.loader`` tells loaders apart: an evaluation inside a training step opens steps of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from .. import rng
+
+if TYPE_CHECKING:
+    from .step import Step
+
+
+class Observer(Protocol):
+    """What the loader calls."""
+
+    def step_opens(self, step: Step) -> None: ...
+
+    def shard_opens(self, step: Step, shard: int, samples: int) -> None: ...
+
+    def shard_closes(self) -> None: ...
+
+    def step_closes(self, step: Step) -> None: ...
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.observers: list[Observer] = []
+        self.open_steps: list[Step] = []
+
+
+_local = _Local()
+
+
+def observers() -> list[Observer]:
+    """This thread's observers: append to it or remove from it."""
+    return _local.observers
+
+
+def open_step(step: Step) -> None:
+    """Ranks without a shard in this step enter it too, so that numbers drawn outside of shards agree."""
+    _local.open_steps.append(step)
+    rng.enter_shard(step.index, None)
+    for observer in tuple(_local.observers):
+        observer.step_opens(step)
+
+
+def open_shard(step: Step, shard: int, samples: int) -> None:
+    rng.enter_shard(step.index, shard)
+    for observer in tuple(_local.observers):
+        observer.shard_opens(step, shard, samples)
+
+
+def close_shard(step: Step) -> None:
+    if _local.open_steps and _local.open_steps[-1] is step:
+        rng.enter_shard(step.index, None)
+    for observer in tuple(_local.observers):
+        observer.shard_closes()
+
+
+def close_step(step: Step) -> None:
+    """Loops may lie in each other or run side by side (``zip``): the innermost open step keeps the scope."""
+    innermost = _local.open_steps[-1] is step if _local.open_steps else False
+    _local.open_steps[:] = [other for other in _local.open_steps if other is not step]
+    if innermost and _local.open_steps:
+        outer = _local.open_steps[-1]
+        rng.enter_shard(outer.index, outer.shard)
+    for observer in tuple(_local.observers):
+        observer.step_closes(step)

@@ -1,0 +1,110 @@
+"""One step: a global batch, of which the loop sees the shards that this rank owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DataError
+from .placement import Placement
+from .scope import close_shard, close_step, open_shard, open_step
+from .shards import shard_slices
+
+if TYPE_CHECKING:
+    from .loader import DataLoader
+
+
+def parts_of(samples: int, place: Placement, plain: bool) -> list[tuple[int, int, int]]:
+    """(shard, lo, hi) for the shards that ``place`` computes; empty ones only in the plain loop, whose ranks keep step.
+
+    >>> parts_of(10, Placement(1, 2, 4), False), parts_of(1, Placement(1, 2), False), parts_of(1, Placement(1, 2), True)
+    ([(2, 6, 8), (3, 8, 10)], [], [(1, 1, 1)])
+    """
+    slices = shard_slices(samples, place.shard_count)
+    return [(shard, *slices[shard]) for shard in place.owned if plain or slices[shard][0] < slices[shard][1]]
+
+
+class Step:
+    """``for batch in step`` gives the batch of each shard that this rank owns and that holds samples, in order.
+
+    The loop may run over a step more than once; the batches are the same.
+    """
+
+    __slots__ = ("_began", "_closed", "_make", "_pending", "_plain", "_take", "epoch", "index", "loader", "number")
+    __slots__ += ("_counted", "_end", "_parts", "samples", "shard", "sizes", "weight")
+
+    def __init__(self, loader: DataLoader, epoch: int, end: int, samples: np.ndarray, place: Placement) -> None:
+        self.loader = loader
+        self.index = loader.step
+        """The global step: batches handed out before this one since training began."""
+        self.epoch = epoch
+        self.samples = samples
+        """The sample indices of the global batch, int64, in order."""
+        self.sizes = tuple(hi - lo for lo, hi in shard_slices(len(samples), place.shard_count))
+        """How many samples each shard holds, over all ranks."""
+        self.weight = len(samples)
+        """How many samples the global batch holds."""
+        self.shard: int | None = None
+        """The shard that is open now."""
+        self._end = end
+        self._began = self._counted = self._closed = False
+
+    def _supply(
+        self, parts: list[tuple[int, int, int]], take: Callable[[], Any], make: Callable[..., Any], plain: bool
+    ) -> None:
+        """``take`` gives the batches of ``parts`` once, in order; ``make(epoch, indices)`` makes one again."""
+        self._parts, self._take, self._make, self._plain = parts, take, make, plain
+        self._pending = len(parts)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._closed:
+            raise DataError(f"step {self.index} is over: iterate it inside the loop over loader.steps()")
+        fresh, self._began = not self._began, True
+        for shard, lo, hi in self._parts:
+            yield from self._hand_out(shard, self._next(fresh, lo, hi), hi - lo)
+        self._count()
+
+    def _next(self, fresh: bool, lo: int, hi: int) -> Any:
+        if not fresh:
+            return self._make(self.epoch, self.samples[lo:hi])
+        self._pending -= 1
+        return self._take()
+
+    def _hand_out(self, shard: int, batch: Any, samples: int) -> Iterator[Any]:
+        if self._plain:
+            self._count()
+        self.shard = shard
+        try:
+            open_shard(self, shard, samples)
+            yield batch
+        finally:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self.shard is not None:
+            self.shard = None
+            close_shard(self)
+
+    def _count(self) -> None:
+        """The position moves on, once."""
+        if not self._counted:
+            self._counted = True
+            self.loader._advance(self._end)
+
+    def _offer(self) -> Iterator[Step]:
+        """Hand this step to the loop over steps."""
+        try:
+            open_step(self)
+            yield self
+            while self._pending:  # left the loop over shards early: the next step's batches come after these
+                self._next(True, 0, 0)
+            self._count()
+        finally:
+            self._close_shard()
+            self._closed = True
+            close_step(self)
+
+    def __repr__(self) -> str:
+        return f"Step(index={self.index}, epoch={self.epoch}, weight={self.weight}, sizes={self.sizes})"
