@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from . import __version__
 from .core.errors import PhalanxError
 from .dist.errors import LaunchError
 from .launch.plan import RunArguments
-from .launch.run import dry_run, run
+from .launch.run import check_script, dry_run, run
 
 USAGE_ERROR = 2
 
@@ -25,15 +26,22 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``phalanx`` and ``python -m phalanx``; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        called = f"phalanx {options.name}" if "name" in options else "phalanx"
+        return _refuse(called, f"unknown option {unknown[0]} (see {called} --help)")
     if "call" not in options:
         _parser().print_help()
         return USAGE_ERROR
     try:
         return options.call(options)
     except PhalanxError as error:
-        print(f"phalanx {options.name}: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        return _refuse(f"phalanx {options.name}", str(error))
+
+
+def _refuse(called: str, words: str) -> int:
+    print(f"{called}: {words}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +85,8 @@ def _add_run(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.threads and options.mpi:
         raise LaunchError("--threads and --mpi are two ways to run: give one of them")
+    if options.threads and options.restarts:
+        raise LaunchError("--restarts starts processes anew; ranks that are --threads cannot be started anew")
     arguments = RunArguments(
         script=options.script,
         arguments=tuple(options.arguments),
@@ -91,12 +101,21 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(dry_run(arguments))
         return 0
+    if options.threads:
+        check_script(arguments)
+        return _module("run_threads").run_in_threads(arguments)
     return run(arguments)
 
 
 def _ops(options: argparse.Namespace) -> int:
-    return 0
+    return _module("show").print_ops()
 
 
 def _ckpt(options: argparse.Namespace) -> int:
-    return 0
+    show = _module("show")
+    return (show.list_checkpoints if options.action == "ls" else show.verify_checkpoints)(options.folder)
+
+
+def _module(name: str) -> Any:
+    """A part of the face that needs NumPy, which the launcher itself does without."""
+    return importlib.import_module(f".{name}", __package__)

@@ -1,0 +1,165 @@
+"""``phalanx run --threads``: the ranks are threads of this process, each runs the script as its own ``__main__``."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import io
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CodeType, ModuleType, TracebackType
+from typing import Any
+
+from .dist.communicators.base import DEFAULT_TIMEOUT_S
+from .dist.communicators.threads import current_communicator, run_threads
+from .dist.errors import LaunchError
+from .launch.output import FOLD_WINDOW_S, Printer, Sink
+from .launch.plan import RunArguments
+
+FLUSH_S = 5.0
+"""How long the last output may wait for its reader."""
+
+
+def run_in_threads(arguments: RunArguments) -> int:
+    """Compile the script once and run it in ``arguments.ranks`` threads; the exit code is the first failure's.
+
+    Everything that belongs to a rank is thread-local in phalanx. What a script changes in other modules, its working
+    folder and its random numbers outside phalanx are shared by all ranks.
+    """
+    try:
+        code, package, path = _load(arguments)
+    except SyntaxError as error:
+        traceback.print_exception(error.with_traceback(None))
+        return 1
+    sys.argv = [path, *arguments.arguments]
+    sys.path.insert(0, os.getcwd() if arguments.module else os.path.dirname(os.path.abspath(path)))
+    modules = [_main_module(package, path) for _ in range(arguments.ranks)]
+    sys.modules["__main__"] = modules[0]
+
+    def rank_main() -> None:
+        communicator = current_communicator()
+        assert communicator is not None
+        try:
+            exec(code, modules[communicator.rank].__dict__)
+        except SystemExit as leaving:
+            if leaving.code not in (None, 0):
+                raise
+
+    with _marked_output(arguments):
+        try:
+            run_threads(rank_main, arguments.ranks, timeout_s=arguments.timeout_s or DEFAULT_TIMEOUT_S)
+        except SystemExit as leaving:
+            return _exit_code(leaving)
+        except KeyboardInterrupt:
+            print("phalanx run: interrupted; stopping all ranks", file=sys.stderr)
+            return 130
+        except BaseException as error:
+            traceback.print_exception(error.with_traceback(_from_script(error.__traceback__, code.co_filename)))
+            return 1
+    return 0
+
+
+def _from_script(frames: TracebackType | None, path: str) -> TracebackType | None:
+    """The traceback without our own frames before the script's first."""
+    inner = frames
+    while inner is not None and inner.tb_frame.f_code.co_filename != path:
+        inner = inner.tb_next
+    return inner or frames
+
+
+def _load(arguments: RunArguments) -> tuple[CodeType, str | None, str]:
+    """Code, package and path of what is to be run."""
+    if not arguments.module:
+        with io.open_code(os.path.abspath(arguments.script)) as file:
+            return compile(file.read(), arguments.script, "exec"), None, arguments.script
+    sys.path.insert(0, os.getcwd())
+    spec = importlib.util.find_spec(arguments.script)
+    loader: Any = spec.loader if spec else None
+    code = loader.get_code(arguments.script) if hasattr(loader, "get_code") else None
+    if spec is None or code is None:
+        raise LaunchError(f"-m {arguments.script}: no such module")
+    return code, spec.parent, spec.origin or arguments.script
+
+
+def _main_module(package: str | None, path: str) -> ModuleType:
+    module = ModuleType("__main__")
+    module.__dict__.update(__builtins__=builtins, __file__=path, __package__=package)
+    return module
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    if isinstance(leaving.code, int):
+        return leaving.code
+    print(leaving.code, file=sys.stderr)
+    return 1
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _marked_output(arguments: RunArguments) -> Iterator[None]:
+    """Within, what a rank's thread prints goes through the launcher's printer."""
+    if arguments.ranks == 1 or not arguments.prefix:
+        yield
+        return
+    before = sys.stdout, sys.stderr
+    streams = [_RankStream(stream, arguments.ranks) for stream in before]
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in streams:
+            stream.finish()
+
+
+class _RankStream(io.TextIOBase):
+    """stdout or stderr of all ranks: lines of the ranks' threads are marked, those of other threads pass."""
+
+    def __init__(self, stream: Any, ranks: int) -> None:
+        self._stream, self._ranks = stream, ranks
+        stream.flush()
+        sink = Sink(stream.fileno())
+        self._printer = Printer(sink, ranks, True, sink.terminal and not os.environ.get("NO_COLOR"))
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        threading.Thread(target=self._tick, name="output", daemon=True).start()
+
+    def write(self, text: str) -> int:
+        communicator = current_communicator()
+        if communicator is None:
+            return self._stream.write(text)
+        with self._lock:
+            self._printer.feed(communicator.rank, text.encode(errors="replace"), time.monotonic())
+            self._printer.sink.write_some()
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def _tick(self) -> None:
+        while not self._ended.wait(FOLD_WINDOW_S):
+            with self._lock:
+                self._printer.tick(time.monotonic())
+                self._printer.sink.write_some()
+
+    def finish(self) -> None:
+        """Print what is left."""
+        self._ended.set()
+        with self._lock:
+            for rank in range(self._ranks):
+                self._printer.close(rank, time.monotonic())
+            self._printer.flush()
+            self._printer.sink.finish(FLUSH_S)
