@@ -1,7 +1,7 @@
 """What programs see of a wire: numbered, fingerprinted messages with a deadline.
 
-An operation between ranks is a *program*, a function of :class:`Messages`, pure in what it posts and takes, so that tree
-or broadcast are written once for every wire. Between two ranks messages keep their order.
+An operation between ranks is a *program*, a function of :class:`Messages`, pure in what it posts and takes, so that
+tree or broadcast are written once for every wire. Between two ranks messages keep their order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Header:
 
 
 class Wire(Protocol):
-    """The side of a communicator that :class:`Messages` uses; :mod:`.communicators.base` says what each method must do."""
+    """The side of a communicator that :class:`Messages` uses; :mod:`.communicators.base` says what each must do."""
 
     rank: int
     size: int
@@ -51,6 +51,7 @@ class Wire(Protocol):
     def _flush(self, deadline: float) -> None: ...
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any: ...
     def _has_come(self, source: int) -> bool: ...
+    def _unread(self) -> list[int]: ...
     def _scratch(self, nbytes: int) -> np.ndarray: ...
 
 
@@ -81,8 +82,8 @@ class Messages:
         expected = Header(source, self.sequence, self.operation, part, -1 if target is None else target.nbytes)
         try:
             data = self._wire._take(source, expected, target, self._deadline)
-        except TimeoutError as late:
-            raise self._late(source, part) from (None if isinstance(late, DeadlineError) else late)
+        except TimeoutError:
+            raise self._late(source, part) from None
         self._heard.add(source)
         return data if out is None else out
 
@@ -90,8 +91,8 @@ class Messages:
         """Wait until everything posted has left this process, so that our death can no longer take it back."""
         try:
             self._wire._flush(self._deadline)
-        except TimeoutError as late:
-            raise self._late(None, "") from (None if isinstance(late, DeadlineError) else late)
+        except TimeoutError:
+            raise self._late(None, "") from None
 
     def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Memory for this program alone, kept for the next one: no pages are faulted in on each call. Not zeroed."""
@@ -99,19 +100,21 @@ class Messages:
         return self._wire._scratch(nbytes)[:nbytes].view(dtype).reshape(shape)
 
     def _late(self, source: int | None, part: str) -> DeadlineError:
-        here = [r for r in range(self.size) if r != self.rank and (r in self._heard or self._wire._has_come(r))]
-        missing = [r for r in range(self.size) if r != self.rank and r not in here]
-        waited_s = time.monotonic() - self._began
+        others = [r for r in range(self.size) if r != self.rank]
+        here = [r for r in others if r in self._heard or self._wire._has_come(r)]
+        missing = [r for r in others if r not in here]
         if source is None:
-            what = "what this rank sent was not read"
+            missing = self._wire._unread()
+            what = f"{_ranks(missing) or 'another rank'} did not read what was sent"
         elif missing:
             what = f"nothing came from {_ranks(missing)}" + (f" ({_ranks(here)} came)" if here else "")
         else:
+            missing = [source]
             what = f"rank {source} came but did not go on" + (f" to part {part!r}" if part else "")
         return DeadlineError(
-            f"rank {self.rank} of {self.size} waited {waited_s:.1f} s in {self.operation}: {what}. Look at what "
-            f"{_ranks(missing or ([] if source is None else [source])) or 'the other ranks'} did last: it died, hangs, or took another branch. If it is "
-            "only slow, give a longer timeout_s."
+            f"rank {self.rank} of {self.size} waited {time.monotonic() - self._began:.1f} s in {self.operation}: {what}. "
+            f"Look at what {_ranks(missing) or 'the other ranks'} did last: a crash, a hang, or another branch. If only "
+            "slow, give a longer timeout_s."
         )
 
 

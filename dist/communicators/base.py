@@ -111,7 +111,8 @@ class Communicator(ABC):
         """The next message of ``source``, after :func:`check` of its header against ``expected``.
 
         ``out``: 1-D uint8 of the expected size (may be empty) to receive into, or None: return the bytes. Raises
-        TimeoutError at the deadline, ``consequence(reason)`` once another rank has aborted, PeerLostError when the peer is gone.
+        TimeoutError at the deadline, ``consequence(reason)`` once another rank has aborted, PeerLostError when the peer
+        is gone.
         """
 
     @abstractmethod
@@ -122,8 +123,16 @@ class Communicator(ABC):
         """Is there a message of ``source`` that nobody took? Tells who is missing when a deadline passes."""
         return False
 
-    def _close(self) -> None:
-        """Release what the wire holds. Everything posted has been flushed if the communicator is not broken."""
+    def _unread(self) -> list[int]:
+        """The ranks that have not read what was posted to them, where the wire knows; told when a flush is late."""
+        return []
+
+    def _told(self) -> str | None:
+        """The reason for which another rank ended the job, as far as this one has heard."""
+        return None
+
+    def _close(self) -> None:  # noqa: B027 - not every wire holds something
+        """Release what the wire holds. If ``_broken`` is None all is flushed, and a goodbye tells who still waits for us."""
 
     # -- running programs -------------------------------------------------------------------------------------------
 
@@ -226,9 +235,8 @@ class Communicator(ABC):
     def all_gather(self, array: np.ndarray, out: np.ndarray, *, name: str) -> Work:
         """``out[r]`` becomes rank r's ``array`` on all ranks; ``out`` has shape ``(size, *array.shape)``."""
         if out.shape != (self.size, *array.shape) or out.dtype != array.dtype:
-            raise ShapeError(
-                f"all_gather {name!r}: expected out of {array.dtype}{[self.size, *array.shape]}, got {out.dtype}{list(out.shape)}"
-            )
+            expected = f"{array.dtype}{[self.size, *array.shape]}"
+            raise ShapeError(f"all_gather {name!r}: expected out of {expected}, got {out.dtype}{list(out.shape)}")
         flat_bytes(out)
         return self.run(lambda m: collectives.all_gather(m, array, out), name=_fingerprint("all_gather", name, array))
 
@@ -278,7 +286,7 @@ class Communicator(ABC):
         raise CommunicatorError(f"backend {self.backend!r} cannot split a group")
 
     def _members(self, color: int, key: int | None) -> tuple[int, list[int]]:
-        """What a backend's ``split`` needs: how many splits came before, and the group's ranks of this communicator in order."""
+        """What a backend's ``split`` needs: a number that no other split here has, and the group's ranks, in order."""
         number = self._sequence
         rows = self.all_gather_object([color, self.rank if key is None else key], name="split").wait()
         return number, [rank for _, rank in sorted((k, rank) for rank, (c, k) in enumerate(rows) if c == color)]
@@ -297,9 +305,9 @@ class Communicator(ABC):
             self._waiting.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=_ABORT_GRACE_S if self._broken else self.timeout_s)
+        self._close()
         if self._broken is None:
             self._broken = CommunicatorError(f"rank {self.rank}: this communicator is closed")
-        self._close()
 
     def _drain(self) -> None:
         while self._entries:
@@ -314,6 +322,10 @@ class Communicator(ABC):
         if self._broken is None:
             self._broken = AbortedError(reason)
             self._abort(reason)
+
+    def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
+        """The last word of a process that fails with exit code ``code`` and has printed why; may not return."""
+        self.abort(reason)
 
     def __enter__(self) -> Communicator:
         return self

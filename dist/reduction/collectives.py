@@ -1,8 +1,8 @@
-"""Collectives as programs over messages: direct exchange, sums by a fixed tree, equal bits on every rank and in every run.
+"""Collectives as programs over messages: direct exchange, sums by a fixed tree, equal bits on all ranks and in all runs.
 
-Each rank sends its slice j to rank j, which sums slice j in the order of the tree; then everybody gathers the sums: a volume
-of 2 (P - 1) / P of the array per rank, as in a ring, with P - 1 messages at once instead of in a row. All ranks talk to all
-at the beginning, so that a deadline can name who is missing.
+Each rank sends its slice j to rank j, which sums slice j in the order of the tree; then everybody gathers the sums: a
+volume of 2 (P - 1) / P of the array per rank, as in a ring, with P - 1 messages at once instead of in a row. All ranks
+talk to all at the beginning, so that a deadline can name who is missing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Add = Callable[..., Any]
 """``add(left, right, out=left)`` for arrays, as ``numpy.add``."""
 
 RANK_ORDER_SUM = False
-"""Negative control of the tests: sum in the order of ranks instead of by the tree. The equality tests must then fail."""
+"""Negative control of the tests: sum in the order of ranks instead of by the tree. Equality tests must then fail."""
 
 SMALL_NBYTES = 32768
-"""Up to this size the partial sums for one rank travel as one copied message; above it each by itself, without a copy."""
+"""Up to this size the partial sums for one rank travel as one copied message; above it each by itself, not copied."""
 
 
 def others(messages: Messages) -> Iterator[int]:
@@ -123,10 +123,10 @@ def tree_all_reduce(
 ) -> bool:
     """Sum over all shards into ``out`` (1-D) on every rank, in the order of the tree over ``shards``.
 
-    ``partials``: for each whole subtree of this rank's range of ``ranges`` (``tree.whole_subtrees``) its sum, 1-D of ``out``'s
-    length and dtype, or None where none of its shards had samples. They may be overwritten, and one of them may be
-    ``out`` itself. ``add(left, right, out=...)`` works on elements. Returns whether any shard was present; if none was, ``out``
-    is set to zero.
+    ``partials``: for each whole subtree of this rank's range of ``ranges`` (``tree.whole_subtrees``) its sum, 1-D of
+    ``out``'s length and dtype, or None where none of its shards had samples. They may be overwritten, and one of them
+    may be ``out`` itself. ``add(left, right, out=...)`` works on elements. Returns whether any shard was present; if none
+    was, ``out`` is set to zero.
     """
     nodes = [whole_subtrees(lo, hi, shards) for lo, hi in ranges]
     own = _checked(partials, nodes[messages.rank], out, messages)
@@ -157,10 +157,10 @@ def tree_merge(
     merge: Callable[[T, T], T],
     codec: tuple[Callable[[T], bytes], Callable[[bytes], T]],
 ) -> T | None:
-    """The root of the tree over ``shards`` under any ``merge(left, right)``: for small states such as statistics and votes.
+    """The root of the tree over ``shards`` under any ``merge(left, right)``: for small states (statistics, votes).
 
-    ``partials`` as in :func:`tree_all_reduce`, with any values; ``codec`` is their (encode, decode). Every rank gets all values
-    as bytes and folds alike, its own ones through the codec too. None where no shard was present.
+    ``partials`` as in :func:`tree_all_reduce`, with any values; ``codec`` is their (encode, decode). Every rank gets all
+    values as bytes and folds alike, its own ones through the codec too. None where no shard was present.
     """
     encode, decode = codec
     nodes = [whole_subtrees(lo, hi, shards) for lo, hi in ranges]
@@ -220,8 +220,8 @@ def _checked(
     for node, partial in partials.items():
         if partial is not None and (partial.shape != out.shape or partial.dtype != out.dtype or out.ndim != 1):
             raise ShapeError(
-                f"{messages.operation}: the partial sum of shards {node} must be 1-D like out, {out.dtype}{list(out.shape)}, "
-                f"got {partial.dtype}{list(partial.shape)}"
+                f"{messages.operation}: the partial sum of shards {node} must be 1-D like out, {out.dtype}"
+                f"{list(out.shape)}, got {partial.dtype}{list(partial.shape)}"
             )
     return [partials[node] for node in nodes]
 

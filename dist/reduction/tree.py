@@ -1,9 +1,9 @@
 """The exact sum: a fixed balanced binary tree over shard numbers.
 
 IEEE addition commutes but does not associate, so the bits of a sum depend on the tree's shape alone. The shape here
-depends on V, the number of shards, and on nothing else: the node over shards [a, b) splits at a plus the largest power of
-two below b - a. Each rank folds the whole subtrees that it owns; the rest of the tree is summed over ranks, each rank
-doing it for one slice of the elements. A shard without samples is an absent leaf (None): its sibling passes through.
+depends on V, the number of shards, and on nothing else: the node over shards [a, b) splits at a plus the largest power
+of two below b - a. Each rank folds the whole subtrees that it owns; the rest of the tree is summed over ranks, each
+rank doing it for one slice of the elements. A shard without samples is an absent leaf (None): its sibling passes through.
 """
 
 from __future__ import annotations

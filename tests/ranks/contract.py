@@ -1,8 +1,8 @@
 """What every communicator must do: run by all ranks of a group, whatever wire is below.
 
-``CHECKS``: name -> function of a communicator that raises AssertionError when the contract is broken. ``FAULTS``: name ->
-function that does something wrong on rank 1, and the words that the error must then hold. Groups have 1 to 8 ranks; faults
-need at least 2. Nothing here knows a wire.
+``CHECKS``: name -> function of a communicator that raises AssertionError when the contract is broken. ``FAULTS``: name
+-> function that does something wrong on rank 1, and the words that the error must then hold. Groups have 1 to 8 ranks;
+faults need at least 2. Nothing here knows a wire.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def rank_arrays(comm: Communicator, n: int, dtype: type, seed: int) -> list[np.n
 def random_ranges(random: np.random.Generator, size: int, shards: int) -> list[tuple[int, int]]:
     """Contiguous ranges in the order of ranks; some may be empty."""
     bounds = [0, *sorted(random.integers(0, shards + 1, size - 1).tolist()), shards]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def partial_sums(leaves: list[np.ndarray | None], owned: tuple[int, int], shards: int) -> dict[Node, np.ndarray | None]:

@@ -11,7 +11,6 @@ import pytest
 from phalanx.dist.communicators.alone import AloneCommunicator
 from phalanx.dist.communicators.threads import current_communicator, run_threads
 from phalanx.dist.errors import AbortedError, DeadlineError, MismatchError, PeerLostError
-
 from tests.ranks import contract
 
 DEADLINE_S = 2.0

@@ -1,0 +1,121 @@
+"""An uncaught error on one rank ends the job: its traceback is printed once, the others are told, nobody waits for ever.
+
+``phalanx.init()`` calls :func:`install` in a process that is one of several ranks, and :func:`attach` once it is
+connected. Errors that another rank caused are printed as one line. ``sys.exit(n)`` with n other than 0 ends the job with
+that code; a rank that leaves early in another way says goodbye (``Communicator.close``), so that those who wait for it
+get an error.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import time
+import traceback
+from types import TracebackType
+from typing import Any
+
+from .communicators.base import Communicator, reason_of
+from .errors import CommunicatorError, DeadlineError, MismatchError, PeerLostError
+
+_INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells count
+_TURN_S, _LONGEST_TURN_S = 0.05, 1.0
+
+
+class Ending:
+    """How this process ends, as one rank of several. There is one per process."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self.communicator: Communicator | None = None
+        self.exit_code = 0
+        self._failed = threading.Lock()
+        self._before = (sys.excepthook, threading.excepthook, sys.exit)
+
+    def install(self) -> None:
+        sys.excepthook, threading.excepthook = self.uncaught, self.uncaught_in_thread
+        sys.exit = self.exit  # type: ignore[assignment]
+        atexit.register(self.at_exit)
+
+    def uninstall(self) -> None:
+        sys.excepthook, threading.excepthook, sys.exit = self._before  # type: ignore[assignment]
+        atexit.unregister(self.at_exit)
+
+    def uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """In place of ``sys.excepthook``."""
+        if not self._failed.acquire(blocking=False):
+            return  # this rank has said why it ends
+        code = _INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
+        is_consequence = self._is_consequence(error)
+        print(self._words(error, trace, is_consequence), file=sys.stderr, end="", flush=True)
+        if self.communicator is not None:
+            self.communicator.end_job(reason_of(error, self.rank), code, is_consequence=is_consequence)
+
+    def uncaught_in_thread(self, args: Any) -> None:
+        """In place of ``threading.excepthook``: a job with a dead helper thread would compute something else."""
+        if args.exc_type is not SystemExit:
+            self.uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+            self.exit_code = 1
+
+    def exit(self, status: Any = None) -> None:
+        """In place of ``sys.exit``: keeps the code, which functions of ``atexit`` are not told."""
+        self.exit_code = status if isinstance(status, int) else int(status is not None)
+        atexit.unregister(self.at_exit)
+        atexit.register(self.at_exit)  # before all others: they may say goodbye to ranks that must learn the code first
+        self._before[2](status)
+
+    def at_exit(self) -> None:
+        """The end of a process that no exception ended."""
+        if self.communicator is None:
+            return
+        if self.exit_code and self._failed.acquire(blocking=False):
+            reason = f"rank {self.rank}: sys.exit({self.exit_code})"
+            print(
+                f"rank {self.rank} of {self.size} ends the job: sys.exit({self.exit_code})", file=sys.stderr, flush=True
+            )
+            self.communicator.end_job(reason, self.exit_code)
+        self.communicator.close()
+
+    def _is_consequence(self, error: BaseException) -> bool:
+        """Did another rank cause it? Ranks that notice the same thing at the same time speak in turn: the first one's word is enough."""
+        if isinstance(error, CommunicatorError) and (error.from_peer or isinstance(error, PeerLostError)):
+            return True
+        if self.communicator is None or not isinstance(error, (DeadlineError, MismatchError)):
+            return False
+        turn = time.monotonic() + min(_TURN_S * self.rank, _LONGEST_TURN_S)
+        while self.communicator._told() is None:
+            if time.monotonic() >= turn:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _words(self, error: BaseException, trace: TracebackType | None, is_consequence: bool) -> str:
+        """A traceback where the error arose, one line where it was only felt."""
+        who = f"rank {self.rank} of {self.size}"
+        if isinstance(error, KeyboardInterrupt):
+            return f"{who} stops: interrupted\n"
+        if is_consequence:
+            return f"{who} stops: {error}\n"
+        return f"{who} failed:\n" + "".join(traceback.format_exception(type(error), error, trace))
+
+
+_ending: Ending | None = None
+
+
+def install(rank: int, size: int) -> Ending:
+    """From now on an uncaught error is printed once, with the rank; a later call takes the place of an earlier one."""
+    global _ending
+    if _ending is not None:
+        _ending.uninstall()
+    _ending = Ending(rank, size)
+    _ending.install()
+    return _ending
+
+
+def attach(communicator: Communicator) -> None:
+    """From now on the end of this process ends the job of ``communicator``, too. After :func:`install`."""
+    if _ending is None:
+        install(communicator.rank, communicator.size)
+    assert _ending is not None
+    _ending.communicator = communicator
