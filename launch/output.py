@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-FOLD_WINDOW_S = 0.06
+FOLD_WINDOW_S = 0.1
 """How long a line waits for its equals from other ranks."""
 COLOURS = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95, 94, 91)
 """Terminal colours of the ranks, in turn."""
@@ -84,17 +84,20 @@ class Folder:
         for entry in reversed(self._pending):
             if rank in entry.ranks:
                 break
-            if entry.text == text:
-                # the oldest equal line behind this rank's last one would be nicer; the newest is right as well
+            if entry.text == text and entry.ranks:
                 entry.ranks.add(rank)
                 return
         self._pending.append(_Pending(text, {rank}, now))
+
+    def note(self, text: bytes, now: float) -> None:
+        """A line of no rank: it keeps its place among the ranks' lines."""
+        self._pending.append(_Pending(text, set(), now))
 
     def ready(self, now: float) -> list[tuple[list[int], bytes]]:
         """Lines that are complete or have waited long enough, in order."""
         count = 0
         for entry in self._pending:
-            if len(entry.ranks) < self.size and now - entry.since < self.window_s:
+            if 0 < len(entry.ranks) < self.size and now - entry.since < self.window_s:
                 break
             count += 1
         done, self._pending = self._pending[:count], self._pending[count:]
@@ -214,10 +217,10 @@ class Printer:
         self.sink.put(b"".join(self._marked(ranks, text) for ranks, text in lines))
         self._draw(bar)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, now: float) -> None:
         """The launcher's own word, after everything that the ranks said before it."""
-        self.flush()
-        self.sink.put(text.encode() + b"\n")
+        self._folder.note(text.encode(), now)
+        self.tick(now)
 
     def flush(self) -> None:
         self.tick(float("inf"))
@@ -231,7 +234,7 @@ class Printer:
             self._folder.add(rank, line, now)
 
     def _marked(self, ranks: Sequence[int], text: bytes) -> bytes:
-        if not self._prefix:
+        if not self._prefix or not ranks:
             return text + b"\n"
         mark = label(ranks)
         if self._colour:

@@ -245,5 +245,4 @@ class Supervisor:
                 signal_ranks(self._job, number)
 
     def _say(self, text: str) -> None:
-        self._printers[0].flush()
-        self._printers[1].say(f"phalanx run: {text}")
+        self._printers[1].say(f"phalanx run: {text}", time.monotonic())
