@@ -1,0 +1,57 @@
+"""What changes at the end of a step, once every rank is known to hold the complete sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.nn.module import Module
+from ..core.tensor import Tensor
+from .lane import Lane
+from .shard_state import ShardState
+
+if TYPE_CHECKING:
+    from ..core.nn.parameter import Parameter
+
+
+def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: ShardState) -> None:
+    """Divide the sums by the total weight, once, into the gradient slots; no gradient where no shard used a parameter."""
+    for lane in lanes:
+        np.divide(lane.result, lane.result.dtype.type(state.weight), out=lane.store.gradient, casting="same_kind")
+    for parameter, used in zip(parameters, state.used_by_some, strict=True):
+        parameter._grad = Tensor(parameter._slot) if used else None
+
+
+def commit_statistics(module: Module, state: ShardState) -> None:
+    """Move running statistics once for each layer and call."""
+    if state.statistics:
+        layers = dict(module.named_modules())
+        for key, (n, mean, m2) in state.statistics.items():
+            layers[key.rpartition("#")[0]].commit(n, mean, m2)
+
+
+def unused(
+    parameters: Sequence[Parameter], names: Mapping[Parameter, str], state: ShardState
+) -> Iterator[tuple[str, str]]:
+    """(key, text) for each thing to tell about parameters without gradient."""
+    trainable = np.array([p.requires_grad for p in parameters], bool)
+    nowhere = trainable & ~state.used_by_some
+    partly = trainable & state.used_by_some & ~state.used_by_all
+    if nowhere.any():
+        yield (
+            "none",
+            "no shard used these parameters in this step, the optimizer leaves them alone: "
+            + _list([names[p] for p, flag in zip(parameters, nowhere, strict=True) if flag]),
+        )
+    if partly.any():
+        yield (
+            "some",
+            "only some shards used these parameters in this step, the others count as zero: "
+            + _list([names[p] for p, flag in zip(parameters, partly, strict=True) if flag]),
+        )
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

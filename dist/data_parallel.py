@@ -1,0 +1,154 @@
+"""DataParallel: a module whose gradients are those of the global batch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..core.data.scope import observers
+from ..core.errors import GraphError, NonFiniteError
+from ..core.nn.finite import first_non_finite
+from ..core.nn.module import Module
+from ..core.nn.statistics import collect, discard
+from .errors import MismatchError
+from .group import Group, current
+from .reducer import Reducer
+from .reduction.bucket import BUCKET_BYTES
+
+
+class DataParallel(Module):
+    """Wrap ``module`` so that each optimizer step uses the gradient of the global batch, on all ranks alike.
+
+    Every rank holds a replica. The gradient is the weighted mean over all shards: with ``phalanx.init(shards=V)`` it is summed by
+    a fixed tree over shard numbers and has the same bits on any number of ranks; without, each rank is one shard. Parameters
+    and buffers are rank 0's at the start. Alone and without shards every gradient is PyTorch's.
+
+    Args:
+        module: the model; names in ``state_dict()`` are the module's own, without a prefix.
+        bucket_bytes: size of the slices that are reduced while backward goes on.
+        overlap: start reductions within backward; the bits are the same without.
+
+    Attributes:
+        step_loss: mean loss of the last completed step over the global batch; None before the first.
+
+    All ranks must construct it, and must call ``optimizer.step()`` equally often.
+
+    >>> import phalanx
+    >>> model = DataParallel(phalanx.nn.Linear(2, 1))
+    >>> list(model.state_dict())
+    ['weight', 'bias']
+    """
+
+    def __init__(
+        self, module: Module, *, group: Group | None = None, bucket_bytes: int = BUCKET_BYTES, overlap: bool = True
+    ) -> None:
+        super().__init__()
+        if isinstance(module, DataParallel):
+            raise GraphError("DataParallel got a module that is a DataParallel already")
+        self.module = module
+        self.group = group or current()
+        self._inputs: tuple[Any, ...] = ()
+        _same_start(module, self.group)
+        self.reducer = Reducer(module, self.group, bucket_bytes=bucket_bytes, overlap=overlap)
+        self.reducer.check_finite = self._check_finite
+        observers().append(self.reducer)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        self._inputs = inputs
+        reducer = self.reducer
+        if reducer.trivial:
+            return self.module(*inputs, **options)
+        if reducer.with_shards and not reducer.in_shard:
+            with discard():
+                return self.module(*inputs, **options)
+        with collect(reducer.records):
+            return self.module(*inputs, **options)
+
+    def synchronize(self) -> None:
+        """Complete the sum of the gradients now, for a loop that reads them itself; all ranks must call."""
+        self.reducer.synchronize()
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Accumulate over several backward passes without starting a reduction (fast mode; refused with shards)."""
+        if self.reducer.with_shards:
+            raise GraphError(
+                "no_sync() belongs to the fast mode; with shards, micro-batches accumulate inside their shard"
+            )
+        self.reducer.paused += 1
+        try:
+            yield
+        finally:
+            self.reducer.paused -= 1
+
+    @property
+    def step_loss(self) -> float | None:
+        """Mean loss of the last completed step over the global batch."""
+        return self.reducer.step_loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients of the module."""
+        self.module.zero_grad(set_to_none)
+
+    def _check_finite(self, loss: float) -> None:
+        if not np.isfinite(loss):
+            where = first_non_finite(self.module, *self._inputs)
+            group, step = self.group, self.group.steps_committed
+            raise NonFiniteError(
+                f"rank {group.rank} of {group.size}: the loss is {loss} in step {step}; "
+                + (
+                    f"the first value that is not finite is in {where}"
+                    if where
+                    else "every layer's output is finite, so it arises in the loss itself"
+                )
+                + ". Nothing was updated: lower the learning rate, clip the gradients, or look at this batch."
+            )
+
+    # names are the module's own, so that a checkpoint fits with and without the wrapper
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return self.module.state_dict(*args, **options)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        return self.module.load_state_dict(*args, **options)
+
+    def named_parameters(self, *args: Any, **options: Any) -> Any:
+        return self.module.named_parameters(*args, **options)
+
+    def named_buffers(self, *args: Any, **options: Any) -> Any:
+        return self.module.named_buffers(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(self.module, name)
+
+
+def _same_start(module: Module, group: Group) -> None:
+    """Same structure on all ranks, or an error that names the odd one; then rank 0's values everywhere."""
+    if group.size == 1:
+        return
+    state = module.state_dict()
+    table = [[name, str(t.array.dtype), list(t.array.shape)] for name, t in state.items()]
+    digest = zlib.crc32(repr(table).encode())
+    rows = group.control.all_gather_object(digest, name="DataParallel structure").wait()
+    if any(row != rows[0] for row in rows):
+        tables = group.control.all_gather_object(table, name="DataParallel tables").wait()
+        odd = next(rank for rank, row in enumerate(rows) if row != rows[0])
+        ours, theirs = ({tuple(map(str, entry)) for entry in tables[r]} for r in (0, odd))
+        raise MismatchError(
+            f"the models differ between ranks: only on rank 0: {sorted(ours - theirs)[:5]}; only on rank {odd}: "
+            f"{sorted(theirs - ours)[:5]}"
+        )
+    for name, tensor in state.items():
+        array = tensor.array if tensor.array.flags.c_contiguous else tensor.array.copy()
+        group.control.broadcast(array, root=0, name=f"initial {name}").wait()
+        if array is not tensor.array:
+            tensor.array[...] = array

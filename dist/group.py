@@ -1,0 +1,215 @@
+"""``phalanx.init()``: from what the launcher left in the environment to a communicator; the job as this rank sees it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core import rng
+from ..core.data.placement import Placement, set_placement
+from ..core.errors import RangeError
+from . import env, excepthook, processor
+from .communicators.alone import AloneCommunicator
+from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
+from .communicators.mpi import MpiCommunicator
+from .communicators.threads import current_communicator
+from .communicators.zeromq import ZeroMQCommunicator
+from .errors import LaunchError
+from .lifeline import die_with_parent
+from .reduction.tree import owned_range
+
+
+@dataclass(eq=False)
+class Group:
+    """The ranks of this job. One per rank; :func:`current` gives it."""
+
+    communicator: Communicator
+    control: Communicator
+    """Agreement, checkpoints, ledgers: never the channel of the gradients."""
+    shards: int | None = None
+    seed: int = 0
+    local_rank: int = 0
+    local_size: int = 1
+    source: str = "no launcher"
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    stop_requested: str | None = None
+    """The word of a signal, agreed by all ranks at the end of a step; None until then."""
+    stop_heard: str | None = None
+    """The word of a signal that reached this rank; its vote at the end of the next step."""
+    steps_committed: int = 0
+    """Optimizer steps of any DataParallel that all ranks agreed on."""
+
+    @property
+    def rank(self) -> int:
+        return self.communicator.rank
+
+    @property
+    def size(self) -> int:
+        return self.communicator.size
+
+    @property
+    def backend(self) -> str:
+        return self.communicator.backend
+
+    @property
+    def shard_count(self) -> int:
+        """V: the number of shards of a global batch; the number of ranks in the fast mode."""
+        return self.size if self.shards is None else self.shards
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The shards [lo, hi) that each rank owns."""
+        return [owned_range(r, self.size, self.shard_count) for r in range(self.size)]
+
+    def listen_for_stop(self) -> None:
+        """From now on SIGTERM and SIGUSR1 ask for an agreed stop instead of ending this process.
+
+        For whoever then acts on ``stop_requested`` (the Checkpointer). A second signal ends the process at once.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.stop_heard is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.stop_heard = signal.Signals(number).name
+
+    def agree_to_stop(self, word: str | None) -> None:
+        """Called at each commit with the joined vote of all ranks."""
+        self.stop_requested = self.stop_requested or word
+
+
+class _Local(threading.local):
+    group: Group | None = None
+
+
+_local = _Local()
+
+
+def init(
+    *, shards: int | None = None, seed: int = 0, backend: str | None = None, timeout_s: float | None = None
+) -> Group:
+    """Find the other ranks and set up this one. Call it first, on every rank, with equal arguments.
+
+    The environment tells which ranks there are (Open MPI, MPICH, Slurm, ``phalanx run``, torchrun's names); without any it
+    is a single process.
+
+    Args:
+        shards: V, the number of pieces that each global batch is cut into. With it the trained bits do not depend on the
+            number of ranks, the wire, or on kills and resumes; library threads are fixed at one. None is the fast mode: as
+            many shards as ranks.
+        seed: every random number of the job follows from it.
+        backend: ``"mpi"`` or ``"zmq"`` instead of what the launcher implies.
+        timeout_s: deadline of each operation between ranks, in seconds (default 600, or ``PHALANX_TIMEOUT_S``).
+
+    Raises LaunchError when the environment contradicts itself or the ranks differ in processor or libraries.
+
+    >>> import phalanx
+    >>> phalanx.init(seed=1).size
+    1
+    """
+    if shards is not None and (not isinstance(shards, int) or isinstance(shards, bool) or shards < 1):
+        raise RangeError(f"init expects shards to be None or an integer of at least 1, got {shards!r}")
+    previous = _local.group
+    if previous is not None and previous.size > 1:
+        raise LaunchError(f"rank {previous.rank} of {previous.size}: phalanx.init() was called twice")
+    shutdown()
+    group = _connect(backend, timeout_s)
+    group.shards, group.seed = shards, seed
+    rng.manual_seed(seed)
+    set_placement(Placement(group.rank, group.size, shards))
+    if shards is not None:
+        processor.fix_threads(1)
+    group.fingerprint = processor.fingerprint()
+    _local.group = group
+    if group.size > 1:
+        _agree(group)
+        _say(group)
+    return group
+
+
+def _connect(backend: str | None, timeout_s: float | None) -> Group:
+    threads = current_communicator()
+    if threads is not None:
+        if timeout_s is not None:
+            threads.timeout_s = timeout_s
+        return Group(threads, threads.split(0), local_rank=threads.rank, local_size=threads.size, source="threads")
+    found = env.read(os.environ)
+    if found is None or found.size == 1:
+        alone = AloneCommunicator()
+        return Group(alone, alone)
+    excepthook.install(found.rank, found.size)
+    die_with_parent()
+    deadline = timeout_s or found.timeout_s or DEFAULT_TIMEOUT_S
+    if (backend or found.backend) == "mpi":
+        communicator: Communicator = MpiCommunicator.from_world(timeout_s=deadline)
+    else:
+        communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline)
+    excepthook.attach(communicator)
+    atexit.register(shutdown)
+    return Group(
+        communicator,
+        communicator.split(0),
+        local_rank=found.local_rank,
+        local_size=found.local_size,
+        source=found.source,
+    )
+
+
+def _agree(group: Group) -> None:
+    """Arguments and processors must be equal, or the bits (or even the number of messages) would differ."""
+    mine = {"shards": group.shards, "seed": group.seed, **group.fingerprint}
+    rows = group.control.all_gather_object(mine, name="init").wait()
+    for rank, row in enumerate(rows):
+        differing = [key for key in mine if row.get(key) != rows[0].get(key)]
+        if differing:
+            shown = "; ".join(
+                f"{key}: {rows[0].get(key)!r} on rank 0, {row.get(key)!r} on rank {rank}" for key in differing
+            )
+            raise LaunchError(
+                f"rank {rank} differs from rank 0: {shown}. All ranks must call phalanx.init() with the same arguments and "
+                "run on processors and libraries of one kind, or the sums would not be the same everywhere."
+            )
+
+
+def _say(group: Group) -> None:
+    if group.rank == 0:
+        mode = "fast mode" if group.shards is None else f"shards={group.shards}"
+        print(
+            f"phalanx: {group.size} ranks from {group.source}, over {group.backend}, {mode}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def current() -> Group:
+    """The group of this rank; made from the environment when ``init()`` was not called."""
+    return _local.group or init()
+
+
+def shutdown() -> None:
+    """Leave the job in order: finish what runs and say goodbye to the other ranks. Called at exit by itself."""
+    group, _local.group = _local.group, None
+    set_placement(Placement())
+    if group is not None:
+        if group.control is not group.communicator:
+            group.control.close()
+        group.communicator.close()
+
+
+def rank() -> int:
+    """This process's number among all ranks, from 0."""
+    return current().rank
+
+
+def size() -> int:
+    """How many ranks train together."""
+    return current().size

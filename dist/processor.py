@@ -1,0 +1,57 @@
+"""What decides the bits on this machine beside the program: processor, instruction set, libraries, thread counts."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from .errors import LaunchError
+
+
+def fix_threads(count: int) -> None:
+    """Hold every numeric library of this process to ``count`` threads, also when it was loaded before, and verify it.
+
+    Sums change with the number of threads that share them, so the promise about bits needs a fixed number.
+    """
+    threadpool_limits(limits=count)
+    for pool in threadpool_info():
+        if pool["num_threads"] != count:
+            raise LaunchError(
+                f"{pool['internal_api']} ({pool['filepath']}) runs {pool['num_threads']} threads and could not be held to "
+                f"{count}, which shards need for equal bits; set OMP_NUM_THREADS={count} in the environment"
+            )
+
+
+def fingerprint() -> dict[str, Any]:
+    """Equal on two machines that give equal bits: compared between ranks at start and kept in each checkpoint."""
+    pools = sorted(
+        f"{pool['internal_api']} {pool.get('version')} {pool.get('architecture')}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    )
+    return {
+        "processor": _model(),
+        "features": " ".join(_features()),
+        "numpy": np.__version__,
+        "blas": pools,
+        "denormals": bool(np.float32(1e-40) * np.float32(1.0) > 0),
+    }
+
+
+def _model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _features() -> list[str]:
+    found = np.show_config(mode="dicts").get("SIMD Extensions", {})
+    return sorted(found.get("found", []))

@@ -1,0 +1,454 @@
+"""From gradients in their slots to the global mean: shard leaves, the fold, buckets, the vote, the commit.
+
+The engine tells a :class:`Reducer` when a backward pass begins and when a gradient is final; the loader tells it when
+shards open and close. A *cycle* is everything between two optimizer steps. When a shard closes, its leaf (gradient times
+weight, float32) is folded into the pending partial sums; the last owned shard is folded bucket by bucket, within its
+last backward pass if that can be foreseen. Nothing that outlives the step changes before :meth:`Reducer.synchronize` has
+heard from every rank that its part is complete.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import GraphError
+from ..core.faults import fault_point, set_position
+from ..core.flat import is_packed, pack
+from ..core.graph import is_grad_enabled
+from ..core.nn.module import Module
+from ..core.nn.statistics import Entry
+from ..core.tensor import Tensor
+from .commit import commit_statistics, unused, write_means
+from .communicators.base import Work
+from .errors import PeerLostError
+from .group import Group
+from .lane import Lane
+from .reduction.bucket import BUCKET_BYTES, Bucket
+from .reduction.collectives import tree_all_reduce
+from .reduction.tree import Accumulator
+from .shard_state import ShardState, Votes, decode, encode, exchange, merge
+
+if TYPE_CHECKING:
+    from ..core.data.loader import Step
+    from ..core.nn.parameter import Parameter
+
+_backward = threading.local()
+"""How many reducers take part in the backward pass that runs: only a single one may overlap (equal order on all ranks)."""
+
+
+class Reducer:
+    """The gradient listener and loader observer of one DataParallel."""
+
+    def __init__(self, module: Module, group: Group, *, bucket_bytes: int = BUCKET_BYTES, overlap: bool = True) -> None:
+        self.module, self.group, self.overlap, self.bucket_bytes = module, group, overlap, bucket_bytes
+        self.trivial = group.size == 1 and group.shards is None
+        self.with_shards = group.shards is not None
+        self.shards, self.ranges = group.shard_count, group.ranges
+        self.owned = self.ranges[group.rank]
+        self.lanes: list[Lane] = []
+        self.names: dict[Parameter, str] = {}
+        self.paused = 0
+        """Depth of ``no_sync()``."""
+        self.step_loss: float | None = None
+        self.check_finite: Callable[[float], None] = lambda loss: None
+        self._step: Step | None = None
+        self._shard: int | None = None
+        self._watching = True
+        self._passes_before: list[int] = []
+        self._last_commit: tuple[int, list[bytes]] | None = None
+        self._warned: set[str] = set()
+        self._works: list[tuple[Lane, Work]] = []
+        self.plan()
+        self._new_cycle()
+
+    # -- layout ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> None:
+        """Pack the module's trainable parameters and lay out buckets; again after a structural change."""
+        self.names = {p: name for name, p in self.module.named_parameters()}
+        stores = pack(p for p in self.names if p.requires_grad)
+        self.parameters = [p for store in stores for p in store.parameters if p in self.names]
+        self.index = {p: i for i, p in enumerate(self.parameters)}
+        for parameter in self.parameters:
+            parameter._listener = self
+        if not self.trivial:
+            self.lanes = [Lane(store, self.shards, self.bucket_bytes) for store in stores]
+            self._place = {}
+            for lane in self.lanes:
+                for bucket in lane.buckets:
+                    for p in lane.store.parameters[bucket.first : bucket.last + 1]:
+                        self._place[p] = (lane, bucket)
+        self.module_names = {module: name for name, module in self.module.named_modules()}
+        self._layout = self._layout_now()
+
+    def _layout_now(self) -> tuple[int, ...]:
+        """Changes with any structural change: parameters replaced, added, frozen, moved to another dtype."""
+        return tuple(
+            value
+            for p in self.module.parameters()
+            if p.requires_grad or is_packed(p)
+            for value in (id(p), id(p._store), is_packed(p))
+        )
+
+    # -- the cycle ------------------------------------------------------------------------------------------------
+
+    def _new_cycle(self) -> None:
+        self._open = False
+        self._expects = False  # the loader opened a step: this rank takes part even when it owns no samples
+        self._carried: list[np.ndarray] | None = None
+        self._again = False
+        self.records: list[Entry] = []
+        self._new_fold()
+        self._shard_pending = False
+        self._new_shard(0)
+
+    def _new_fold(self) -> None:
+        self._state_fold: Accumulator[ShardState] = Accumulator(self.shards, merge)
+        self._next_shard = self.owned[0]
+        self._submitted = 0
+        for lane in self.lanes:
+            lane.reset()
+
+    def _new_shard(self, samples: int) -> None:
+        self._passes, self._weight, self._loss, self._samples = 0, 0.0, 0.0, samples
+
+    # -- what the loader says ---------------------------------------------------------------------------------------
+
+    def step_opens(self, step: Step) -> None:
+        if not is_grad_enabled():  # an evaluation, perhaps in the middle of a training step
+            return
+        self._step = step
+        self._expects = True
+        set_position(self.group.rank, step.index)
+
+    def shard_opens(self, step: Step, shard: int, samples: int) -> None:
+        self._watching = is_grad_enabled()
+        if not self._watching:
+            return
+        self._expects = True
+        if not self.with_shards:
+            self._samples += samples
+            return
+        self._step, self._shard = step, shard
+        if not self._shard_pending:
+            self._new_shard(samples)
+            self.records = []
+
+    def shard_closes(self) -> None:
+        if not self.with_shards or not self._watching:
+            return
+        shard, self._shard = self._shard, None
+        if self._passes and shard is not None:
+            if shard == self._last_with_samples():
+                self._shard_pending, self._pending_shard = True, shard
+            else:
+                self._close_shard(shard)
+
+    def step_closes(self, step: Step) -> None:
+        """Nothing: what counts is the optimizer's step."""
+
+    def _last_with_samples(self) -> int:
+        sizes = self._step.sizes if self._step is not None else [1] * self.shards
+        return max((s for s in range(*self.owned) if sizes[s]), default=-1)
+
+    # -- what the engine says -----------------------------------------------------------------------------------------
+
+    def backward_begins(self, leaves: Sequence[Any], root: Any) -> None:
+        loss = float(root.array.sum())
+        self.check_finite(loss)
+        if self.with_shards and self._shard is None:
+            raise GraphError(
+                f"with shards={self.shards}, backward() must run inside `for batch in step:` of `for step in loader.steps():`, "
+                "so that it belongs to a shard"
+            )
+        if not self._open:
+            self._begin_cycle()
+        if self.with_shards and not self._passes:
+            self._begin_shard()
+        if self._works:
+            self._wait_overlapped()
+            self._again = True
+            self._submitted = 0
+        weight = self._weight_of(root)
+        self._passes += 1
+        self._weight += weight
+        self._loss += loss
+        _backward.reducers = getattr(_backward, "reducers", 0) + 1
+        self._remaining: dict[int, int] | None = None
+        if self._may_overlap():
+            self._remaining = {}
+            for leaf in leaves:
+                key = id(self._place[leaf][1])
+                self._remaining[key] = self._remaining.get(key, 0) + 1
+
+    def gradient_final(self, leaf: Any) -> None:
+        if self._remaining is not None:
+            self._remaining[id(self._place[leaf][1])] -= 1
+            if getattr(_backward, "reducers", 0) == 1:
+                self._submit_ready()
+
+    def backward_ends(self) -> None:
+        _backward.reducers = getattr(_backward, "reducers", 1) - 1
+
+    def check_readable(self, parameter: Any) -> None:
+        """Reading never communicates; before the sum over shards and ranks there is nothing right to read."""
+        if self.trivial or not self._open:
+            return
+        where = self._where()
+        raise GraphError(
+            f"the gradient of {self.names.get(parameter, 'a parameter')!r} is not summed over shards and ranks yet ({where}); read it "
+            "after optimizer.step(), clip_grad_norm_() or model.synchronize()"
+        )
+
+    def gradients_cleared(self) -> None:
+        """``zero_grad()``: the cycle begins anew."""
+        if self.trivial or not self._open:
+            return
+        if self.with_shards and self._shard is not None and self._passes:
+            raise GraphError(
+                f"zero_grad() while {self._where()}: it would drop part of the step; call it before `for batch in step:`"
+            )
+        self._wait_overlapped()
+        self._learn(0)
+        records, samples, expects = self.records, self._samples, self._expects
+        self._new_cycle()
+        if not self.with_shards:
+            # zero_grad between forward and backward is common: what forward left belongs to the backward to come
+            self.records, self._samples, self._expects = records, samples, expects
+
+    def gradients_wanted(self) -> None:
+        """``optimizer.step()`` or clipping: complete the sum."""
+        self.synchronize()
+
+    def _where(self) -> str:
+        if not self.with_shards:
+            return "the step is open"
+        lo, hi = self.owned
+        shard = self._shard if self._shard is not None else getattr(self, "_pending_shard", lo)
+        state = "open" if self._shard is not None else "closed, not summed"
+        return f"shard {shard - lo + 1} of {hi - lo} {state}"
+
+    def _begin_shard(self) -> None:
+        shard = self._shard
+        if (shard is not None and shard < self._next_shard) or self._shard_pending:
+            raise GraphError(
+                "a second loop over the shards of one step without optimizer.step() or zero_grad() between: call backward() for "
+                "all losses of a shard in one loop"
+            )
+        for parameter in self.parameters:
+            parameter._grad = None
+
+    def _begin_cycle(self) -> None:
+        if self._layout_now() != self._layout:
+            self.plan()
+            self._new_fold()
+        self._open = True
+        if self.with_shards and any(p._grad is not None for p in self.parameters):
+            # as in PyTorch, gradients that nobody cleared are added to: kept aside until the sum is complete
+            self._carried = [lane.store.gradient.copy() for lane in self.lanes]
+            self._carried_parameters = [p for p in self.parameters if p._grad is not None]
+
+    def _weight_of(self, root: Any) -> float:
+        if root.weight is not None:
+            return float(root.weight)
+        if not self.trivial:
+            self._warn_once(
+                "weight",
+                "this loss does not say how many items it averages (a sum of losses of unequal weight, or a loss of your own): each "
+                "shard counts with its number of samples. Set `loss.weight = ...` before backward() to say otherwise.",
+            )
+        return float(self._samples) if self._samples else 1.0
+
+    def _warn_once(self, key: str, text: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            if self.group.rank == 0:
+                warnings.warn(text, stacklevel=2)
+
+    @property
+    def in_shard(self) -> bool:
+        """Whether the loop is inside a shard now."""
+        return self._shard is not None and self._watching
+
+    # -- leaves and buckets -----------------------------------------------------------------------------------------
+
+    def _may_overlap(self) -> bool:
+        if self.trivial or self.group.size == 1 or not self.overlap or self.paused or self._again:
+            return False
+        foreseen = len(self._passes_before) == 2 and self._passes_before[0] == self._passes_before[1] == self._passes
+        if not foreseen or not self._weight:
+            return False
+        if not self.with_shards:
+            return True
+        # every rank must have a backward pass of its own, or the order of operations would differ
+        sizes = self._step.sizes if self._step is not None else []
+        return self._shard == self._last_with_samples() and all(any(sizes[lo:hi]) for lo, hi in self.ranges)
+
+    def _all_buckets(self) -> list[tuple[Lane, Bucket]]:
+        return [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
+
+    def _submit_ready(self) -> None:
+        buckets = self._all_buckets()
+        while self._submitted < len(buckets):
+            lane, bucket = buckets[self._submitted]
+            if self._remaining is not None and self._remaining.get(id(bucket), 0):
+                return
+            self._submit(lane, bucket)
+
+    def _submit(self, lane: Lane, bucket: Bucket) -> None:
+        """Fold the last shard's part of one bucket and start its reduction."""
+        self._submitted += 1
+        leaf: np.ndarray | None = None
+        if self._weight:
+            lane.write_leaf(lane.last_leaf, bucket, self._weight)
+            leaf = lane.last_leaf[bucket.lo : bucket.hi]
+        first, stop = self._next_shard, self.owned[1]
+        partials = lane.folded(bucket, [(shard, leaf if shard == first else None) for shard in range(first, stop)])
+        out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
+        if self.group.size == 1:
+            total = partials.get((0, shards))
+            out[...] = -0.0 if total is None else total
+            return
+        work = self.group.communicator.run(
+            lambda messages: tree_all_reduce(messages, partials, ranges, shards, out),
+            name=f"gradient bucket {bucket.number} ({self._bucket_names(lane, bucket)}) {out.dtype}[{out.size}]",
+        )
+        self._works.append((lane, work))
+
+    def _bucket_names(self, lane: Lane, bucket: Bucket) -> str:
+        names = [self.names.get(lane.store.parameters[i], "?") for i in (bucket.first, bucket.last)]
+        return names[0] if bucket.first == bucket.last else f"{names[0]} to {names[1]}"
+
+    def _close_shard(self, shard: int) -> None:
+        """Leaf and fold of a shard that is not the last owned one, whole stores at a time."""
+        self._skip_to(shard)
+        for lane in self.lanes:
+            leaf = None
+            if self._weight:
+                leaf = lane.leaf_buffer()
+                for bucket in lane.buckets:
+                    lane.write_leaf(leaf, bucket, self._weight)
+            lane.fold.push(shard, leaf)
+        self._state_fold.push(shard, self._shard_state())
+        self._next_shard = shard + 1
+
+    def _skip_to(self, shard: int) -> None:
+        """Shards without samples or without a backward pass are absent leaves."""
+        while self._next_shard < shard:
+            for lane in self.lanes:
+                lane.fold.push(self._next_shard, None)
+            self._state_fold.push(self._next_shard, None)
+            self._next_shard += 1
+
+    def _shard_state(self) -> ShardState | None:
+        if not self._weight:
+            return None
+        statistics = {
+            f"{self.module_names[e.layer]}#{e.call_number}": (float(e.n), np.float64(e.mean), np.float64(e.m2))
+            for e in self.records
+        }
+        used = np.array([p._grad is not None for p in self.parameters], bool)
+        return ShardState(self._weight, self._loss * self._weight, used, used.copy(), statistics)
+
+    # -- the end of a cycle -------------------------------------------------------------------------------------------
+
+    def synchronize(self) -> None:
+        """Complete the global mean gradient on every rank; all ranks must call. Does nothing when there is nothing to sum."""
+        if self.trivial:
+            if self._passes:
+                self.step_loss = self._loss
+                self.group.stop_requested = self.group.stop_requested or self.group.stop_heard
+                self.group.steps_committed += 1
+            self._new_cycle()
+            return
+        if not self._open and not self._expects:
+            return
+        if self.with_shards and self._shard is not None:
+            lo, hi = self.owned
+            raise GraphError(
+                f"optimizer.step() (or clipping) while shard {self._shard - lo + 1} of {hi - lo} is open: it belongs after the loop "
+                "`for batch in step:`, not inside"
+            )
+        fault_point("before-reduce")
+        state, votes = self._reduce()
+        fault_point("after-reduce")
+        self._commit(state, votes)
+
+    def _reduce(self) -> tuple[ShardState | None, Votes]:
+        passes = self._passes
+        if self.with_shards and self._shard_pending:
+            self._skip_to(self._pending_shard)
+        elif self.with_shards:
+            self._weight = 0.0
+            self._skip_to(self.owned[1])
+        while True:
+            self._remaining = None
+            for lane, bucket in self._all_buckets()[self._submitted :]:
+                self._submit(lane, bucket)
+            self._wait_overlapped()
+            state, votes = self._exchange()
+            if not votes.again:
+                self._learn(passes)
+                return state, votes
+            self._again, self._submitted = False, 0
+
+    def _exchange(self) -> tuple[ShardState | None, Votes]:
+        partials = dict(self._state_fold.partials)
+        last: Accumulator[ShardState] = Accumulator(self.shards, merge)
+        last.partials = partials  # type: ignore[assignment]
+        for shard in range(self._next_shard, self.owned[1]):
+            last.push(shard, self._shard_state() if shard == self._next_shard else None)
+        votes = Votes(self.group.stop_heard, self._again)
+        # through the codec also when alone: the same values everywhere
+        if self.group.size == 1:
+            (state,), votes = decode(encode([last.partials.get((0, self.shards))], votes))
+            return state, votes
+        number = self.group.steps_committed + 1
+        try:
+            rows = self.group.communicator.run(
+                lambda messages: exchange(messages, last.partials, votes, self.ranges, self.shards),
+                name=f"commit of step {number}",
+            ).wait()
+        except PeerLostError:
+            rows = self._resolve(number)
+            if rows is None:
+                raise
+        return rows
+
+    def _resolve(self, number: int) -> tuple[ShardState | None, Votes] | None:
+        return None
+
+    def _wait_overlapped(self) -> None:
+        works, self._works = self._works, []
+        for _, work in works:
+            work.wait()
+
+    def _learn(self, passes: int) -> None:
+        self._passes_before = [*self._passes_before[-1:], passes]
+
+    def _commit(self, state: ShardState | None, votes: Votes) -> None:
+        """All ranks are known to hold the complete sum: from here on things change."""
+        carried = self._carried
+        weight = state.weight if state is not None else 0.0
+        if state is not None and weight:
+            write_means(self.lanes, self.parameters, state)
+            if carried is not None:
+                for lane, before in zip(self.lanes, carried, strict=True):
+                    lane.store.gradient += before
+                for p in self._carried_parameters:
+                    p._grad = p._grad or Tensor(p._slot)
+            commit_statistics(self.module, state)
+            self.step_loss = state.loss / weight
+            for key, text in unused(self.parameters, self.names, state):
+                self._warn_once(key, text)
+        else:
+            for parameter in self.parameters:
+                parameter._grad = None
+        self.group.agree_to_stop(votes.stop)
+        self.group.steps_committed += 1
+        self._new_cycle()

@@ -1,0 +1,78 @@
+"""The run ledger: one line a step, by which two runs can be compared to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .core.hashing import hash_named
+from .core.nn.module import Module
+from .dist.errors import CommunicatorError
+from .dist.group import current
+
+
+class Ledger:
+    """Append ``{"step", "loss", "weights", "optimizer", "buffers"}`` for each step to ``path``; rank 0 writes.
+
+    The hashes are 64-bit, over names and bytes of all tensors; they are compared between ranks before the line is
+    written. After a resume the lines from the resumed step on are replaced. ``path`` None: every call does nothing.
+
+    All ranks must call :meth:`record`. Raises CommunicatorError naming the rank that differs.
+
+    >>> Ledger(None, None, None).record(1)
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, model: Any, optimizer: Any) -> None:
+        self.path = None if path is None else Path(path)
+        self.model, self.optimizer = model, optimizer
+        self._file: Any = None
+
+    def record(self, step: int) -> None:
+        """Write the line of ``step``: optimizer steps completed since the start of training."""
+        if self.path is None:
+            return
+        line = {"step": step, "loss": self.model.step_loss, **hashes(self.model, self.optimizer)}
+        group = current()
+        if group.size > 1:
+            rows = group.control.all_gather_object(line, name=f"ledger of step {step}").wait()
+            for rank, row in enumerate(rows):
+                if row != rows[0]:
+                    differing = [key for key in row if row[key] != rows[0][key]]
+                    raise CommunicatorError(
+                        f"step {step}: rank {rank} differs from rank 0 in {', '.join(differing)}: {row} against {rows[0]}"
+                    )
+        if group.rank == 0:
+            if self._file is None:
+                self._file = _open(self.path, step)
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+def hashes(model: Module, optimizer: Any) -> dict[str, str]:
+    """The 64-bit hashes of weights, optimizer state and buffers, in hexadecimal."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    weights = {name: p.array for p, name in names.items()}
+    buffers = {name: buffer.array for name, buffer in model.named_buffers()}
+    state = optimizer.state_arrays(names)
+    return {
+        "weights": f"{hash_named(weights):016x}",
+        "optimizer": f"{hash_named(state):016x}",
+        "buffers": f"{hash_named(buffers):016x}",
+    }
+
+
+def _open(path: Path, step: int) -> Any:
+    """Keep the lines before ``step``, which is what this run continues from, and go on behind them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                if json.loads(text)["step"] < step:
+                    kept.append(text + "\n")
+            except (ValueError, KeyError):  # a line cut short when the job was killed
+                break
+    path.write_text("".join(kept))
+    return path.open("a")

@@ -1,0 +1,44 @@
+"""One progress bar a job: on rank 0, on a terminal; silent everywhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .dist.env import PROGRESS
+from .dist.group import current
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
+    """Yield ``items`` and show how far they are: steps, rate and time left.
+
+    >>> list(progress([1, 2], "counting"))
+    [1, 2]
+    """
+    shown = current().rank == 0 and (sys.stdout.isatty() or os.environ.get(PROGRESS) == "1")
+    if not shown:
+        yield from items
+        return
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(force_terminal=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, rate="")
+        for item in items:
+            yield item
+            bar.advance(task)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
