@@ -50,7 +50,8 @@ class Ending:
         is_consequence = self._is_consequence(error)
         print(self._words(error, trace, is_consequence), file=sys.stderr, end="", flush=True)
         if self.communicator is not None:
-            self.communicator.end_job(reason_of(error, self.rank), code, is_consequence=is_consequence)
+            waits = is_consequence and not isinstance(error, PeerLostError)  # a lost rank will not say more
+            self.communicator.end_job(reason_of(error, self.rank), code, is_consequence=waits)
 
     def uncaught_in_thread(self, args: Any) -> None:
         """In place of ``threading.excepthook``: a job with a dead helper thread would compute something else."""
@@ -78,13 +79,13 @@ class Ending:
         self.communicator.close()
 
     def _is_consequence(self, error: BaseException) -> bool:
-        """Did another rank cause it? Ranks that notice the same thing at the same time speak in turn: the first one's word is enough."""
+        """Did another rank cause it? Where several notice the same thing together, the lowest of them speaks for all."""
         if isinstance(error, CommunicatorError) and (error.from_peer or isinstance(error, PeerLostError)):
             return True
         if self.communicator is None or not isinstance(error, (DeadlineError, MismatchError)):
             return False
         turn = time.monotonic() + min(_TURN_S * self.rank, _LONGEST_TURN_S)
-        while self.communicator._told() is None:
+        while not any(other < self.rank for other in self.communicator._ended_by()):
             if time.monotonic() >= turn:
                 return False
             time.sleep(0.01)

@@ -53,21 +53,19 @@ class World:
         self.mpi = mpi
         self.comm = mpi.COMM_WORLD.Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
-        self.reason: str | None = None
+        self.reasons: dict[int, str] = {}
         self.next_tag = _FIRST_TAG
         self._ending = threading.Lock()
         self.kept: list[Any] = []  # requests and buffers of what nobody waits for
 
-    def told(self) -> str | None:
-        """The reason for which another rank ended the job, if one did."""
-        if self.reason is None:
-            status = self.mpi.Status()
-            message = self.comm.Improbe(self.mpi.ANY_SOURCE, _TAG_ABORT, status)
-            if message is not None:
-                data = bytearray(status.Get_count(self.mpi.BYTE))
-                message.Recv([data, self.mpi.BYTE])
-                self.reason = data.decode(errors="replace")
-        return self.reason
+    def told(self) -> dict[int, str]:
+        """The ranks that have ended the job, and why, in the order in which they were heard."""
+        status = self.mpi.Status()
+        while (message := self.comm.Improbe(self.mpi.ANY_SOURCE, _TAG_ABORT, status)) is not None:
+            data = bytearray(status.Get_count(self.mpi.BYTE))
+            message.Recv([data, self.mpi.BYTE])
+            self.reasons[status.Get_source()] = data.decode(errors="replace")
+        return self.reasons
 
     def tell(self, reason: str) -> None:
         """Tell the others why the job is over, and end it soon: whatever the main thread does meanwhile."""
@@ -193,7 +191,7 @@ class MpiCommunicator(Communicator):
             if tries < _SPINS:
                 os.sched_yield()
                 continue
-            if (reason := self._world.told()) is not None:
+            for reason in self._world.told().values():
                 raise consequence(reason)
             if time.monotonic() >= deadline:
                 raise TimeoutError
@@ -213,8 +211,8 @@ class MpiCommunicator(Communicator):
     def _abort(self, reason: str) -> None:
         self._world.tell(reason)
 
-    def _told(self) -> str | None:
-        return self._world.told()
+    def _ended_by(self) -> list[int]:
+        return list(self._world.told())
 
     def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
         """MPI_Abort with ``code``; does not return. Where another rank failed it is left the time to say why first."""
