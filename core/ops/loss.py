@@ -211,3 +211,37 @@ def _bce_with_logits_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) ->
 
 BCE_WITH_LOGITS = define("bce_with_logits", _bce_with_logits, _bce_with_logits_vjp)
 """``(1 - t) x + (1 + (p - 1) t) log(1 + exp(-x))`` for each element: inputs x, target t, perhaps pos_weight p."""
+
+
+# ---- binary cross-entropy of probabilities
+
+LOG_FLOOR = -100.0
+"""Logarithms are cut off here, as PyTorch does, so that a sure and wrong probability costs 100 and not infinity."""
+_PRODUCT_FLOOR = 1e-12
+
+
+def _binary_cross_entropy(p: Array, target: Array) -> tuple[Array, Any]:
+    op = "binary_cross_entropy"
+    expect.one_float_dtype(op, input=p, target=target)
+    if p.shape != target.shape:
+        raise ShapeError(f"{op}: target must have the input's shape {p.shape}, got {target.shape}")
+    if p.size and not (p.min() >= 0 and p.max() <= 1):
+        raise RangeError(
+            f"{op}: the input must be probabilities in [0, 1], got values from {p.min()} to {p.max()}; for logits use "
+            f"{op}_with_logits"
+        )
+    xp = array_module(p)
+    with np.errstate(divide="ignore"):
+        yes, no = xp.maximum(xp.log(p), LOG_FLOOR), xp.maximum(xp.log1p(-p), LOG_FLOOR)
+    return (target - 1) * no - target * yes, (p, target, yes, no)
+
+
+def _binary_cross_entropy_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    p, target, yes, no = saved
+    xp = array_module(p)
+    dp = gradient * ((p - target) / xp.maximum((1 - p) * p, _PRODUCT_FLOOR)) if needs[0] else None
+    return dp, gradient * (no - yes) if needs[1] else None
+
+
+BINARY_CROSS_ENTROPY = define("binary_cross_entropy", _binary_cross_entropy, _binary_cross_entropy_vjp)
+"""``-(t log p + (1 - t) log(1 - p))`` for each element, logarithms not below -100."""
