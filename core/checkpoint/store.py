@@ -43,14 +43,17 @@ def step_of(path: str | Path) -> int | None:
 class Store:
     """The checkpoints of one run in ``directory``, which is made at the first save.
 
-    ``keep``: how many of the newest remain after a save; None keeps all.
+    ``keep``: how many of the newest remain after a save; None keeps all. ``say``: told in one line what a person should know.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep: int | None = None, say: Callable[[str], None] | None = None
+    ) -> None:
         if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
             raise CheckpointError(f"keep must be None (all) or at least 1, got {keep!r}")
         self.directory = Path(directory).absolute()
         self.keep = keep
+        self._say = say or (lambda line: None)
 
     # -- what is there -----------------------------------------------------------------------------------------------
 
@@ -136,7 +139,9 @@ class Store:
     def _set_aside(self, step: int) -> None:
         for path in self.list():
             if (other := step_of(path)) is not None and other > step:
-                os.rename(path, self.directory / f"{SUPERSEDED}{path.name}-{secrets.token_hex(4)}")
+                aside = self.directory / f"{SUPERSEDED}{path.name}-{secrets.token_hex(4)}"
+                os.rename(path, aside)
+                self._say(f"{path.name} is of a run that was given up at an earlier step: set aside as {aside.name}")
 
     def _move_away(self, final: Path) -> Path | None:
         """A checkpoint of the same step but another content makes room; a kill before the next line leaves older ones."""

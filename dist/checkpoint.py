@@ -1,0 +1,353 @@
+"""Who writes what of a checkpoint, and how all ranks agree that it is there.
+
+Rank 0 alone creates, renames, lists and removes; what it decides travels by message. Every rank writes and checks its own byte
+ranges. Nothing in a checkpoint tells how many ranks wrote it, and any number reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..core.backend import array_module, to_host
+from ..core.checkpoint.format import BLOCK_NBYTES, Layout, plain, plan, share
+from ..core.checkpoint.manifest import Manifest, decode, encode
+from ..core.checkpoint.parts import Part, compare, complete, measure, read, read_manifest, require_fit, write
+from ..core.checkpoint.store import Store
+from ..core.errors import CheckpointError, RangeError, StateError
+from ..core.faults import fault_point, set_position
+from . import group as groups
+
+Result = TypeVar("Result")
+MODEL, OPTIMIZER = "model/", "optimizer/"
+
+
+class Checkpointer:
+    """Saves a training run so that any number of ranks can go on with it, and resumes it.
+
+    Args:
+        directory: where the checkpoints are; all ranks must see the same folder.
+        model: a Module, or several by name (``{"g": generator, "d": discriminator}``).
+        optimizer: an optimizer, or several by name; None: its state is neither saved nor restored.
+        loader: the training DataLoader; its position is saved, its ``step`` names the checkpoint. Without one, calls of
+            :meth:`after_step` are counted.
+        every: :meth:`after_step` saves when the step is a multiple of it; None: only when the job is asked to stop.
+        keep: how many of the newest checkpoints remain; None keeps all.
+        config: any JSON, for whoever reads the manifest.
+        group: the ranks; by default those of ``phalanx.init()``.
+
+    All methods are collective: every rank calls them at the same place. With ``every`` or not, a job that is asked to stop
+    (SIGTERM, SIGUSR1) saves and ends at the next :meth:`after_step`.
+
+    >>> checkpointer = Checkpointer("run", model=model, optimizer=optimizer, loader=loader, every=100)  # doctest: +SKIP
+    >>> checkpointer.resume("auto")                                                                     # doctest: +SKIP
+    """
+
+    block_nbytes = BLOCK_NBYTES
+    """Ranks share files in blocks of this size."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        model: Any,
+        optimizer: Any = None,
+        loader: Any = None,
+        every: int | None = None,
+        keep: int | None = 3,
+        config: Any = None,
+        group: Any = None,
+    ) -> None:
+        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise RangeError(f"Checkpointer expects every to be None or a number of steps of at least 1, got {every!r}")
+        self.store = Store(directory, keep=keep, say=self._say)
+        self.every, self.loader = every, loader
+        self._models, self._optimizers = _named(model, "model"), _named(optimizer, "optimizer")
+        self._config = plain(config, "config")
+        self._group = groups.current() if group is None else group
+        self._communicator = getattr(self._group, "control", self._group.communicator)
+        self._counted_steps = 0
+        self._saved: tuple[int, Path] | None = None
+        """Step and folder of the last checkpoint that this run wrote or came from."""
+        self._require_known_parameters()
+        if listen := getattr(self._group, "listen_for_stop", None):
+            listen()
+
+    @property
+    def step(self) -> int:
+        """Steps done since the start of training, those before a resume included."""
+        return self._counted_steps if self.loader is None else self.loader.step
+
+    # -- save --------------------------------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Save now; returns the checkpoint's folder. Raises CheckpointError on all ranks when any rank cannot."""
+        path, problem = self._save()
+        if path is None:
+            raise CheckpointError(problem)
+        return path
+
+    def after_step(self) -> None:
+        """To be called after each ``optimizer.step()``: saves when it is time, and ends the job when it was asked to stop.
+
+        When a save fails rank 0 says so in one line and training goes on; older checkpoints stay. When the job was asked to
+        stop: raises SystemExit on all ranks, with 0 when the state was saved.
+        """
+        self._counted_steps += 1
+        word = self._group.stop_requested
+        due = self.every is not None and self.step % self.every == 0
+        if (due or word) and (self._saved is None or self._saved[0] != self.step):
+            path, problem = self._save()
+            if path is None and not word:
+                self._say(f"no checkpoint after step {self.step}: {problem}; training goes on")
+            elif path is None:
+                self._say(f"stopped by {word} after step {self.step}, NOT saved: {problem}")
+                raise SystemExit(1)
+        if word and self._saved is not None:
+            self._say(f"stopped by {word} after step {self.step}, saved in {self._saved[1]}")
+            raise SystemExit(0)
+
+    def _save(self) -> tuple[Path | None, str]:
+        """The new checkpoint, or None and what went wrong, equal on all ranks."""
+        set_position(self._group.rank, self.step)
+        fault_point("checkpoint-begin")
+        arrays = {name: to_host(array) for name, array in self._arrays().items()}
+        layout = plan(arrays)
+        folder, problem = self._on_rank_0("begin", lambda: str(self.store.begin(self.step, layout)))
+        if folder is None:
+            return None, problem
+        parts, problem = self._on_all_ranks("write", lambda: self._write(Path(folder), layout, arrays))
+        path = None
+        if parts is not None:
+            path, problem = self._on_rank_0("commit", lambda: str(self._commit(Path(folder), layout, parts)))
+        if path is None:
+            self._on_rank_0("abandon", lambda: self.store.abandon(Path(folder)))
+            return None, problem
+        self._saved = self.step, Path(path)
+        return Path(path), ""
+
+    def _write(self, folder: Path, layout: Layout, arrays: Mapping[str, np.ndarray]) -> list[Part]:
+        ranges = share(layout.files, self._group.size, self.block_nbytes)[self._group.rank]
+        parts = write(folder, layout, ranges, arrays)
+        fault_point("checkpoint-after-write")
+        return parts
+
+    def _commit(self, folder: Path, layout: Layout, parts: Iterable[Iterable[Any]]) -> Path:
+        files, tensors = complete(layout, (Part(*row) for rows in parts for row in rows))
+        manifest = Manifest(
+            step=self.step,
+            seed=self._group.seed,
+            shards=self._group.shards,
+            cursor=None if self.loader is None else plain(self.loader.state_dict(), "the loader's position"),
+            scalars=plain(self._scalars(), "optimizer"),
+            config=self._config,
+            fingerprint=plain(getattr(self._group, "fingerprint", {}), "fingerprint"),
+            files=files,
+            tensors=tensors,
+        )
+        return self.store.commit(folder, manifest)
+
+    # -- resume ------------------------------------------------------------------------------------------------------
+
+    def resume(self, which: str | os.PathLike[str] = "auto", *, allow: Iterable[str] = ()) -> int | None:
+        """Restore model, optimizer, position and seed in place; returns the step gone on from, None when there is nothing.
+
+        ``which``: "auto" (the newest valid checkpoint; damaged newer ones are named and passed over), "none", or the folder
+        of one checkpoint or of a run. ``allow``: what may differ from the saved run ("seed", "shards", "batch_size",
+        "fingerprint", ... as the loader calls them). Raises StateError when the checkpoint is of another model or run (with all
+        names at once), CheckpointError when the one asked for is damaged or missing.
+        """
+        if which == "none":
+            return None
+        path, manifest, problems = self._find(self.store if which == "auto" else Path(which))
+        if path is None or manifest is None:
+            if which == "auto":
+                return None
+            raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
+        self._restore(path, manifest, allow=tuple(allow))
+        self._saved = manifest.step, path
+        self._say(f"resumed from step {manifest.step} ({path})")
+        return manifest.step
+
+    def _find(self, where: Store | Path) -> tuple[Path | None, Manifest | None, list[str]]:
+        """The newest checkpoint that all ranks together found whole, and what is wrong with newer ones."""
+        paths, problem = self._on_rank_0("list", lambda: [str(path) for path in _candidates(where)])
+        if paths is None:
+            raise CheckpointError(problem)
+        problems: list[str] = []
+        for path in map(Path, paths):
+            manifest, problem = self._verified(path)
+            if manifest is not None:
+                return path, manifest, problems
+            problems.append(f"checkpoint {path} is damaged: {problem}")
+            self._say(f"{problems[-1]}; going back to the one before it")
+        if problems:
+            self._say(f"no valid checkpoint remains in {paths[0] if isinstance(where, Path) else where.directory}")
+        return None, None, problems
+
+    def _verified(self, path: Path) -> tuple[Manifest | None, str]:
+        """The manifest when every byte is right; each rank checks its share of the bytes."""
+        text, problem = self._on_rank_0("manifest", lambda: encode(read_manifest(path)).decode("ascii"))
+        if text is None:
+            return None, problem
+        manifest = decode(text.encode("ascii"))
+        ranges = share(manifest.files, self._group.size, self.block_nbytes)[self._group.rank]
+        rows, problem = self._on_all_ranks("verify", lambda: measure(path, manifest, ranges))
+        if rows is None:
+            return None, problem
+        problem = "; ".join(compare(manifest, (Part(*row) for parts in rows for row in parts)))
+        return (None, problem) if problem else (manifest, "")
+
+    def _restore(self, path: Path, manifest: Manifest, *, allow: tuple[str, ...]) -> None:
+        self._refuse_other_model(path, manifest)
+        self._refuse_other_run(path, manifest, allow)
+        if self.loader is not None:
+            if manifest.cursor is None:
+                raise StateError(f"checkpoint {path} was saved without a loader: it has no position to go on from")
+            self.loader.load_state_dict(dict(manifest.cursor), allow=allow)
+        self._counted_steps = manifest.step
+        for name, optimizer in self._optimizers.items():
+            head = OPTIMIZER + _dot(name)
+            keys = [t.name.removeprefix(head) for t in manifest.tensors if t.name.startswith(head)]
+            optimizer.prepare_state(manifest.scalars[head.rstrip("./")], keys, self._names())
+        arrays = self._arrays()  # only now: preparing state may have moved parameters into a store
+        require_fit(path, (t for t in manifest.tensors if self._wants(t.name)), arrays)
+        staged = {name: a if isinstance(a, np.ndarray) else to_host(a) for name, a in arrays.items()}
+        _, problem = self._on_all_ranks("read", lambda: read(path, manifest, staged))
+        if problem:
+            raise CheckpointError(f"checkpoint {path}: {problem}")
+        for name, array in arrays.items():
+            if staged[name] is not array:
+                array[...] = array_module(array).asarray(staged[name])
+
+    def _refuse_other_model(self, path: Path, manifest: Manifest) -> None:
+        """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""
+        require_fit(path, (t for t in manifest.tensors if t.name.startswith(MODEL)), self._model_arrays())
+        owners = {head.rstrip("./") for name in self._optimizers for head in [OPTIMIZER + _dot(name)]}
+        if not owners <= manifest.scalars.keys():
+            missing = ", ".join(sorted(owners - manifest.scalars.keys()))
+            raise StateError(
+                f"checkpoint {path} has no state of {missing} (it has: {', '.join(manifest.scalars) or 'none'}); "
+                "give the Checkpointer the optimizers that it was saved with, or none"
+            )
+
+    def _refuse_other_run(self, path: Path, manifest: Manifest, allow: tuple[str, ...]) -> None:
+        differences = [
+            f"{what}={getattr(manifest, what)} there, {what}={getattr(self._group, what)} here"
+            for what in ("seed", "shards")
+            if getattr(manifest, what) != getattr(self._group, what) and what not in allow
+        ]
+        if differences:
+            raise StateError(
+                f"checkpoint {path} is of another run: {'; '.join(differences)}. Give phalanx.init() the saved values, or "
+                'name the difference: resume(..., allow=("seed",))'
+            )
+        ours = plain(getattr(self._group, "fingerprint", {}), "fingerprint")
+        differing = sorted(
+            key for key in ours.keys() | manifest.fingerprint.keys() if ours.get(key) != manifest.fingerprint.get(key)
+        )
+        if differing and manifest.fingerprint:
+            self._say(
+                f"the checkpoint comes from another machine ({', '.join(differing)}): bits may differ from here on"
+            )
+
+    # -- what there is to save ---------------------------------------------------------------------------------------
+
+    def _require_known_parameters(self) -> None:
+        names = self._names()
+        for name, optimizer in self._optimizers.items():
+            unknown = sum(p not in names for group in optimizer.param_groups for p in group["params"])
+            if unknown:
+                raise StateError(
+                    f"Checkpointer: optimizer {name or type(optimizer).__name__} updates {unknown} parameters that are in none of "
+                    "the models given, so their values would not be saved; give all models that it trains"
+                )
+
+    def _names(self) -> dict[Any, str]:
+        return {
+            parameter: _dot(prefix) + name
+            for prefix, model in self._models.items()
+            for name, parameter in model.named_parameters()
+        }
+
+    def _model_arrays(self) -> dict[str, Any]:
+        return {
+            f"{MODEL}{_dot(prefix)}{name}": tensor.array
+            for prefix, model in self._models.items()
+            for name, tensor in model.state_dict().items()
+        }
+
+    def _arrays(self) -> dict[str, Any]:
+        """All arrays by their name in the checkpoint: live views."""
+        names = self._names()
+        arrays = self._model_arrays()
+        for prefix, optimizer in self._optimizers.items():
+            arrays |= {f"{OPTIMIZER}{_dot(prefix)}{key}": a for key, a in optimizer.state_arrays(names).items()}
+        return arrays
+
+    def _scalars(self) -> dict[str, Any]:
+        names = self._names()
+        return {(OPTIMIZER + _dot(p)).rstrip("./"): o.state_scalars(names) for p, o in self._optimizers.items()}
+
+    def _wants(self, name: str) -> bool:
+        """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
+        return name.startswith(MODEL) or bool(self._optimizers)
+
+    # -- agreement ---------------------------------------------------------------------------------------------------
+
+    def _on_rank_0(self, what: str, action: Callable[[], Any]) -> tuple[Any, str]:
+        """Rank 0's result (JSON) on all ranks, or None and its problem."""
+        outcome = _outcome(action) if self._group.rank == 0 else None
+        result, problem = self._communicator.broadcast_object(outcome, name=f"checkpoint {what}").wait()
+        return result, problem
+
+    def _on_all_ranks(self, what: str, action: Callable[[], Any]) -> tuple[list[Any] | None, str]:
+        """Every rank's result (JSON) on all ranks, or None and the problems of those that failed."""
+        outcomes = self._communicator.all_gather_object(_outcome(action), name=f"checkpoint {what}").wait()
+        problems = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(outcomes) if problem]
+        return (None, "; ".join(problems)) if problems else ([result for result, _ in outcomes], "")
+
+    def _say(self, line: str) -> None:
+        if self._group.rank == 0:
+            print(f"phalanx: {line}", file=sys.stderr, flush=True)
+
+
+def _outcome(action: Callable[[], Any]) -> tuple[Any, str]:
+    """The result, or None and what the disk refused; only that: a mistake of ours is raised."""
+    try:
+        return action(), ""
+    except CheckpointError as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"{error.strerror or error}"
+
+
+def _named(given: Any, what: str) -> dict[str, Any]:
+    """One thing or several by name, as a dict; one alone has the name ""."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return {"": given}
+    for name in given:
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise RangeError(f"Checkpointer expects names of {what}s that are identifiers, got {name!r}")
+    return dict(given)
+
+
+def _dot(prefix: str) -> str:
+    return f"{prefix}." if prefix else ""
+
+
+def _candidates(where: Store | Path) -> list[Path]:
+    """The checkpoints to try, newest first: those of a run, or the one that was named."""
+    if isinstance(where, Store):
+        return where.list()[::-1]
+    if not where.is_dir():
+        raise CheckpointError(f"cannot resume from {where}: there is no such folder")
+    run = Store(where).list()
+    return run[::-1] or [where.absolute()]
