@@ -15,7 +15,7 @@ from ..tensor import Tensor
 def default_collate(samples: Sequence[Any]) -> Any:
     """One batch of ``samples``, as PyTorch's: Tensors, arrays and numbers are stacked along a new dimension 0.
 
-    Tuples and lists become a list of batches, dicts a dict of batches, strings stay a list.
+    Tuples and lists become a list of batches, dicts a dict of batches, strings stay as they are.
 
     >>> images, labels = default_collate([(np.zeros(3, np.float32), 1), (np.ones(3, np.float32), 2)])
     >>> images.shape, labels.numpy().tolist()
@@ -25,7 +25,7 @@ def default_collate(samples: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return Tensor(_stack([sample.array for sample in samples]))
     if isinstance(first, str | bytes):
-        return list(samples)
+        return samples
     if isinstance(first, bool | int | float | np.generic) or is_array(first) or hasattr(first, "__array__"):
         return Tensor(_stack([sample if is_array(sample) else np.asarray(sample) for sample in samples]))
     if isinstance(first, Mapping):

@@ -32,9 +32,6 @@ class Step:
     The loop may run over a step more than once; the batches are the same.
     """
 
-    __slots__ = ("_began", "_closed", "_make", "_pending", "_plain", "_take", "epoch", "index", "loader", "number")
-    __slots__ += ("_counted", "_end", "_parts", "samples", "shard", "sizes", "weight")
-
     def __init__(self, loader: DataLoader, epoch: int, end: int, samples: np.ndarray, place: Placement) -> None:
         self.loader = loader
         self.index = loader.step
