@@ -135,7 +135,7 @@ class Softmax(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape to the same shape."""
-        return F.softmax(input, dim=_dimension(self.dim, input))
+        return F.softmax(input, dim=self.dim)
 
     def extra_repr(self) -> str:
         """Dimension."""
@@ -147,14 +147,7 @@ class LogSoftmax(Softmax):
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape to the same shape."""
-        return F.log_softmax(input, dim=_dimension(self.dim, input))
-
-
-def _dimension(dim: int | None, input: Tensor) -> int:
-    """PyTorch's choice where no dimension is given: 0 for 0, 1 or 3 dimensions, else 1."""
-    if dim is not None:
-        return dim
-    return 0 if input.ndim in (0, 1, 3) else 1
+        return F.log_softmax(input, dim=self.dim)
 
 
 class Flatten(Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .. import rng
 from ..backend import array_module
 from ..graph import no_grad
 from ..tensor import Tensor
@@ -38,8 +37,7 @@ class _Found(Exception):  # noqa: N818  (a signal that ends the forward, no erro
 def first_non_finite(model: Module, *inputs: Any) -> str | None:
     """Name what is the first to be NaN or infinite: "input", a parameter or buffer, or a layer of the forward; else None.
 
-    Runs ``model(*inputs)`` again without gradients; running statistics and the random numbers that come after are left
-    as they were.
+    Runs ``model(*inputs)`` again without gradients; running statistics stay as they were, dropout draws a new mask.
 
     >>> import phalanx
     >>> from phalanx import nn
@@ -67,7 +65,7 @@ def first_non_finite(model: Module, *inputs: Any) -> str | None:
     try:
         for name, module in model.named_modules():
             handles.append(module.register_forward_hook(watch(name)))
-        with no_grad(), statistics.discard(), rng.set_aside():
+        with no_grad(), statistics.discard():
             model(*inputs)
     except _Found:
         pass

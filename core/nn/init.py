@@ -18,6 +18,22 @@ from ..tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
 
+__all__ = [
+    "calculate_gain",
+    "constant_",
+    "eye_",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "normal_",
+    "ones_",
+    "orthogonal_",
+    "trunc_normal_",
+    "uniform_",
+    "xavier_normal_",
+    "xavier_uniform_",
+    "zeros_",
+]
+
 
 def _fill(tensor: T, values: np.ndarray) -> T:
     tensor.array[...] = array_module(tensor.array).asarray(values)

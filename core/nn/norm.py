@@ -1,0 +1,176 @@
+"""Batch norm and layer norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import functions
+from ..backend import array_module
+from ..errors import ShapeError
+from ..op import Array
+from ..tensor import Tensor
+from . import functional as F
+from . import init, statistics
+from .module import Module
+from .parameter import Parameter
+
+
+class _BatchNorm(Module):
+    """What BatchNorm1d and BatchNorm2d share; subclasses say which numbers of dimensions they take."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    dimensions: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        for name in ("weight", "bias"):
+            self.register_parameter(name, Parameter.empty((num_features,), dtype, device) if affine else None)
+        for name, make in (("running_mean", functions.zeros), ("running_var", functions.ones)):
+            self.register_buffer(name, make(num_features, dtype=dtype, device=device) if track_running_stats else None)
+        count = functions.tensor(0, dtype=np.int64, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Mean 0, variance 1, no batch seen."""
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            init.zeros_(self.running_mean)
+            init.ones_(self.running_var)
+            init.zeros_(self.num_batches_tracked)
+
+    def reset_parameters(self) -> None:
+        """Weight 1, bias 0, running statistics as at the start."""
+        self.reset_running_stats()
+        if self.weight is not None and self.bias is not None:
+            init.ones_(self.weight)
+            init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, *) -> (N, C, *)."""
+        if input.ndim not in self.dimensions:
+            expected = " or ".join(map(str, self.dimensions))
+            raise ShapeError(f"{type(self).__name__} expects {expected} dimensions, got shape {tuple(input.shape)}")
+        if input.shape[1] != self.num_features:
+            raise ShapeError(
+                f"{type(self).__name__} expects {self.num_features} channels in dimension 1, got shape {tuple(input.shape)}"
+            )
+        mean, variance = self.running_mean, self.running_var
+        if not self.training and mean is not None:
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
+        output, seen_mean, seen_m2 = F.batch_norm_with_statistics(input, self.weight, self.bias, self.eps)
+        if self.training and mean is not None:
+            statistics.record(self, input.array.size // self.num_features, seen_mean, seen_m2)
+        return output
+
+    def commit(self, n: float, mean: Array, m2: Array) -> None:
+        """Move the running statistics once: ``running = (1 - momentum) * running + momentum * seen``.
+
+        ``n`` values a channel with ``mean`` and squared deviations ``m2``; the running variance takes m2 / (n - 1). With
+        ``momentum=None`` every batch counts alike. DataParallel calls this once per call and step, on all ranks alike.
+        """
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.array[...] += 1
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked.array)
+        xp = array_module(self.running_mean.array)
+        for running, seen in (
+            (self.running_mean.array, xp.asarray(mean)),
+            (self.running_var.array, xp.asarray(m2) / max(n - 1, 1)),
+        ):
+            running[...] = running * (1.0 - share) + seen.astype(running.dtype, copy=False) * share
+
+    def extra_repr(self) -> str:
+        """Options."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """(x - mean) / sqrt(var + eps) * weight + bias per channel, over samples (and length).
+
+    Shapes: (N, C) or (N, C, L). In training mean and variance are those of the batch (in a DataParallel: of the shard), and
+    running statistics are kept for evaluation. Ioffe and Szegedy, 2015.
+
+    >>> import phalanx
+    >>> BatchNorm1d(3)(phalanx.randn(5, 3)).shape
+    (5, 3)
+    """
+
+    dimensions = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """BatchNorm1d for images: shapes (N, C, H, W), statistics over samples, height and width.
+
+    >>> import phalanx
+    >>> BatchNorm2d(3)(phalanx.randn(5, 3, 4, 4)).shape
+    (5, 3, 4, 4)
+    """
+
+    dimensions = (4,)
+
+
+class LayerNorm(Module):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimensions.
+
+    Shapes: (*, *normalized_shape) to the same; weight and bias of normalized_shape. Ba et al., 2016.
+
+    >>> import phalanx
+    >>> LayerNorm(8)(phalanx.randn(2, 5, 8)).shape
+    (2, 5, 8)
+    """
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        affine = elementwise_affine
+        self.register_parameter("weight", Parameter.empty(shape, dtype, device) if affine else None)
+        self.register_parameter("bias", Parameter.empty(shape, dtype, device) if affine and bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weight 1, bias 0."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(*, *normalized_shape) -> the same."""
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """Options."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"

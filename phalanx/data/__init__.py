@@ -1,0 +1,6 @@
+"""Data sets, loaders and transforms, as ``torch.utils.data`` and ``torchvision``."""
+
+from ..core.data import *  # noqa: F403
+from ..core.data import __all__ as __all__
+from . import datasets as datasets
+from . import transforms as transforms
