@@ -17,6 +17,8 @@ from .env_foreign import Found, integer
 from .errors import LaunchError
 
 BACKENDS = ("zmq", "mpi")
+RANK_NAMES = env_foreign.RANK_NAMES
+"""Variables by which a process that mpirun started is told from mpirun itself."""
 
 LAUNCHED = "PHALANX_LAUNCHED"
 """``1`` in every process started by ``phalanx run``, with or without ``--mpi``."""
@@ -151,7 +153,7 @@ def read(environ: Mapping[str, str]) -> RankEnvironment | None:
         if "size" in own and environ.get(LAUNCHED):
             raise LaunchError(
                 f"{NAMES['size']}={own['size']} but this process was given no rank: none of {NAMES['rank']}, "
-                f"{', '.join(env_foreign.RANK_NAMES)} is set. mpirun did not hand its variables on: use the mpirun "
+                f"{', '.join(RANK_NAMES)} is set. mpirun did not hand its variables on: use the mpirun "
                 "of the MPI library that mpi4py loads."
             )
         return None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
-from ..dist import env, env_foreign
+from ..dist import env
 from .plan import LaunchPlan, RankPlan
 from .process import Job, Source, child_command, spawn
 
@@ -44,7 +44,7 @@ def start_ranks(plan: LaunchPlan, job: Job) -> None:
 
 def start_mpirun(plan: LaunchPlan, job: Job, session_folder: str) -> None:
     """One mpirun for all ranks; each rank connects its output to the launcher's pipes by itself."""
-    names = env_foreign.RANK_NAMES
+    names = env.RANK_NAMES
     pairs = [os.pipe() for _ in range(2 * len(plan.ranks))]
     pipes = f"{os.getpid()}:{','.join(str(write) for _, write in pairs)}"
     job.rank_names = names
