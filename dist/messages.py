@@ -73,7 +73,7 @@ class Messages:
 
     def post(self, dest: int, buffer: Any, part: str = "") -> None:
         """Start to send a C-contiguous array, or bytes, to ``dest``."""
-        view = memoryview(flat_bytes(buffer)) if isinstance(buffer, np.ndarray) else memoryview(buffer)
+        view = flat_bytes(buffer).data if isinstance(buffer, np.ndarray) else memoryview(buffer)
         self._wire._post(dest, Header(self.rank, self.sequence, self.operation, part, view.nbytes), view)
 
     def take(self, source: int, out: np.ndarray | None = None, part: str = "") -> Any:

@@ -141,6 +141,21 @@ class Communicator(ABC):
         self._sequence += 1
         return self._submit(program, name, self._sequence, timeout_s)
 
+    def call(self, program: Program, *, name: str, timeout_s: float | None = None) -> Any:
+        """As ``run(...).wait()``, in the caller's thread where possible: half the latency of a small operation."""
+        if not self._running.acquire(blocking=False):
+            return self.run(program, name=name, timeout_s=timeout_s).wait()
+        try:
+            while self._execute_next():
+                pass
+            self._sequence += 1
+            work = Work(name)
+            limit_s = self.timeout_s if timeout_s is None else timeout_s
+            self._execute(_Entry(program, work, self._sequence, limit_s, True))
+        finally:
+            self._running.release()
+        return work.wait()
+
     def _submit(
         self, program: Program, name: str, sequence: int, timeout_s: float | None = None, flush: bool = True
     ) -> Work:

@@ -34,8 +34,9 @@ PIECE_NBYTES = 8 << 20
 """Largest single transfer: above 16 MB Open MPI needs temporary memory that is page-faulted in on each call (measured)."""
 ABORT_GRACE_S = 2.0
 """How long the main thread of the failing rank may take to print its traceback."""
-_SPINS = 200
-_LONGEST_SLEEP_S = 0.001
+_YIELDS = 64
+_AWAKE_YIELDS = 2000  # some milliseconds: longer than a transfer stands still
+_SLEEP_S = 0.001
 _TAG_ABORT = 1
 _FIRST_TAG = 2
 _GOODBYE = "goodbye"
@@ -184,18 +185,19 @@ class MpiCommunicator(Communicator):
         return bool(self._world.comm.Iprobe(self._members_of_world[source], self._tag))
 
     def _poll(self, ready: Callable[[], T], deadline: float) -> T:
-        """The first true value of ``ready()``. Spins at first, then sleeps longer and longer: others need the core."""
+        """The first true value of ``ready()``. Yields at first, then sleeps longer and longer: others need the core."""
         tries = 0
         while not (value := ready()):
             tries += 1
-            if tries < _SPINS:
+            if tries % _YIELDS:
                 os.sched_yield()
                 continue
             for reason in self._world.told().values():
                 raise consequence(reason)
             if time.monotonic() >= deadline:
                 raise TimeoutError
-            time.sleep(min(1e-6 * (tries - _SPINS), _LONGEST_SLEEP_S))
+            if tries > _AWAKE_YIELDS:
+                time.sleep(_SLEEP_S)
         return value
 
     # -- groups and the end --------------------------------------------------------------------------------------------

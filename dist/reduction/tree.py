@@ -9,7 +9,7 @@ rank doing it for one slice of the elements. A shard without samples is an absen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 Node = tuple[int, int]
@@ -78,7 +78,7 @@ def fold(node: Node, partials: Mapping[Node, T | None], add: Callable[[T, T], T]
     return add(left, right)
 
 
-class Accumulator:
+class Accumulator(Generic[T]):
     """Folds leaves that arrive in shard order as far as the tree allows, holding about log2 of them.
 
     ``push(shard, value)``; then ``partials`` maps each whole subtree to its value. ``add`` may write into its left

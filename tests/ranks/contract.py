@@ -220,6 +220,18 @@ def check_many_in_flight(comm: Communicator) -> None:
 
 
 @check
+def check_call_keeps_the_order(comm: Communicator) -> None:
+    """``call`` runs at once, but after everything that was started before."""
+    arrays = [np.full(1000, 1.0), np.full(1000, 2.0)]
+    works = [comm.all_reduce(array, name="before") for array in arrays]
+    rows = comm.call(lambda m: collectives.all_gather_bytes(m, b"x" * m.rank), name="sizes")
+    assert all(work.done for work in works)
+    assert [len(row) for row in rows] == list(range(comm.size))
+    comm.all_reduce(arrays[0], name="after").wait()
+    assert (arrays[0] == comm.size**2).all()
+
+
+@check
 def check_split(comm: Communicator) -> None:
     parity = comm.split(comm.rank % 2, key=-comm.rank)
     members = [rank for rank in reversed(range(comm.size)) if rank % 2 == comm.rank % 2]
