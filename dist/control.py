@@ -74,7 +74,12 @@ class _Stranger:
 
 
 class ControlMesh:
-    """This rank's control connections. ``secret``: what only processes of this job know."""
+    """This rank's control connections.
+
+    Args:
+        listener: listens at this rank's control address; closed as soon as all ranks have connected.
+        secret: what only processes of this job know.
+    """
 
     def __init__(self, rank: int, members: Iterable[Member], listener: socket.socket, secret: str) -> None:
         self.rank, self._secret = rank, secret
@@ -175,7 +180,9 @@ class ControlMesh:
         self.send_all({"kind": "goodbye"})
         self._closing = True
         self._wake()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        if self._thread.ident is None:
+            self._listening.close()
+        elif self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
     def _push(self, peer: Peer) -> None:
@@ -201,6 +208,7 @@ class ControlMesh:
     def _serve(self) -> None:
         next_tick = time.monotonic() + TICK_S
         while not self._closing:
+            self._stop_listening_when_complete()
             self._watch_writable()
             for key, events in self._selector.select(timeout=max(0.0, next_tick - time.monotonic())):
                 self._handle(key, events)
@@ -213,6 +221,11 @@ class ControlMesh:
             key.fileobj.close()  # type: ignore[union-attr]
         self._wake_writer.close()
         self._selector.close()
+
+    def _stop_listening_when_complete(self) -> None:
+        if self._listening.fileno() >= 0 and all(peer.connection is not None for peer in self.peers.values()):
+            self._selector.unregister(self._listening)
+            self._listening.close()
 
     def _watch_writable(self) -> None:
         for peer in self.peers.values():

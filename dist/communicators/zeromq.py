@@ -62,14 +62,18 @@ class _Job:
         deadline = time.monotonic() + timeout_s
         if environment.rank == 0:
             self.server = serve(environment, timeout_s)
-        with listen() as listener:
+        listener = listen()
+        try:
             control = f"127.0.0.1:{listener.getsockname()[1]}"
             me = Member(environment.rank, socket.gethostname(), os.getpid(), data, control)
             self.members = join(environment, me, timeout_s)
-            self.mesh = ControlMesh(environment.rank, self.members, listener, job_of(environment))
-            self.agreement = Agreement(self.mesh)
-            self.mesh.listeners.append(self)
-            self.mesh.join(deadline)
+        except BaseException:
+            listener.close()
+            raise
+        self.mesh = ControlMesh(environment.rank, self.members, listener, job_of(environment))
+        self.agreement = Agreement(self.mesh)
+        self.mesh.listeners.append(self)
+        self.mesh.join(deadline)
 
     def close(self) -> None:
         if self.mesh is not None:
