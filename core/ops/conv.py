@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backend import device_kind
 from ..errors import RangeError, ShapeError
-from ..kernels.reference_conv import Pair, Window
+from ..kernels.window import Pair, Window
 from ..kernels.table import kernel
 from ..op import Array, define
 from . import expect
