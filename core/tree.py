@@ -71,7 +71,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         items = _items(part)
         if items is None:
             if name in leaves:
-                raise StateError(f"two values are called {name!r}: a key with a dot collides with a nested one; rename it")
+                raise StateError(
+                    f"two values are called {name!r}: a key with a dot collides with a nested one; rename it"
+                )
             leaves[name] = part
             return
         for key, value in items:

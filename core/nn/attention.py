@@ -176,7 +176,9 @@ def _check(mask: Tensor, shape: tuple[int, ...], option: str) -> None:
     if tuple(mask.shape) != shape:
         raise ShapeError(f"MultiheadAttention: {option} of shape {shape} expected, got {tuple(mask.shape)}")
     if mask.dtype.kind not in "bf":
-        raise RangeError(f"MultiheadAttention: {option} is boolean (True: masked) or floating (added), got {mask.dtype}")
+        raise RangeError(
+            f"MultiheadAttention: {option} is boolean (True: masked) or floating (added), got {mask.dtype}"
+        )
 
 
 def _additive(mask: Tensor, dtype: Any) -> Tensor:
@@ -236,7 +238,9 @@ class TransformerEncoderLayer(Module):
         if isinstance(activation, str):
             known = {"relu": F.relu, "gelu": F.gelu}
             if activation not in known:
-                raise RangeError(f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, got {activation!r}")
+                raise RangeError(
+                    f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, got {activation!r}"
+                )
             activation = known[activation]
         self.activation = activation
 

@@ -224,7 +224,9 @@ class ParameterDict(Module):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._parameter_names:
-            raise KeyError(f"no parameter {key!r} in ParameterDict; it has {', '.join(self._parameter_names) or 'none'}")
+            raise KeyError(
+                f"no parameter {key!r} in ParameterDict; it has {', '.join(self._parameter_names) or 'none'}"
+            )
         return self.__dict__[key]
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..backend import Device
+from ..backend import Device, as_dtype
 from ..errors import DTypeError
 from ..tensor import Tensor
 
@@ -28,8 +26,8 @@ def destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tens
             device = arg
         elif arg is not None and not isinstance(arg, bool):
             dtype = arg
-    if dtype is not None and np.dtype(dtype).kind != "f":
-        raise DTypeError(f"Module.to() expects a floating dtype, got {np.dtype(dtype)}")
+    if dtype is not None and (dtype := as_dtype(dtype)).kind != "f":
+        raise DTypeError(f"Module.to() expects a floating dtype, got {dtype}")
 
     def change(tensor: Tensor) -> Tensor:
         if device is not None:

@@ -30,7 +30,7 @@ def is_finite(value: Any) -> bool:
     return all(bool(array_module(array).isfinite(array).all()) for array in arrays if array.dtype.kind == "f")
 
 
-class _Found(Exception):  # noqa: N818  (a signal that ends the forward, no error)
+class _Found(Exception):
     pass
 
 

@@ -14,7 +14,9 @@ class _Loss(Module):
     def __init__(self, size_average: None = None, reduce: None = None, reduction: str = "mean") -> None:
         super().__init__()
         if size_average is not None or reduce is not None:
-            raise RangeError(f"{type(self).__name__}: size_average and reduce are gone, use reduction='mean', 'sum', 'none'")
+            raise RangeError(
+                f"{type(self).__name__}: size_average and reduce are gone, use reduction='mean', 'sum', 'none'"
+            )
         if reduction not in ("mean", "sum", "none"):
             raise RangeError(f"{type(self).__name__}: reduction is 'mean', 'sum' or 'none', got {reduction!r}")
         self.reduction = reduction
@@ -89,9 +91,7 @@ class NLLLoss(_WeightedLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """(N, C, *) and (N, *) -> a number, or (N, *) with reduction "none"."""
-        return F.nll_loss(
-            input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
-        )
+        return F.nll_loss(input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
 
 
 class MSELoss(_Loss):

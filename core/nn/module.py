@@ -132,7 +132,9 @@ class Module:
                 f"call super().__init__() first in its __init__"
             )
         if not isinstance(name, str) or not name or "." in name:
-            raise KeyError(f"the name of a parameter, buffer or module is a non-empty string without dots, got {name!r}")
+            raise KeyError(
+                f"the name of a parameter, buffer or module is a non-empty string without dots, got {name!r}"
+            )
         for other in ("_parameter_names", "_buffer_names", "_module_names"):
             if other != registry:
                 self.__dict__[other].pop(name, None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..backend import as_dtype, to_device
 from ..tensor import Tensor
 
 
@@ -22,7 +24,26 @@ class Parameter(Tensor):
     __slots__ = ("_index", "_store")
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        array = data.array if isinstance(data, Tensor) else np.asarray(data)
-        super().__init__(array, requires_grad=requires_grad)
+        super().__init__(data.array if isinstance(data, Tensor) else data, requires_grad=requires_grad)
         self._store: Any = None
         self._index: int | None = None
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], dtype: Any = None, device: Any = None) -> Parameter:
+        """A new parameter of ``shape`` that waits for its initial values; float32 unless said otherwise."""
+        return cls(to_device(np.zeros(tuple(shape), as_dtype(np.float32 if dtype is None else dtype)), device))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        """A free parameter (in no store) of equal values and gradient; tied ones stay tied within one deepcopy."""
+        twin = type(self)(self.array.copy(), self.requires_grad)
+        twin.name = self.name
+        if self._grad is not None:
+            twin._grad = Tensor(self._grad.array.copy())
+        memo[id(self)] = twin
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self), (self.array, self.requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"

@@ -100,13 +100,21 @@ LAYERS = {
     "CrossEntropyLoss none": (lambda nn: nn.CrossEntropyLoss(reduction="none"), floats(N, C), integers(C, N)),
     "CrossEntropyLoss soft": (lambda nn: nn.CrossEntropyLoss(), floats(N, C), probabilities(N, C)),
     "NLLLoss": (lambda nn: nn.NLLLoss(ignore_index=1), floats(N, C), integers(C, N)),
-    "NLLLoss sum": (lambda nn: nn.NLLLoss(weight_of(nn, 1, 2, 3, 4, 5, 6), reduction="sum"), floats(N, C), integers(C, N)),
+    "NLLLoss sum": (
+        lambda nn: nn.NLLLoss(weight_of(nn, 1, 2, 3, 4, 5, 6), reduction="sum"),
+        floats(N, C),
+        integers(C, N),
+    ),
     "MSELoss": (lambda nn: nn.MSELoss(), floats(N, C), floats(N, C)),
     "MSELoss sum": (lambda nn: nn.MSELoss(reduction="sum"), floats(N, C), floats(N, C)),
     "L1Loss": (lambda nn: nn.L1Loss(), floats(N, C), floats(N, C)),
     "SmoothL1Loss": (lambda nn: nn.SmoothL1Loss(beta=0.5), floats(N, C), floats(N, C)),
     "BCELoss": (lambda nn: nn.BCELoss(), probabilities(N, C), probabilities(N, C)),
-    "BCELoss weight": (lambda nn: nn.BCELoss(weight_of(nn, 1, 2, 3, 4, 5, 6)), probabilities(N, C), probabilities(N, C)),
+    "BCELoss weight": (
+        lambda nn: nn.BCELoss(weight_of(nn, 1, 2, 3, 4, 5, 6)),
+        probabilities(N, C),
+        probabilities(N, C),
+    ),
     "BCEWithLogitsLoss": (lambda nn: nn.BCEWithLogitsLoss(), floats(N, C), probabilities(N, C)),
     "BCEWithLogitsLoss options": (
         lambda nn: nn.BCEWithLogitsLoss(pos_weight=weight_of(nn, 1, 2, 3, 4, 5, 6), reduction="sum"),
@@ -118,9 +126,14 @@ LAYERS = {
         lambda nn: nn.TransformerEncoderLayer(E, 2, 16, 0.0, "gelu", batch_first=True, norm_first=True),
         floats(N, L, E),
     ),
-    "TransformerEncoderLayer no bias": (lambda nn: nn.TransformerEncoderLayer(E, 2, 16, 0.0, bias=False), floats(L, N, E)),
+    "TransformerEncoderLayer no bias": (
+        lambda nn: nn.TransformerEncoderLayer(E, 2, 16, 0.0, bias=False),
+        floats(L, N, E),
+    ),
     "TransformerEncoder": (
-        lambda nn: nn.TransformerEncoder(nn.TransformerEncoderLayer(E, 2, 16, 0.0, batch_first=True), 2, nn.LayerNorm(E)),
+        lambda nn: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(E, 2, 16, 0.0, batch_first=True), 2, nn.LayerNorm(E)
+        ),
         floats(N, L, E),
     ),
 }

@@ -336,7 +336,7 @@ def test_repr_is_a_tree() -> None:
 
 
 def test_module_without_forward() -> None:
-    with pytest.raises(NotImplementedError, match="ModuleList defines no forward"):
+    with pytest.raises(NotImplementedError, match=r"ModuleList defines no forward"):
         nn.ModuleList()(1)
 
 

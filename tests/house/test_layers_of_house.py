@@ -165,7 +165,11 @@ BREAKS = {
     "the face from below": ("core/tree.py", "from phalanx import nn", "stands above it"),
     "launch into dist": ("launch/__init__.py", "from ..dist import messages", "may take only"),
     "cluster into dist": ("cluster/__init__.py", "from ..dist.messages import Messages", "may take only"),
-    "a circle": ("core/errors.py", "from .tree import join", "circle of imports: phalanx.core.errors -> phalanx.core.tree"),
+    "a circle": (
+        "core/errors.py",
+        "from .tree import join",
+        "circle of imports: phalanx.core.errors -> phalanx.core.tree",
+    ),
     "a bare import": ("dist/errors.py", "from core.errors import PhalanxError as _Again", "bare import of core.errors"),
     "an import in a function": ("core/tree.py", "def late():\n    import json", "inside a function"),
     "a long file": ("core/op.py", "\n" * MOST_LINES, "lines, at most"),
