@@ -10,7 +10,7 @@ from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..ops import expect
-from ..ops.pad import CONSTANT_PAD
+from ..ops.shape import PAD
 from ..tensor import Tensor
 
 _NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -60,7 +60,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     for axis in range(len(numbers) // 2):
         edges[input.ndim - 1 - axis] = (numbers[2 * axis], numbers[2 * axis + 1])
     if mode == "constant":
-        return _pad_constant(input, edges, 0.0 if value is None else float(value))
+        return apply(PAD, input, widths=tuple(edges), value=0.0 if value is None else value)
     if mode not in _NUMPY_MODES:
         raise RangeError(f"pad: mode must be constant, {', '.join(_NUMPY_MODES)}, got {mode!r}")
     for axis, (before, after) in enumerate(edges):
@@ -74,17 +74,6 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             index = np.pad(np.arange(size), (before, after), mode=_NUMPY_MODES[mode])
             input = input[(slice(None),) * axis + (array_module(input.array).asarray(index),)]
     return input
-
-
-def _pad_constant(input: Tensor, edges: list[tuple[int, int]], value: float) -> Tensor:
-    if any(min(edge) < 0 for edge in edges):
-        input = input[
-            tuple(slice(max(0, -b), size - max(0, -a)) for (b, a), size in zip(edges, input.shape, strict=True))
-        ]
-        edges = [(max(0, before), max(0, after)) for before, after in edges]
-    if not any(max(edge) for edge in edges):
-        return input
-    return apply(CONSTANT_PAD, input, edges=tuple(edges), value=value)
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:

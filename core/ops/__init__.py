@@ -1,1 +1,16 @@
-"""The op table: one record an operation, its forward and its gradient side by side."""
+"""The ops, by family: each file holds forwards and their vector-Jacobian products side by side."""
+
+from . import activation as activation
+from . import arithmetic as arithmetic
+from . import conv as conv
+from . import dropout as dropout
+from . import embedding as embedding
+from . import indexing as indexing
+from . import linear as linear
+from . import loss as loss
+from . import matmul as matmul
+from . import norm as norm
+from . import pool as pool
+from . import reduce as reduce
+from . import shape as shape
+from . import softmax as softmax
