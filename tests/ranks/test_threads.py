@@ -11,6 +11,7 @@ import pytest
 from phalanx.dist.communicators.alone import AloneCommunicator
 from phalanx.dist.communicators.threads import current_communicator, run_threads
 from phalanx.dist.errors import AbortedError, DeadlineError, MismatchError, PeerLostError
+from phalanx.dist.messages import Messages
 from tests.ranks import contract
 
 DEADLINE_S = 2.0
@@ -56,6 +57,43 @@ def test_every_rank_learns_of_a_fault_and_later_operations_raise_it_again() -> N
 
     run_threads(rank_main, 3, timeout_s=DEADLINE_S)
     assert kinds == {rank: [MismatchError] * 2 for rank in range(3)}
+
+
+def test_an_operation_that_fails_on_one_rank_ends_the_others() -> None:
+    """Also when the rank itself catches the error and goes on."""
+    errors: dict[int, BaseException] = {}
+
+    def fail(messages: Messages) -> None:
+        raise ValueError("no memory for the sum")
+
+    def rank_main() -> None:
+        comm = current_communicator()
+        try:
+            if comm.rank == 1:
+                comm.run(fail, name="all_reduce 'w' float64[3]").wait()
+            comm.all_reduce(np.ones(3), name="w").wait()
+        except Exception as error:
+            errors[comm.rank] = error
+        time.sleep(0.3)
+
+    began = time.monotonic()
+    run_threads(rank_main, 3, timeout_s=5)
+    assert time.monotonic() - began < 3
+    assert [type(errors[rank]) for rank in range(3)] == [AbortedError, ValueError, AbortedError]
+    assert "rank 1: ValueError: no memory for the sum" in str(errors[0])
+
+
+def test_abort_ends_an_operation_that_others_wait_in() -> None:
+    def rank_main() -> str:
+        comm = current_communicator()
+        if comm.rank == 1:
+            time.sleep(0.2)
+            comm.abort("rank 1: enough")
+        with pytest.raises(AbortedError) as caught:
+            comm.barrier().wait()
+        return str(caught.value)
+
+    assert run_threads(rank_main, 3, timeout_s=5) == ["rank 1: enough"] * 3
 
 
 def test_kinds_of_errors() -> None:
