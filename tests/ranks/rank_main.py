@@ -1,6 +1,6 @@
-"""A rank of a test: ``python -m tests.ranks.rank_main MODULE FUNCTION FOLDER DEADLINE_S ARGUMENTS``, under any launcher.
+"""A rank of a test: ``python -m tests.ranks.rank_main MODULE FUNCTION FOLDER DEADLINE_S ARGUMENTS``, under mpirun.
 
-Connects over the wire that the environment tells, calls FUNCTION(communicator, **ARGUMENTS) and writes FOLDER/RANK.json:
+Connects over MPI, calls FUNCTION(communicator, **ARGUMENTS) and writes FOLDER/RANK.json:
 ``{"value": ...}`` or ``{"error": [class, message]}``. An error then takes its usual way, as in a user's script.
 """
 
@@ -28,11 +28,7 @@ def connect(timeout_s: float) -> Communicator:
     found = env.read(os.environ)
     assert found is not None, "no launcher's variables in the environment"
     excepthook.install(found.rank, found.size)
-    if found.backend == "mpi":
-        communicator: Communicator = MpiCommunicator.from_world(timeout_s=timeout_s)
-    else:
-        zeromq = importlib.import_module("phalanx.dist.communicators.zeromq")
-        communicator = zeromq.ZeroMQCommunicator.connect(found, timeout_s=timeout_s)
+    communicator = MpiCommunicator.from_world(timeout_s=timeout_s)
     excepthook.attach(communicator)
     return communicator
 
