@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from ..dist import env
@@ -42,7 +43,7 @@ def start_ranks(plan: LaunchPlan, job: Job) -> None:
                 job.sources.append(Source(_detach(pipe), rank.rank, stream))
 
 
-def start_mpirun(plan: LaunchPlan, job: Job, session_folder: str) -> None:
+def start_mpirun(plan: LaunchPlan, job: Job, folders: Mapping[str, str]) -> None:
     """One mpirun for all ranks; each rank connects its output to the launcher's pipes by itself."""
     names = env.RANK_NAMES
     pairs = [os.pipe() for _ in range(2 * len(plan.ranks))]
@@ -51,11 +52,10 @@ def start_mpirun(plan: LaunchPlan, job: Job, session_folder: str) -> None:
     job.kept += [write for _, write in pairs]
     job.sources += [Source(read, number // 2, number % 2) for number, (read, _) in enumerate(pairs)]
     rank = plan.ranks[0]
-    folders = {"PRTE_MCA_prte_tmpdir_base": session_folder}
     process = spawn(
         "mpirun",
         [*plan.mpirun, *child_command(0, signal.SIGKILL, rank.command, pipes, names)],
-        {**plan.environ, **rank.environment, **folders},
+        {**folders, **plan.environ, **rank.environment},
         death_signal=signal.SIGTERM,  # it removes its session's files then
         stdin=_stdin(rank),
         **_pipes(),

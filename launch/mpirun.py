@@ -23,6 +23,12 @@ OPEN_MPI = {
 }
 """What Open MPI needs to start without complaint and without waiting; a user's own value wins."""
 
+FOLDERS = {
+    "PRTE_MCA_prte_tmpdir_base": "",
+    "OMPI_MCA_btl_sm_backing_directory": "/dev/shm",
+}
+"""Where Open MPI leaves files when it is killed: variable -> parent of a folder of the job's own ("": TMPDIR's)."""
+
 FIX = "install one: pip install 'phalanx[mpi]' (mpi4py and Open MPI's mpirun), or leave out --mpi to use ZeroMQ"
 
 

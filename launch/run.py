@@ -13,7 +13,7 @@ from pathlib import Path
 from ..dist import env
 from ..dist.errors import LaunchError
 from .local import listen, start_mpirun, start_ranks
-from .mpirun import Mpirun, find_mpirun
+from .mpirun import FOLDERS, Mpirun, find_mpirun
 from .output import Printer, Sink
 from .plan import LaunchPlan, Machine, RunArguments, make_plan
 from .process import Guardian, Job
@@ -88,14 +88,12 @@ def _attempt(arguments: RunArguments, machine: Machine, mpi: Mpirun | None, sign
     printers = _printers(arguments, machine)
     with contextlib.ExitStack() as stack:
         stack.callback(job.close)
-        folders = []
-        if mpi is not None:
-            folders = [tempfile.mkdtemp(prefix="phalanx-")]
-        guardian = Guardian(job.mark, MPIRUN_LEAVES_S if mpi else 0.0, folders)
+        folders = _own_folders() if mpi is not None and mpi.kind == "Open MPI" else {}
+        guardian = Guardian(job.mark, MPIRUN_LEAVES_S if mpi else 0.0, list(folders.values()))
         stack.callback(guardian.close)
         if mpi is not None:
             plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
-            start_mpirun(plan, job, folders[0])
+            start_mpirun(plan, job, folders)
         else:
             with listen() as listening:
                 address = f"127.0.0.1:{listening.getsockname()[1]}"
@@ -104,6 +102,15 @@ def _attempt(arguments: RunArguments, machine: Machine, mpi: Mpirun | None, sign
         supervisor = Supervisor(job, printers, signals, arguments.grace_s)
         stack.callback(supervisor.drain)
         return supervisor.run()
+
+
+def _own_folders() -> dict[str, str]:
+    """Folders for what mpirun and its ranks leave when they are killed; the guardian removes them."""
+    return {
+        name: tempfile.mkdtemp(prefix="phalanx-", dir=parent or None)
+        for name, parent in FOLDERS.items()
+        if not parent or os.access(parent, os.W_OK)
+    }
 
 
 def _printers(arguments: RunArguments, machine: Machine) -> tuple[Printer, Printer]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -50,8 +49,8 @@ class Started:
         )
         self._guardians: set[int] = set()
 
-    def until(self, word: str, times: int) -> None:
-        """Wait until the job has printed ``word`` so often."""
+    def until(self, word: str, times: int) -> str:
+        """Wait until the job has printed ``word`` so often; what it has printed."""
         assert self.popen.stdout is not None
         watchdog = time.monotonic() + DEADLINE_S
         seen = ""
@@ -63,6 +62,7 @@ class Started:
             time.sleep(0.01)
         os.set_blocking(self.popen.stdout.fileno(), True)
         self._guardians = {pid for pid in children(self.popen.pid) if "guardian.py" in command_line(pid)}
+        return seen
 
     def left(self) -> list[str]:
         """Command lines of processes of the job that still run, the guardian included."""
@@ -106,6 +106,3 @@ def stop(job: Started, number: int) -> tuple[int, str, float]:
     os.kill(job.popen.pid, number)
     _, err = job.popen.communicate(timeout=DEADLINE_S)
     return job.popen.returncode, err, time.monotonic() - began
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.rig import PHALANX, started, stop
+from tests.launch.rig import PHALANX, children, command_line, started, stop
 
 RANKS = """
 import os, signal, subprocess, sys, time
@@ -58,12 +58,6 @@ def temporary(tmp_path):
     return folder
 
 
-def shared_memory():
-    return {
-        path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("sm_segment", "phalanx", "mpich"))
-    }
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_nothing_is_left_after_a_signal_to_the_launcher(way, number, code, path, temporary):
@@ -100,16 +94,12 @@ def test_the_kill_of_a_rank_takes_its_children_along(path):
         job.until("ready", 3)
         victims = [line for line in job.left() if "ranks.py" in line and "phalanx" not in line]
         assert len(victims) == 3
-        ranks = [pid for pid in _children(job.popen.pid) if "ranks.py" in Path(f"/proc/{pid}/cmdline").read_text()]
+        ranks = sorted(pid for pid in children(job.popen.pid) if "ranks.py" in command_line(pid))
         os.kill(ranks[2], signal.SIGKILL)
         _, err = job.popen.communicate(timeout=10)
         assert job.left_after(0.5) == []
     assert job.popen.returncode == 137
     assert "was killed by SIGKILL (signal 9)" in err
-
-
-def _children(pid):
-    return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -145,15 +135,20 @@ def test_a_launcher_whose_reader_went_away_still_ends_its_job(tmp_path):
         assert job.left_after(0.5) == []
 
 
-def test_no_shared_memory_stays_after_a_killed_mpi_job(tmp_path):
+@pytest.mark.parametrize("victim", ["launcher", "mpirun"])
+def test_no_shared_memory_stays_after_a_killed_mpi_job(victim, tmp_path, temporary):
     pytest.importorskip("mpi4py")
-    before = shared_memory()
     script = tmp_path / "mpi.py"
     script.write_text(
-        "from mpi4py import MPI\nimport time\nMPI.COMM_WORLD.allreduce(1)\nprint('ready', MPI.COMM_WORLD.rank, flush=True)\ntime.sleep(60)"
+        "from mpi4py import MPI\nimport os, time\nMPI.COMM_WORLD.allreduce(1)\n"
+        "print('ready', os.environ['OMPI_MCA_btl_sm_backing_directory'], flush=True)\ntime.sleep(60)"
     )
-    with started(*WAYS["mpi"], "-n", "2", str(script)) as job:
-        job.until("ready", 2)
-        stop(job, signal.SIGKILL)
+    with started(*WAYS["mpi"], "-n", "2", str(script), TMPDIR=str(temporary)) as job:
+        folder = Path(job.until("ready /dev/shm/phalanx-", 1).split()[-1])
+        assert list(folder.iterdir())
+        mpirun = next(pid for pid in children(job.popen.pid) if "prterun" in command_line(pid))
+        os.kill(job.popen.pid if victim == "launcher" else mpirun, signal.SIGKILL)
+        job.popen.communicate(timeout=10)
         assert job.left_after(3.0) == []
-    assert shared_memory() - before == set()
+    assert not folder.exists()
+    assert list(temporary.iterdir()) == []
