@@ -31,7 +31,7 @@ class Checkpointer:
     """Saves a training run so that any number of ranks can go on with it, and resumes it.
 
     Args:
-        directory: where the checkpoints are; all ranks must see the same folder.
+        directory: where the checkpoints are; all ranks must see the same folder. None: nothing is saved.
         model: a Module, or several by name (``{"g": generator, "d": discriminator}``).
         optimizer: an optimizer, or several by name; None: its state is neither saved nor restored.
         loader: the training DataLoader; its position is saved, its ``step`` names the checkpoint. Without one, calls of
@@ -41,8 +41,8 @@ class Checkpointer:
         config: any JSON, for whoever reads the manifest.
         group: the ranks; by default those of ``phalanx.init()``.
 
-    All methods are collective: every rank calls them at the same place. With ``every`` or not, a job that is asked to stop
-    (SIGTERM, SIGUSR1) saves and ends at the next :meth:`after_step`.
+    All methods are collective: every rank calls them at the same place. A job that is asked to stop (SIGTERM, SIGUSR1) saves and
+    ends at the next :meth:`after_step`, whatever ``every`` is.
 
     >>> checkpointer = Checkpointer("run", model=model, optimizer=optimizer, loader=loader, every=100)  # doctest: +SKIP
     >>> checkpointer.resume("auto")                                                                     # doctest: +SKIP
@@ -53,7 +53,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | None,
         *,
         model: Any,
         optimizer: Any = None,
@@ -65,7 +65,7 @@ class Checkpointer:
     ) -> None:
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise RangeError(f"Checkpointer expects every to be None or a number of steps of at least 1, got {every!r}")
-        self.store = Store(directory, keep=keep, say=self._say)
+        self.store = None if directory is None else Store(directory, keep=keep, say=self._say)
         self.every, self.loader = every, loader
         self._models, self._optimizers = _named(model, "model"), _named(optimizer, "optimizer")
         self._config = plain(config, "config")
@@ -75,7 +75,7 @@ class Checkpointer:
         self._saved: tuple[int, Path] | None = None
         """Step and folder of the last checkpoint that this run wrote or came from."""
         self._require_known_parameters()
-        if listen := getattr(self._group, "listen_for_stop", None):
+        if self.store is not None and (listen := getattr(self._group, "listen_for_stop", None)):
             listen()
 
     @property
@@ -87,7 +87,9 @@ class Checkpointer:
 
     def save(self) -> Path:
         """Save now; returns the checkpoint's folder. Raises CheckpointError on all ranks when any rank cannot."""
-        path, problem = self._save()
+        if self.store is None:
+            raise CheckpointError("save() needs a directory: this Checkpointer was made with directory=None")
+        path, problem = self._save(self.store)
         if path is None:
             raise CheckpointError(problem)
         return path
@@ -99,10 +101,12 @@ class Checkpointer:
         stop: raises SystemExit on all ranks, with 0 when the state was saved.
         """
         self._counted_steps += 1
+        if self.store is None:
+            return
         word = self._group.stop_requested
         due = self.every is not None and self.step % self.every == 0
         if (due or word) and (self._saved is None or self._saved[0] != self.step):
-            path, problem = self._save()
+            path, problem = self._save(self.store)
             if path is None and not word:
                 self._say(f"no checkpoint after step {self.step}: {problem}; training goes on")
             elif path is None:
@@ -112,21 +116,23 @@ class Checkpointer:
             self._say(f"stopped by {word} after step {self.step}, saved in {self._saved[1]}")
             raise SystemExit(0)
 
-    def _save(self) -> tuple[Path | None, str]:
+    def _save(self, store: Store) -> tuple[Path | None, str]:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
         set_position(self._group.rank, self.step)
         fault_point("checkpoint-begin")
         arrays = {name: to_host(array) for name, array in self._arrays().items()}
         layout = plan(arrays)
-        folder, problem = self._on_rank_0("begin", lambda: str(self.store.begin(self.step, layout)))
+        folder, problem = self._on_rank_0("begin", lambda: str(store.begin(self.step, layout)))
         if folder is None:
             return None, problem
         parts, problem = self._on_all_ranks("write", lambda: self._write(Path(folder), layout, arrays))
         path = None
         if parts is not None:
-            path, problem = self._on_rank_0("commit", lambda: str(self._commit(Path(folder), layout, parts)))
+            path, problem = self._on_rank_0(
+                "commit", lambda: str(store.commit(Path(folder), self._manifest(layout, parts)))
+            )
         if path is None:
-            self._on_rank_0("abandon", lambda: self.store.abandon(Path(folder)))
+            self._on_rank_0("abandon", lambda: store.abandon(Path(folder)))
             return None, problem
         self._saved = self.step, Path(path)
         return Path(path), ""
@@ -137,9 +143,9 @@ class Checkpointer:
         fault_point("checkpoint-after-write")
         return parts
 
-    def _commit(self, folder: Path, layout: Layout, parts: Iterable[Iterable[Any]]) -> Path:
+    def _manifest(self, layout: Layout, parts: Iterable[Iterable[Any]]) -> Manifest:
         files, tensors = complete(layout, (Part(*row) for rows in parts for row in rows))
-        manifest = Manifest(
+        return Manifest(
             step=self.step,
             seed=self._group.seed,
             shards=self._group.shards,
@@ -150,7 +156,6 @@ class Checkpointer:
             files=files,
             tensors=tensors,
         )
-        return self.store.commit(folder, manifest)
 
     # -- resume ------------------------------------------------------------------------------------------------------
 
@@ -162,15 +167,16 @@ class Checkpointer:
         "fingerprint", ... as the loader calls them). Raises StateError when the checkpoint is of another model or run (with all
         names at once), CheckpointError when the one asked for is damaged or missing.
         """
-        if which == "none":
+        if which == "none" or (which == "auto" and self.store is None):
             return None
-        path, manifest, problems = self._find(self.store if which == "auto" else Path(which))
+        path, manifest, problems = self._find(self.store if which == "auto" and self.store is not None else Path(which))
         if path is None or manifest is None:
             if which == "auto":
                 return None
             raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
         self._restore(path, manifest, allow=tuple(allow))
-        self._saved = manifest.step, path
+        if self.store is not None and path.parent == self.store.directory:
+            self._saved = manifest.step, path
         self._say(f"resumed from step {manifest.step} ({path})")
         return manifest.step
 
@@ -185,9 +191,8 @@ class Checkpointer:
             if manifest is not None:
                 return path, manifest, problems
             problems.append(f"checkpoint {path} is damaged: {problem}")
-            self._say(f"{problems[-1]}; going back to the one before it")
-        if problems:
-            self._say(f"no valid checkpoint remains in {paths[0] if isinstance(where, Path) else where.directory}")
+            last = str(path) == paths[-1]
+            self._say(f"{problems[-1]}; {'no valid one remains' if last else 'going back to the one before it'}")
         return None, None, problems
 
     def _verified(self, path: Path) -> tuple[Manifest | None, str]:
@@ -214,7 +219,10 @@ class Checkpointer:
         for name, optimizer in self._optimizers.items():
             head = OPTIMIZER + _dot(name)
             keys = [t.name.removeprefix(head) for t in manifest.tensors if t.name.startswith(head)]
-            optimizer.prepare_state(manifest.scalars[head.rstrip("./")], keys, self._names())
+            optimizer.prepare_state(manifest.scalars[_owner(name)], keys, self._names())
+        self._read(path, manifest)
+
+    def _read(self, path: Path, manifest: Manifest) -> None:
         arrays = self._arrays()  # only now: preparing state may have moved parameters into a store
         require_fit(path, (t for t in manifest.tensors if self._wants(t.name)), arrays)
         staged = {name: a if isinstance(a, np.ndarray) else to_host(a) for name, a in arrays.items()}
@@ -228,7 +236,7 @@ class Checkpointer:
     def _refuse_other_model(self, path: Path, manifest: Manifest) -> None:
         """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""
         require_fit(path, (t for t in manifest.tensors if t.name.startswith(MODEL)), self._model_arrays())
-        owners = {head.rstrip("./") for name in self._optimizers for head in [OPTIMIZER + _dot(name)]}
+        owners = {_owner(name) for name in self._optimizers}
         if not owners <= manifest.scalars.keys():
             missing = ", ".join(sorted(owners - manifest.scalars.keys()))
             raise StateError(
@@ -292,7 +300,7 @@ class Checkpointer:
 
     def _scalars(self) -> dict[str, Any]:
         names = self._names()
-        return {(OPTIMIZER + _dot(p)).rstrip("./"): o.state_scalars(names) for p, o in self._optimizers.items()}
+        return {_owner(name): optimizer.state_scalars(names) for name, optimizer in self._optimizers.items()}
 
     def _wants(self, name: str) -> bool:
         """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
@@ -309,7 +317,11 @@ class Checkpointer:
     def _on_all_ranks(self, what: str, action: Callable[[], Any]) -> tuple[list[Any] | None, str]:
         """Every rank's result (JSON) on all ranks, or None and the problems of those that failed."""
         outcomes = self._communicator.all_gather_object(_outcome(action), name=f"checkpoint {what}").wait()
-        problems = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(outcomes) if problem]
+        ranks: dict[str, list[str]] = {}
+        for rank, (_, problem) in enumerate(outcomes):
+            if problem:
+                ranks.setdefault(problem, []).append(str(rank))
+        problems = [f"rank {', '.join(who)}: {problem}" for problem, who in ranks.items()]
         return (None, "; ".join(problems)) if problems else ([result for result, _ in outcomes], "")
 
     def _say(self, line: str) -> None:
@@ -337,6 +349,11 @@ def _named(given: Any, what: str) -> dict[str, Any]:
         if not (isinstance(name, str) and name.isidentifier()):
             raise RangeError(f"Checkpointer expects names of {what}s that are identifiers, got {name!r}")
     return dict(given)
+
+
+def _owner(name: str) -> str:
+    """The key of an optimizer's scalars in the manifest."""
+    return f"optimizer.{name}" if name else "optimizer"
 
 
 def _dot(prefix: str) -> str:
