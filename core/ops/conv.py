@@ -6,8 +6,8 @@ from typing import Any
 
 from ..backend import device_kind
 from ..errors import RangeError, ShapeError
-from ..kernels.window import Pair, Window
 from ..kernels.table import kernel
+from ..kernels.window import Pair, Window
 from ..op import Array, define
 from . import expect
 
