@@ -166,7 +166,7 @@ def pieces(files: Sequence[FileEntry], tensors: Sequence[TensorEntry], ranges: I
     """The parts of headers and tensors that lie within ``ranges``, in the order of the file."""
     headers = {entry.name: entry.header_nbytes for entry in files}
     for part in ranges:
-        parts = [(None, 0, headers[part.file])]
+        parts: list[tuple[str | None, int, int]] = [(None, 0, headers[part.file])]
         parts += [(entry.name, entry.offset, entry.nbytes) for entry in tensors if entry.file == part.file]
         for name, start, nbytes in parts:
             lo, hi = max(start, part.lo), min(start + nbytes, part.hi)
@@ -177,7 +177,7 @@ def pieces(files: Sequence[FileEntry], tensors: Sequence[TensorEntry], ranges: I
 def byte_view(array: np.ndarray) -> memoryview:
     """The little-endian bytes of ``array`` in C order: its own memory where it already has that form."""
     contiguous = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return memoryview(contiguous.reshape(-1).view(np.uint8))
+    return contiguous.reshape(-1).view(np.uint8).data
 
 
 def plain(value: Any, where: str) -> Any:

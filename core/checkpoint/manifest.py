@@ -69,7 +69,7 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """The text of ``manifest.json``: one line for each key, file and tensor; its last line is the checksum of the rest."""
-    content = {"format": FORMAT, "version": VERSION} | asdict(manifest)
+    content: dict[str, Any] = {"format": FORMAT, "version": VERSION} | asdict(manifest)
     content["checksum"] = _checksum(content)
     lines = []
     for key, value in content.items():

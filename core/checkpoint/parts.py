@@ -150,7 +150,7 @@ def measure(folder: Path, manifest: Manifest, ranges: Sequence[Range]) -> list[P
                 for piece in pieces(manifest.files, manifest.tensors, [part]):
                     crc = 0
                     for lo in range(0, piece.nbytes, _CHUNK_NBYTES):
-                        chunk = memoryview(buffer)[: min(_CHUNK_NBYTES, piece.nbytes - lo)]
+                        chunk = buffer.data[: min(_CHUNK_NBYTES, piece.nbytes - lo)]
                         _fill(file.fileno(), chunk, piece.offset + lo)
                         crc = checksum.crc32(chunk, crc)
                     parts.append(Part(piece.file, piece.tensor, piece.lo, piece.nbytes, crc))

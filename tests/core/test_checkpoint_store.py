@@ -1,9 +1,8 @@
-"""The store on disk: atomic commit, damage found and named, fallback, leftovers, pruning, full and forbidden disks."""
+"""The store on disk: round trips, atomic commit, leftovers, pruning, full and forbidden disks."""
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -17,55 +16,25 @@ from safetensors.numpy import load_file
 
 from phalanx.core import faults
 from phalanx.core.checkpoint import parts
-from phalanx.core.checkpoint import store as store_module
-from phalanx.core.checkpoint.format import plan, share
-from phalanx.core.checkpoint.manifest import Manifest
-from phalanx.core.checkpoint.parts import complete, read, read_manifest, verify, write
+from phalanx.core.checkpoint.parts import read, verify
 from phalanx.core.checkpoint.store import Store, step_name, step_of
-from phalanx.core.errors import CheckpointError, StateError
-
-MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
-
-
-def arrays_of(step: int) -> dict[str, np.ndarray]:
-    numbers = np.random.default_rng(step)
-    return {
-        "model/fc.weight": numbers.normal(size=(30, 20)).astype(np.float32),
-        "model/fc.bias": numbers.normal(size=20).astype(np.float16),
-        "model/bn.count": np.array(step, np.int64),
-        "model/mask": numbers.random((3, 3)) < 0.5,
-        "model/empty": np.empty((0, 4), np.float64),
-        "optimizer/exp_avg/fc.weight": numbers.normal(size=(30, 20)).astype(np.float32),
-    }
-
-
-def save(store: Store, step: int, *, writers: int = 2, arrays: dict[str, np.ndarray] | None = None) -> Path:
-    """One whole save, as the ranks do it."""
-    arrays = arrays_of(step) if arrays is None else arrays
-    layout = plan(arrays)
-    folder = store.begin(step, layout)
-    done = [part for ranges in share(layout.files, writers, 512) for part in write(folder, layout, ranges, arrays)]
-    files, tensors = complete(layout, done)
-    return store.commit(folder, Manifest(step, seed=1, cursor={"step": step}, files=files, tensors=tensors))
+from phalanx.core.errors import CheckpointError
+from tests.core.small_checkpoint import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    arrays_of,
+    change_tensor,
+    names,
+    save,
+    saved,
+    skipped_by,
+)
 
 
 @pytest.fixture
 def three(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "run")
-    for step in (10, 20, 30):
-        save(store, step)
-    return store
-
-
-def names(store: Store) -> list[str]:
-    return sorted(os.listdir(store.directory))
-
-
-def skipped_by(store: Store) -> tuple[int | None, list[tuple[str, str]]]:
-    """The step of the newest valid checkpoint, and what was said about the others."""
-    told: list[tuple[str, str]] = []
-    found = store.newest_valid(lambda path, problem: told.append((path.name, problem)))
-    return (None if found is None else found[1].step), told
+    return saved(tmp_path / "run", 10, 20, 30)
 
 
 # -- the good way ------------------------------------------------------------------------------------------------------
@@ -110,127 +79,11 @@ def test_a_model_without_tensors(tmp_path: Path) -> None:
     assert verify(path).tensors == ()
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------
-
-
-def flip(path: Path, position: int, mask: int = 1) -> None:
-    with open(path, "r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ mask]))
-
-
-def test_every_flipped_byte_is_found(three: Store) -> None:
-    """200 places all over the checkpoint, each with one flipped bit; afterwards it is whole again."""
-    path = three.list()[-1]
-    sizes = {name: (path / name).stat().st_size for name in (MANIFEST, MODEL, OPTIMIZER)}
-    places = [(name, position) for name, size in sizes.items() for position in range(size)]
-    for name, position in random.Random(0).sample(places, 200):
-        mask = 1 << (position % 8)
-        flip(path / name, position, mask)
-        with pytest.raises(CheckpointError, match=name):
-            verify(path)
-        flip(path / name, position, mask)
-    verify(path)
-
-
-def test_every_byte_of_a_small_checkpoint(tmp_path: Path) -> None:
-    path = save(Store(tmp_path), 1, arrays={"model/w": np.array([1.5, 2.5], np.float32)})
-    for name in (MANIFEST, MODEL):
-        for position in range((path / name).stat().st_size):
-            flip(path / name, position, 0x20)
-            with pytest.raises(CheckpointError, match=name):
-                verify(path)
-            flip(path / name, position, 0x20)
-    verify(path)
-
-
-def change_tensor(path: Path) -> None:
-    entry = next(tensor for tensor in read_manifest(path).tensors if tensor.name == "model/fc.bias")
-    flip(path / MODEL, entry.offset + 3)
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (change_tensor, ["model.safetensors", "the checksum of tensor model/fc.bias differs: crc32:"]),
-        (lambda path: flip(path / MODEL, 20), ["model.safetensors: the header's checksum differs"]),
-        (lambda path: os.truncate(path / OPTIMIZER, 2000), ["optimizer.safetensors is truncated: 2000 of 2656 bytes"]),
-        (lambda path: os.truncate(path / OPTIMIZER, 3000), ["optimizer.safetensors is too long: 3000 instead of 2656"]),
-        (lambda path: os.remove(path / OPTIMIZER), ["optimizer.safetensors is missing"]),
-        (lambda path: os.remove(path / MANIFEST), ["manifest.json is missing"]),
-        (lambda path: os.truncate(path / MANIFEST, 0), ["manifest.json: the manifest cannot be read"]),
-        (lambda path: flip(path / MANIFEST, 70), ["manifest.json: "]),
-        (shutil.rmtree, []),
-    ],
-    ids=["tensor", "header", "truncated", "too long", "missing", "no manifest", "empty manifest", "manifest", "gone"],
-)
-def test_damage_is_named_and_the_one_before_is_taken(
-    three: Store, damage: Callable[[Path], None], words: list[str]
-) -> None:
-    damage(three.list()[-1])
-    step, told = skipped_by(three)
-    assert step == 20
-    assert len(told) == bool(words)
-    for word in words:
-        assert told[0][0] == "step-00000030"
-        assert word in told[0][1]
-
-
-def test_all_damage_of_one_checkpoint_is_named_at_once(three: Store) -> None:
-    path = three.list()[-1]
-    change_tensor(path)
-    flip(path / OPTIMIZER, 300)
-    with pytest.raises(CheckpointError, match=r"model/fc.bias(.|\n)*optimizer/exp_avg/fc.weight"):
-        verify(path)
-    os.remove(path / MODEL)
-    os.truncate(path / OPTIMIZER, 1)
-    with pytest.raises(CheckpointError, match=r"model.safetensors is missing; optimizer.safetensors is truncated"):
-        verify(path)
-
-
-def test_nothing_valid_is_none_and_all_are_named(three: Store) -> None:
-    for path in three.list():
-        change_tensor(path)
-    step, told = skipped_by(three)
-    assert step is None
-    assert [name for name, _ in told] == ["step-00000030", "step-00000020", "step-00000010"]
-
-
-def test_a_byte_that_changes_after_verification_is_found_when_read(three: Store) -> None:
-    found = three.newest_valid()
-    assert found is not None
-    change_tensor(found[0])
-    with pytest.raises(CheckpointError, match=r"model/fc\.bias"):
-        read(*found, {name: np.zeros_like(a) for name, a in arrays_of(30).items()})
-
-
-def test_reading_into_other_arrays_names_all_that_differs(three: Store) -> None:
-    path = three.list()[-1]
-    manifest = verify(path)
-    arrays = {
-        "model/fc.weight": np.zeros((30, 21), np.float32),
-        "model/fc.bias": np.zeros(20, np.float32),
-        "model/new": np.zeros(1),
-    }
-    with pytest.raises(StateError) as error:
-        read(path, manifest, arrays)
-    for words in (
-        "model/new",
-        "model/fc.weight is float32[30, 20] in the checkpoint, float32[30, 21] here",
-        "float16[20]",
-    ):
-        assert words in str(error.value)
-
-
 # -- commit ------------------------------------------------------------------------------------------------------------
 
 KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from test_checkpoint_store import Store, faults, save
+from phalanx.core import faults
+from tests.core.small_checkpoint import Store, save
 store = Store({directory!r})
 save(store, 10)
 faults.set_position(0, 20)
@@ -244,7 +97,7 @@ print("not killed")
     [("checkpoint-before-manifest", 10, 1), ("checkpoint-before-rename", 10, 1), ("checkpoint-after-rename", 20, 0)],
 )
 def test_killed_within_a_save(tmp_path: Path, point: str, newest: int, leftovers: int) -> None:
-    script = KILLED.format(tests=str(Path(__file__).parent), directory=str(tmp_path))
+    script = KILLED.format(directory=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PHALANX_FAULT": f"{point}@rank0@step20:kill"},
@@ -394,10 +247,10 @@ def test_a_refused_call_is_one_clear_error_and_old_checkpoints_stay(
 
 
 FULL = """
-import resource, signal, sys
-sys.path[:0] = [{tests!r}]
+import resource, signal
 import numpy as np
-from test_checkpoint_store import CheckpointError, Store, save, skipped_by
+from phalanx.core.errors import CheckpointError
+from tests.core.small_checkpoint import Store, save, skipped_by
 store = Store({directory!r})
 save(store, 10)
 if {limit}:
@@ -412,7 +265,7 @@ print(skipped_by(store))
 
 
 def run_full(directory: Path, limit: bool) -> str:
-    script = FULL.format(tests=str(Path(__file__).parent), directory=str(directory), limit=limit)
+    script = FULL.format(directory=str(directory), limit=limit)
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
     )
@@ -490,4 +343,3 @@ def test_names_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     save(store, 1, writers=1)
     folder = next(name for name in order if name.startswith(".tmp-"))
     assert order == [tmp_path.name, MODEL, OPTIMIZER, MANIFEST, folder, "rename", "run"]
-    assert store_module.TEMPORARY == ".tmp-"

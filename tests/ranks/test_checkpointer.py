@@ -1,4 +1,4 @@
-"""Who writes what: ranks as threads save, resume at another number, lose a disk, are asked to stop, meet another model."""
+"""Who writes what: ranks as threads save, resume at another number, lose a disk, are killed, are asked to stop."""
 
 from __future__ import annotations
 
@@ -9,161 +9,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from phalanx.core import faults
-from phalanx.core.checkpoint.manifest import Manifest
 from phalanx.core.checkpoint.parts import verify
-from phalanx.core.checkpoint.store import Store, step_of
-from phalanx.core.errors import CheckpointError, RangeError, StateError
+from phalanx.core.errors import CheckpointError
 from phalanx.dist.checkpoint import Checkpointer
-from phalanx.dist.communicators.alone import AloneCommunicator
-from phalanx.dist.communicators.threads import current_communicator, run_threads
-
-SHAPES: dict[str, tuple[int, ...]] = {"fc.weight": (40, 30), "fc.bias": (40,), "out.weight": (3, 40)}
-
-
-class Value:
-    """A parameter or buffer, as far as a checkpoint looks at it."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-
-class Model:
-    """Parameters of ``shapes`` and one buffer."""
-
-    def __init__(self, seed: int = 0, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> None:
-        numbers = np.random.default_rng(seed)
-        self.parameters = {n: Value(numbers.normal(size=shape).astype(np.float32)) for n, shape in shapes.items()}
-        self.buffers = {"bn.count": Value(np.array(seed, np.int64))}
-
-    def state_dict(self) -> dict[str, Value]:
-        return self.parameters | self.buffers
-
-    def named_parameters(self) -> Iterable[tuple[str, Value]]:
-        return self.parameters.items()
-
-
-class Momentum:
-    """An optimizer with one buffer, by the optimizers' checkpoint interface."""
-
-    def __init__(self, model: Model) -> None:
-        self.param_groups = [{"params": list(model.parameters.values()), "lr": 0.1}]
-        self.state: dict[Value, np.ndarray] = {}
-        self.steps = 0
-
-    def step(self) -> None:
-        self.steps += 1
-        for number, parameter in enumerate(self.param_groups[0]["params"]):
-            state = self.state.setdefault(parameter, np.zeros_like(parameter.array))
-            state *= 0.9
-            state += np.float32(0.01 * (number + self.steps))
-            parameter.array -= self.param_groups[0]["lr"] * state
-
-    def state_arrays(self, names: Mapping[Any, str]) -> dict[str, np.ndarray]:
-        return {f"momentum/{names[p]}": array for p, array in self.state.items()}
-
-    def state_scalars(self, names: Mapping[Any, str]) -> dict[str, Any]:
-        return {"type": "Momentum", "lr": self.param_groups[0]["lr"], "steps": self.steps}
-
-    def prepare_state(self, scalars: Mapping[str, Any], keys: Iterable[str], names: Mapping[Any, str]) -> None:
-        if scalars["type"] != "Momentum":
-            raise StateError(f"the checkpoint holds the state of {scalars['type']}, this optimizer is Momentum")
-        self.param_groups[0]["lr"], self.steps = scalars["lr"], scalars["steps"]
-        wanted = set(keys)
-        self.state = {
-            p: np.full_like(p.array, np.nan) for p in self.param_groups[0]["params"] if f"momentum/{names[p]}" in wanted
-        }
-
-
-class Loader:
-    """A position and what it belongs to."""
-
-    def __init__(self, batch_size: int = 32) -> None:
-        self.step, self.batch_size = 0, batch_size
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "batch_size": self.batch_size}
-
-    def load_state_dict(self, state: Mapping[str, Any], *, allow: Iterable[str] = ()) -> None:
-        if state["batch_size"] != self.batch_size and "batch_size" not in allow:
-            raise StateError(f"batch_size: saved {state['batch_size']}, now {self.batch_size}")
-        self.step = state["step"]
-
-
-class Group:
-    """One rank's view of the job."""
-
-    def __init__(self, communicator: Any = None, *, seed: int = 1, shards: int | None = 8) -> None:
-        self.communicator = communicator or current_communicator() or AloneCommunicator()
-        self.rank, self.size = self.communicator.rank, self.communicator.size
-        self.seed, self.shards = seed, shards
-        self.stop_requested: str | None = None
-
-
-class Run:
-    """One rank of a training run: model, optimizer, loader, checkpointer."""
-
-    def __init__(
-        self, directory: Path | None, *, model_seed: int = 0, group: Group | None = None, **options: Any
-    ) -> None:
-        self.model = Model(model_seed)
-        self.optimizer = Momentum(self.model)
-        self.loader = Loader()
-        self.group = group or Group()
-        self.checkpointer = Checkpointer(
-            directory, model=self.model, optimizer=self.optimizer, loader=self.loader, group=self.group, **options
-        )
-        self.checkpointer.block_nbytes = 1024  # small enough that every rank has something to write
-
-    def train(self, steps: int) -> None:
-        for _ in range(steps):
-            self.optimizer.step()
-            self.model.buffers["bn.count"].array += 1
-            self.loader.step += 1
-            self.checkpointer.after_step()
-
-    def state(self) -> dict[str, bytes]:
-        arrays = {name: value.array for name, value in self.model.state_dict().items()}
-        names = {p: name for name, p in self.model.named_parameters()}
-        return {name: a.tobytes() for name, a in (arrays | self.optimizer.state_arrays(names)).items()}
-
-
-def on_ranks(size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What each rank's ``function`` returns, or the error that it raised."""
-
-    def caught() -> Any:
-        try:
-            return function(*args)
-        except (Exception, SystemExit) as error:
-            return error
-
-    return [caught()] if size == 1 else run_threads(caught, size, timeout_s=20.0)
-
-
-def trained(directory: Path | None, steps: int, **options: Any) -> Run:
-    run = Run(directory, **options)
-    run.train(steps)
-    return run
-
-
-def resumed(directory: Path, which: Any = "auto", **options: Any) -> tuple[int | None, Run]:
-    run = Run(directory, model_seed=99, **options)
-    return run.checkpointer.resume(which), run
-
-
-def steps_in(directory: Path) -> list[int | None]:
-    return [step_of(path) for path in Store(directory).list()]
-
-
-def tensor_bytes(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+from tests.ranks.small_run import Group, Model, Momentum, Run, on_ranks, resumed, steps_in, tensor_bytes, trained
 
 
 @pytest.fixture(autouse=True)
@@ -431,10 +287,8 @@ def test_a_vanished_mount(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 KILLED = """
-import sys
 from pathlib import Path
-sys.path[:0] = [{tests!r}]
-from test_checkpointer import on_ranks, trained
+from tests.ranks.small_run import on_ranks, trained
 on_ranks(3, lambda: trained(Path({directory!r}), 7, every=2))
 """
 
@@ -450,7 +304,7 @@ on_ranks(3, lambda: trained(Path({directory!r}), 7, every=2))
     ],
 )
 def test_killed_while_saving(tmp_path: Path, point: str, rank: int, newest: int) -> None:
-    script = KILLED.format(tests=str(Path(__file__).parent), directory=str(tmp_path))
+    script = KILLED.format(directory=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"PHALANX_FAULT": f"{point}@rank{rank}@step4:kill"},
@@ -523,107 +377,3 @@ def test_who_may_stop(tmp_path: Path) -> None:
     assert (with_directory.listens, without.listens) == (1, 0)
     without.stop_requested = "SIGUSR1"
     run.train(1)
-
-
-# -- another model, another run ----------------------------------------------------------------------------------------
-
-
-def test_another_model_is_refused_with_all_names_and_nothing_changes(tmp_path: Path) -> None:
-    trained(tmp_path, 2, every=2)
-
-    def resume_other() -> str:
-        model = Model(5, {"fc.weight": (40, 31), "fc.scale": (40,), "out.weight": (3, 40)})
-        model.parameters["out.weight"] = Value(np.zeros((3, 40), np.float64))
-        before = {name: value.array.tobytes() for name, value in model.state_dict().items()}
-        loader = Loader()
-        try:
-            Checkpointer(tmp_path, model=model, optimizer=Momentum(model), loader=loader, group=Group()).resume()
-        except StateError as error:
-            assert before == {name: value.array.tobytes() for name, value in model.state_dict().items()}
-            assert loader.step == 0
-            return str(error)
-        raise AssertionError("resumed another model")
-
-    for words in on_ranks(2, resume_other):
-        assert isinstance(words, str), words
-        assert "missing in the checkpoint (1): model/fc.scale" in words
-        assert "extra in the checkpoint (1): model/fc.bias" in words
-        assert "model/fc.weight is float32[40, 30] in the checkpoint, float32[40, 31] here" in words
-        assert "model/out.weight is float32[3, 40] in the checkpoint, float64[3, 40] here" in words
-
-
-def test_another_optimizer_is_refused(tmp_path: Path) -> None:
-    model = Model()
-    Checkpointer(tmp_path, model=model, group=Group()).save()
-    with pytest.raises(StateError, match="no state of optimizer"):
-        resumed_with = Checkpointer(tmp_path, model=model, optimizer=Momentum(model), group=Group())
-        resumed_with.resume()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words", "allow"),
-    [
-        ({"seed": 2}, "seed=1 there, seed=2 here", ("seed",)),
-        ({"shards": 4}, "shards=8 there, shards=4 here", ("shards",)),
-        (
-            {"shards": None, "seed": 3},
-            "seed=1 there, seed=3 here; shards=8 there, shards=None here",
-            ("seed", "shards"),
-        ),
-    ],
-)
-def test_another_run_is_refused_unless_named(
-    tmp_path: Path, changes: dict[str, Any], words: str, allow: tuple[str, ...]
-) -> None:
-    trained(tmp_path, 2, every=2)
-    with pytest.raises(StateError, match=words):
-        resumed(tmp_path, group=Group(**changes))
-    run = Run(tmp_path, group=Group(**changes))
-    assert run.checkpointer.resume(allow=allow) == 2
-
-
-def test_the_loader_refuses_another_batch_size(tmp_path: Path) -> None:
-    trained(tmp_path, 2, every=2)
-    run = Run(tmp_path)
-    run.loader.batch_size = 64
-    with pytest.raises(StateError, match="batch_size: saved 32, now 64"):
-        run.checkpointer.resume()
-    assert run.checkpointer.resume(allow=("batch_size",)) == 2
-
-
-def test_another_machine_is_told_but_not_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    group = Group()
-    group.fingerprint = {"cpu": "A", "numpy": "2"}  # type: ignore[attr-defined]
-    trained(tmp_path, 2, every=2, group=group)
-    other = Group()
-    other.fingerprint = {"cpu": "B", "numpy": "2"}  # type: ignore[attr-defined]
-    assert resumed(tmp_path, group=other)[0] == 2
-    assert "comes from another machine (cpu): bits may differ from here on" in capsys.readouterr().err
-
-
-# -- wrong arguments -----------------------------------------------------------------------------------------------------
-
-
-def test_wrong_arguments(tmp_path: Path) -> None:
-    model = Model()
-    for every in (0, -1, 2.5, True):
-        with pytest.raises(RangeError, match="every"):
-            Checkpointer(tmp_path, model=model, every=every, group=Group())  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="keep"):
-        Checkpointer(tmp_path, model=model, keep=0, group=Group())
-    with pytest.raises(CheckpointError, match=r"config\.loss"):
-        Checkpointer(tmp_path, model=model, config={"loss": float("nan")}, group=Group())
-    with pytest.raises(RangeError, match="identifiers"):
-        Checkpointer(tmp_path, model={"a.b": model}, group=Group())
-    with pytest.raises(StateError, match="Momentum updates 3 parameters that are in none of the models"):
-        Checkpointer(tmp_path, model=Model(), optimizer=Momentum(model), group=Group())
-
-
-def test_the_manifest_says_what_the_run_was(tmp_path: Path) -> None:
-    run = trained(tmp_path, 2, every=2, config={"model": "mlp", "sizes": (784, 10)})
-    manifest = verify(tmp_path / "step-00000002")
-    assert isinstance(manifest, Manifest)
-    assert (manifest.step, manifest.seed, manifest.shards) == (2, 1, 8)
-    assert manifest.config == {"model": "mlp", "sizes": [784, 10]}
-    assert manifest.cursor == run.loader.state_dict()
-    assert manifest.scalars == {"optimizer": {"type": "Momentum", "lr": 0.1, "steps": 2}}
