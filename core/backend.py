@@ -1,0 +1,183 @@
+"""NumPy or CuPy: the only file that knows.
+
+Everything else asks an array which module it belongs to, or calls NumPy's functions, which hand CuPy arrays on to CuPy by
+NumPy's own protocols. CuPy is imported only when somebody asks for the device "cuda".
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .errors import DTypeError, RangeError
+
+Array = Any
+
+ALIGNMENT_BYTES = 256
+"""Start of every buffer: a cache line of any processor, and what a GPU's vector loads want."""
+
+
+def _cupy() -> ModuleType:
+    """CuPy, loaded by the first one who wants a GPU."""
+    try:
+        import cupy  # noqa: PLC0415 - optional library, owned by this file
+    except ImportError as error:
+        raise RangeError(
+            'device "cuda" needs CuPy, which cannot be imported here '
+            f'({error}); install phalanx[cuda12] or phalanx[cuda13], or use device "cpu"'
+        ) from error
+    return cupy
+
+
+def array_module(*arrays: Any) -> ModuleType:
+    """The module (numpy or cupy) whose functions work on ``arrays``; NumPy unless one of them is CuPy's.
+
+    >>> array_module(np.zeros(2)) is np
+    True
+    """
+    for array in arrays:
+        if type(array) is not np.ndarray and type(array).__module__.partition(".")[0] == "cupy":
+            return sys.modules["cupy"]
+    return np
+
+
+def is_array(value: Any) -> bool:
+    """Whether ``value`` is an array of either library (NumPy's scalars are not)."""
+    return isinstance(value, np.ndarray) or array_module(value) is not np
+
+
+def as_array(value: Any) -> Array:
+    """``value`` as an array: NumPy's scalars (what its functions return for 0 dimensions) become 0-d arrays."""
+    if isinstance(value, np.ndarray) or array_module(value) is not np:
+        return value
+    return np.asarray(value)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """``array`` in host memory; no copy if it is there already."""
+    if isinstance(array, np.ndarray):
+        return array
+    return array.get() if array_module(array) is not np else np.asarray(array)
+
+
+def device_kind(array: Any) -> str:
+    """Where the array lies, "cpu" or "cuda": the key of the kernel table."""
+    return "cpu" if type(array) is np.ndarray or array_module(array) is np else "cuda"
+
+
+class Device:
+    """A place for arrays: ``Device("cpu")``, ``Device("cuda")``, ``Device("cuda:1")`` or ``Device("cuda", 1)``.
+
+    Raises RangeError for an unknown kind. Equal to strings and devices of the same meaning.
+
+    >>> Device("cuda:1").index, str(Device("cpu")), Device("cpu") == "cpu"
+    (1, 'cpu', True)
+    """
+
+    __slots__ = ("index", "type")
+
+    def __init__(self, kind: str | int | Device, index: int | None = None) -> None:
+        if isinstance(kind, Device):
+            kind, index = kind.type, kind.index if index is None else index
+        if isinstance(kind, int) and not isinstance(kind, bool):
+            kind, index = "cuda", kind
+        name, _, number = str(kind).partition(":")
+        if name not in ("cpu", "cuda") or (number and (not number.isdigit() or index is not None)):
+            raise RangeError(f'a device is "cpu", "cuda" or "cuda:N", got {kind!r}')
+        self.type = name
+        self.index: int | None = int(number) if number else index
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        return (
+            f"device(type={self.type!r})" if self.index is None else f"device(type={self.type!r}, index={self.index})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            other = Device(other)
+        if not isinstance(other, Device):
+            return NotImplemented
+        return (self.type, self.index or 0) == (other.type, other.index or 0)
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.index or 0))
+
+
+_CPU = Device("cpu")
+
+
+def device_of(array: Any) -> Device:
+    """The device that the array lies on."""
+    return _CPU if device_kind(array) == "cpu" else Device("cuda", int(array.device.id))
+
+
+def to_device(array: Any, device: Device | str | int | None) -> Array:
+    """``array`` on ``device`` (None: where it is); no copy if it is there already. Raises RangeError without CuPy."""
+    if device is None:
+        return array
+    device = Device(device)
+    if device.type == "cpu":
+        return to_host(array)
+    cupy = _cupy()
+    with cupy.cuda.Device(device.index or 0):
+        return cupy.asarray(array)
+
+
+def empty_aligned(count: int, dtype: Any, device: str = "cpu") -> Array:
+    """A 1-D array of ``count`` elements, not initialised, whose memory starts on a 256-byte address.
+
+    >>> empty_aligned(10, np.float32).ctypes.data % 256
+    0
+    """
+    dtype = np.dtype(dtype)
+    if device != "cpu":
+        return _cupy().empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
+    raw = np.empty(count * dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+_NAMES = {
+    "float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32",
+    "short": "int16", "byte": "uint8", "char": "int8",
+}  # fmt: skip
+_SUPPORTED = frozenset("float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split())
+_PYTHON: dict[Any, str] = {float: "float32", int: "int64", bool: "bool"}
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """A NumPy dtype from a dtype, a NumPy type, a name ("float32", "half") or float, int, bool (PyTorch's widths).
+
+    Raises DTypeError for what is no dtype or not supported (complex, objects, strings).
+
+    >>> as_dtype(float), as_dtype("long")
+    (dtype('float32'), dtype('int64'))
+    """
+    if isinstance(dtype, np.dtype) and dtype.name in _SUPPORTED:
+        return dtype
+    if isinstance(dtype, str):
+        dtype = _NAMES.get(dtype, dtype)
+    else:
+        dtype = _PYTHON.get(dtype, dtype)
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found is None or found.name not in _SUPPORTED:
+        raise DTypeError(f"expected a dtype out of {', '.join(sorted(_SUPPORTED))}, got {dtype!r}")
+    return found
+
+
+def common_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The shape that ``shapes`` broadcast to, None if they do not."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None

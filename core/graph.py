@@ -1,0 +1,439 @@
+"""The graph: nodes, the backward walk, un-broadcasting, and "this gradient is final".
+
+:func:`apply` runs an op on arrays and, if any input wants a gradient, records one :class:`Node`. :func:`backward` walks the
+reachable nodes from the newest to the oldest. What it gives to a leaf goes straight into the leaf's slot of the flat
+store where there is one.
+
+A **listener** (an object on ``leaf._listener``; DataParallel sets it) hears of every backward pass that reaches its leaves:
+``backward_begins(leaves, root)`` before the walk, ``gradient_final(leaf)`` when a leaf has got its last contribution of
+this pass (also if that turned out to be none), ``backward_ends()`` after the walk, if it did not fail.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from types import CodeType
+from typing import Any
+
+import numpy as np
+
+from .backend import Array, as_array, common_shape
+from .errors import DTypeError, GraphError, PhalanxError, ShapeError
+from .mode import enable_grad as enable_grad
+from .mode import is_grad_enabled as is_grad_enabled
+from .mode import mode
+from .mode import no_grad as no_grad
+from .mode import set_grad_enabled as set_grad_enabled
+from .op import Op
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_sequence = itertools.count().__next__
+_ndarray = np.ndarray
+_FREED = object()
+_PLAIN = frozenset({int, float, bool, str, type(None), tuple, slice, type(Ellipsis), np.dtype})
+_NO_SLOTS: list[tuple[None, ...]] = [(None,) * n for n in range(8)]
+
+
+class Variable:
+    """What the graph knows of a Tensor: an array, whether it wants a gradient, and where it came from."""
+
+    __slots__ = (
+        "__weakref__", "_grad", "_hooks", "_listener", "_node", "_slot", "_weight", "array", "name", "requires_grad",
+    )  # fmt: skip
+
+    array: Array
+    requires_grad: bool
+    name: str | None
+    _node: Node | None
+    """The op that made it; None for a leaf."""
+    _grad: Any
+    _slot: Array | None
+    """A leaf's place in the gradient buffer of the flat store."""
+    _listener: Any
+    _weight: float | None
+    _hooks: dict[int, Callable[..., Any]] | None
+
+
+class Node:
+    """One op that ran: what its vjp needs, and where each input's gradient goes."""
+
+    __slots__ = (
+        "code",
+        "edges",
+        "gradient",
+        "hooks",
+        "instruction",
+        "needs",
+        "op",
+        "owned",
+        "saved",
+        "sequence",
+        "shape",
+    )
+
+    op: Op | None
+    """None: picks output ``saved`` of the only edge, a node with several outputs."""
+    edges: tuple[Any, ...]
+    """For each input: the Node that made it, the leaf Variable, or None if it wants no gradient."""
+    gradient: Any
+    """What has arrived so far for the output (a list with several outputs), during a walk."""
+    owned: bool
+    """Whether ``gradient`` was made by the walk itself, so that it may be added to in place."""
+
+    def site(self) -> str:
+        """``file:line`` of the call outside of phalanx."""
+        line = next((line for lo, hi, line in self.code.co_lines() if lo <= self.instruction < hi), None)
+        return f"{self.code.co_filename}:{line}"
+
+    code: CodeType
+    instruction: int
+
+
+_inside: dict[str, bool] = {}
+
+
+def _is_inside(filename: str) -> bool:
+    """Whether a source file belongs to the package; remembered by name."""
+    found = _inside[filename] = os.path.abspath(filename).startswith(_PACKAGE)
+    return found
+
+
+class _Bindings:
+    """The class that outputs are made of; ``tensor.py`` enters its own, which stands above this file."""
+
+    make: Callable[[Array], Any]
+
+
+_bindings = _Bindings()
+
+
+def bind(make: Callable[[Array], Any]) -> None:
+    """Enter the function that wraps an output array into a Tensor."""
+    _bindings.make = make
+
+
+def wrap(array: Array) -> Any:
+    """A Tensor around ``array``, without gradient."""
+    return _bindings.make(array)
+
+
+def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
+    """Run ``op`` on ``inputs`` (Tensors, arrays, Python numbers or None) and record it if a gradient is wanted.
+
+    Returns a Tensor, or a tuple of Tensors for an op with several outputs. Raises ShapeError or DTypeError that names the
+    op and the inputs' shapes.
+    """
+    arrays = [x.array if isinstance(x, Variable) else x for x in inputs]
+    try:
+        output, saved = op.forward(*arrays, **attributes)
+    except (ValueError, TypeError, IndexError) as error:
+        if isinstance(error, PhalanxError):
+            raise
+        raise _explained(op, arrays, error) from error
+    several = type(output) is tuple
+    if not several and type(output) is not _ndarray:
+        output = as_array(output)
+    make = _bindings.make
+    if mode.enabled and op.differentiable != ():
+        for x in inputs:
+            if isinstance(x, Variable) and x.requires_grad:
+                break
+        else:
+            return tuple([make(as_array(o)) for o in output]) if several else make(output)
+        node = _record(op, inputs, saved)
+        if several:
+            return _outputs(node, output, op.differentiable)
+        node.shape = output.shape
+        result = make(output)
+        result.requires_grad = True
+        result._node = node
+        return result
+    return tuple([make(as_array(o)) for o in output]) if several else make(output)
+
+
+def _record(op: Op, inputs: Sequence[Any], saved: Any) -> Node:
+    node = Node()
+    node.op = op
+    node.saved = saved
+    edges = []
+    needs = []
+    for x in inputs:
+        if isinstance(x, Variable) and x.requires_grad:
+            source = x._node
+            edges.append(x if source is None else source)
+            needs.append(True)
+        else:
+            edges.append(None)
+            needs.append(False)
+    node.edges = tuple(edges)
+    node.needs = tuple(needs)
+    node.gradient = node.hooks = None
+    node.owned = False
+    node.sequence = _sequence()
+    frame = sys._getframe(2)
+    code = frame.f_code
+    filename = code.co_filename
+    while _inside[filename] if filename in _inside else _is_inside(filename):
+        outer = frame.f_back
+        if outer is None:
+            break
+        frame = outer
+        code = frame.f_code
+        filename = code.co_filename
+    node.code = code
+    node.instruction = frame.f_lasti
+    return node
+
+
+def _outputs(node: Node, arrays: tuple[Any, ...], differentiable: tuple[int, ...] | None) -> tuple[Any, ...]:
+    """Tensors for the outputs of an op with several; each that carries a gradient gets a node that picks it."""
+    node.shape = None
+    node.gradient = [None] * len(arrays)
+    results = []
+    for index, array in enumerate(arrays):
+        array = as_array(array)
+        result = _bindings.make(array)
+        if differentiable is None or index in differentiable:
+            pick = Node()
+            pick.op, pick.saved, pick.edges, pick.needs = None, index, (node,), (True,)
+            pick.gradient = pick.hooks = None
+            pick.owned = False
+            pick.sequence = _sequence()
+            pick.code, pick.instruction = node.code, node.instruction
+            pick.shape = array.shape
+            result.requires_grad = True
+            result._node = pick
+        results.append(result)
+    return tuple(results)
+
+
+def _explained(op: Op, arrays: Sequence[Any], error: Exception) -> PhalanxError:
+    """The error of an op that did not take its inputs, in words."""
+    described = [f"{tuple(a.shape)} {a.dtype}" if hasattr(a, "shape") else repr(a) for a in arrays]
+    shapes = [tuple(a.shape) for a in arrays if hasattr(a, "shape")]
+    inputs = ", ".join(described)
+    if "broadcast together" in str(error) and common_shape(shapes) is None:
+        return ShapeError(
+            f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the last dimension, "
+            "two sizes must be equal or one of them 1"
+        )
+    if isinstance(error, TypeError):
+        return DTypeError(f"{op.name}: cannot take inputs {inputs}: {error}")
+    return ShapeError(f"{op.name}: inputs {inputs}: {error}")
+
+
+def unbroadcast(gradient: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
+    """Sum ``gradient`` over the dimensions along which an input of ``shape`` was broadcast; into ``out`` if given."""
+    extra = gradient.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        i + extra for i, size in enumerate(shape) if size == 1 and gradient.shape[i + extra] != 1
+    )
+    if out is not None and len(axes) == extra:
+        return np.add.reduce(gradient, axis=axes, out=out)
+    return as_array(np.add.reduce(gradient, axis=axes)).reshape(shape)
+
+
+class _Pending:
+    """A reachable leaf during one walk: contributions still to come, and their sum so far if there are several."""
+
+    __slots__ = ("owned", "remaining", "total")
+
+    def __init__(self) -> None:
+        self.remaining = 1
+        self.total: Array | None = None
+        self.owned = False
+
+
+_by_sequence = attrgetter("sequence")
+
+
+def _reachable(root: Node) -> tuple[list[Node], dict[Any, _Pending]]:
+    """All nodes below ``root``, newest first, and the leaves with the number of edges that lead to each."""
+    nodes = [root]
+    seen = {root}
+    leaves: dict[Any, _Pending] = {}
+    for node in nodes:
+        if node.saved is _FREED:
+            raise GraphError(
+                f"backward a second time through {node.op.name if node.op else 'a part of the graph'} "
+                f"(forward at {node.site()}), whose saved arrays "
+                "were freed by the first: run forward again, or call the first with retain_graph=True"
+            )
+        for edge in node.edges:
+            if edge is None:
+                continue
+            if edge.__class__ is Node:
+                if edge not in seen:
+                    seen.add(edge)
+                    nodes.append(edge)
+            elif edge in leaves:
+                leaves[edge].remaining += 1
+            else:
+                leaves[edge] = _Pending()
+    nodes.sort(key=_by_sequence, reverse=True)
+    return nodes, leaves
+
+
+def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
+    """Add the gradient of ``root`` (a Tensor; ``seed`` is its own gradient) to ``.grad`` of every leaf below it.
+
+    Raises GraphError if a part of the graph was freed by an earlier pass.
+    """
+    if root._node is None:
+        leaves = {root: _Pending()}
+        nodes: list[Node] = []
+    else:
+        nodes, leaves = _reachable(root._node)
+    listeners: dict[int, tuple[Any, list[Any]]] = {}
+    for leaf in leaves:
+        listener = leaf._listener
+        if listener is not None:
+            listeners.setdefault(id(listener), (listener, []))[1].append(leaf)
+    for listener, own in listeners.values():
+        listener.backward_begins(own, root)
+    if root._node is None:
+        _contribute(root, leaves[root], seed)
+    else:
+        root._node.gradient = seed
+        try:
+            for node in nodes:
+                _step(node, leaves, retain_graph)
+        except BaseException:
+            for node in nodes:
+                node.gradient = None if node.shape is not None else [None] * len(node.gradient)
+            raise
+    for listener, _ in listeners.values():
+        listener.backward_ends()
+
+
+def _step(node: Node, leaves: dict[Any, _Pending], retain_graph: bool) -> None:
+    """Pass one node's gradient on to its inputs."""
+    gradient = node.gradient
+    edges = node.edges
+    op = node.op
+    if node.shape is None:  # several outputs
+        node.gradient = [None] * len(gradient)
+        arrived = any(g is not None for g in gradient)
+        gradient = tuple(gradient)
+    else:
+        node.gradient = None
+        arrived = gradient is not None
+        if node.hooks is not None and arrived:
+            gradient = run_hooks(node.hooks, gradient)
+    node.owned = False
+    if op is None:
+        edges[0].gradient[node.saved] = gradient
+        return
+    if not arrived:
+        gradients: Sequence[Any] = _NO_SLOTS[len(edges)] if len(edges) < 8 else (None,) * len(edges)
+    else:
+        slots: Any = _NO_SLOTS[len(edges)] if len(edges) < 8 else (None,) * len(edges)
+        for index, edge in enumerate(edges):
+            if edge is not None and edge.__class__ is not Node and edge._slot is not None and edge._grad is None:
+                pending = leaves[edge]
+                if pending.remaining == 1 and pending.total is None:
+                    if slots.__class__ is tuple:
+                        slots = list(slots)
+                    slots[index] = edge._slot
+        try:
+            gradients = op.vjp(node.saved, gradient, node.needs, slots)
+        except Exception as error:
+            error.add_note(f"in the backward of {op.name}, whose forward was called at {node.site()}")
+            raise
+    if not retain_graph and node.saved is not None:
+        _free(node)
+    for edge, g in zip(edges, gradients, strict=True):
+        if edge is None:
+            continue
+        if edge.__class__ is Node:
+            if g is None:
+                continue
+            shape = edge.shape
+            if g.shape != shape:
+                g = unbroadcast(g, shape)
+            if edge.gradient is None:
+                edge.gradient = g
+            elif edge.owned:
+                edge.gradient += g
+            else:
+                edge.gradient = as_array(edge.gradient + g)
+                edge.owned = True
+        else:
+            _contribute(edge, leaves[edge], g)
+
+
+def _free(node: Node) -> None:
+    """Let go of what the node saved, unless that is only shapes and numbers, which may serve again."""
+    saved = node.saved
+    kind = saved.__class__
+    if kind is tuple:
+        if not _PLAIN.issuperset(map(type, saved)):
+            node.saved = _FREED
+    elif kind not in _PLAIN:
+        node.saved = _FREED
+
+
+def _contribute(leaf: Any, pending: _Pending, gradient: Array | None) -> None:
+    """Take one contribution to a leaf; after the last one the sum goes into ``leaf.grad``."""
+    pending.remaining -= 1
+    last = pending.remaining == 0
+    if gradient is not None:
+        if last and pending.total is None and leaf._grad is None and leaf._hooks is None:
+            _first_write(leaf, gradient)
+        else:
+            array = leaf.array
+            if gradient.shape != array.shape:
+                gradient = unbroadcast(gradient, array.shape)
+            total = pending.total
+            if total is None:
+                pending.total = gradient
+            elif pending.owned:
+                total += gradient
+            else:
+                pending.total = as_array(total + gradient)
+                pending.owned = True
+    if not last:
+        return
+    total = pending.total
+    if total is not None:
+        if leaf._hooks is not None:
+            total = run_hooks(leaf._hooks, total)
+        if leaf._grad is None:
+            _first_write(leaf, total)
+        else:
+            leaf._grad.array += total
+    listener = leaf._listener
+    if listener is not None:
+        listener.gradient_final(leaf)
+
+
+def _first_write(leaf: Any, gradient: Array) -> None:
+    """Make ``gradient`` the leaf's: in its slot, or else in an array of its own (others may hold ``gradient`` too)."""
+    slot = leaf._slot
+    if slot is None:
+        slot = np.empty_like(leaf.array)
+    if gradient is not slot:
+        if gradient.shape == slot.shape:
+            slot[...] = gradient
+        else:
+            total = unbroadcast(gradient, slot.shape, slot)
+            if total is not slot:
+                slot[...] = total
+    leaf._grad = _bindings.make(slot)
+
+
+def run_hooks(hooks: dict[int, Callable[..., Any]], gradient: Array) -> Array:
+    """Show ``gradient`` to the hooks as a Tensor; each may return another one."""
+    enabled, mode.enabled = mode.enabled, False
+    try:
+        for hook in list(hooks.values()):
+            changed = hook(_bindings.make(gradient))
+            if changed is not None:
+                gradient = changed.array
+    finally:
+        mode.enabled = enabled
+    return gradient

@@ -1,0 +1,122 @@
+"""Picking elements by position. Positions are attributes: arrays without gradient.
+
+A position that is picked several times gets the sum of its gradients, added in the order in which it was picked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..backend import device_kind
+from ..errors import RangeError, ShapeError
+from ..kernels.table import kernel
+from ..op import Array, define
+from .arithmetic import Gradients, Needs
+
+
+class PositionError(RangeError, IndexError):
+    """A position outside of a tensor."""
+
+
+def _index(x: Array, key: Any) -> tuple[Array, Any]:
+    try:
+        return x[key], (x.shape, key)
+    except IndexError as error:
+        raise PositionError(f"index {_described(key)} of a tensor of shape {tuple(x.shape)}: {error}") from None
+
+
+def _described(key: Any) -> str:
+    parts = key if isinstance(key, tuple) else (key,)
+    return ", ".join(f"array{part.shape}" if hasattr(part, "shape") else str(part) for part in parts)
+
+
+def _picks_once(key: Any) -> bool:
+    """Whether no element can be picked twice: slices, ints, None, Ellipsis and at most boolean arrays."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(not hasattr(part, "dtype") or part.dtype.kind == "b" or part.ndim == 0 for part in parts)
+
+
+def _index_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    shape, key = saved
+    if hasattr(key, "dtype") and key.dtype.kind in "iu" and key.ndim and len(shape) > 1:
+        return (_rows_vjp(gradient, key, shape),)
+    dx = np.zeros_like(gradient, shape=shape)
+    if _picks_once(key):
+        dx[key] = gradient
+    else:
+        np.add.at(dx, key, gradient)
+    return (dx,)
+
+
+def _rows_vjp(gradient: Array, indices: Array, shape: tuple[int, ...]) -> Array:
+    """Gradient of ``x[indices]`` for whole rows of x, which is an embedding's."""
+    width = math.prod(shape[1:])
+    if not width or not gradient.size:
+        return np.zeros_like(gradient, shape=shape)
+    rows = gradient.reshape(indices.shape + (width,))
+    add = kernel("embedding_backward", device_kind(gradient))
+    return add(rows, indices % shape[0], shape[0]).reshape(shape)
+
+
+INDEX = define("index", _index, _index_vjp)
+
+
+def _index_select(x: Array, axis: int, index: Array) -> tuple[Array, Any]:
+    if index.ndim > 1:
+        raise ShapeError(f"index_select: an index of 1 dimension expected, got shape {tuple(index.shape)}")
+    try:
+        return np.take(x, index.reshape(-1), axis=axis), (x.shape, axis, index.reshape(-1))
+    except IndexError as error:
+        raise PositionError(f"index_select along dimension {axis} of shape {tuple(x.shape)}: {error}") from None
+
+
+def _index_select_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    shape, axis, index = saved
+    moved = np.moveaxis(gradient, axis, 0)
+    size = shape[axis]
+    others = shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :]
+    if not others:
+        dx = np.zeros_like(gradient, shape=shape)
+        np.add.at(dx, index, gradient)
+        return (dx,)
+    return (np.moveaxis(_rows_vjp(moved, index, (size, *others)), 0, axis),)
+
+
+INDEX_SELECT = define("index_select", _index_select, _index_select_vjp)
+
+
+def grid(index: Array, axis: int) -> tuple[Array, ...]:
+    """Positions of ``index``'s elements, with ``index`` itself along ``axis``."""
+    positions = list(np.ogrid[tuple(slice(0, size) for size in index.shape)])
+    positions[axis] = index
+    return tuple(positions)
+
+
+def _gather(x: Array, axis: int, index: Array) -> tuple[Array, Any]:
+    if x.ndim == 0 and index.ndim == 0:
+        return x.copy(), (x.shape, ())
+    if index.ndim != x.ndim or any(
+        i > n for d, (i, n) in enumerate(zip(index.shape, x.shape, strict=True)) if d != axis % x.ndim
+    ):
+        raise ShapeError(
+            f"gather: the index, of shape {tuple(index.shape)}, must fit into the tensor's shape {tuple(x.shape)} "
+            f"but for dimension {axis}"
+        )
+    positions = grid(index, axis)
+    try:
+        return x[positions], (x.shape, positions)
+    except IndexError as error:
+        raise PositionError(f"gather along dimension {axis} of shape {tuple(x.shape)}: {error}") from None
+
+
+def _gather_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    shape, positions = saved
+    dx = np.zeros_like(gradient, shape=shape)
+    np.add.at(dx, positions, gradient)
+    return (dx,)
+
+
+GATHER = define("gather", _gather, _gather_vjp)
