@@ -118,6 +118,25 @@ def scope() -> tuple[int | None, int | None]:
     return _state.step, _state.shard
 
 
+@contextmanager
+def own_stream(seed: int) -> Iterator[None]:
+    """Inside, draws follow from ``seed`` alone and leave no mark on those outside. For samples of a data set.
+
+    >>> before = scope()
+    >>> with own_stream(7): a = next_key("user")
+    >>> with own_stream(7): next_key("user") == a
+    True
+    >>> scope() == before
+    True
+    """
+    outer = (_state.seed, _state.step, _state.shard, _state.calls)
+    _state.seed, _state.step, _state.shard, _state.calls = seed, None, None, {}
+    try:
+        yield
+    finally:
+        _state.seed, _state.step, _state.shard, _state.calls = outer
+
+
 def random_bits(count: int, key: Key) -> np.ndarray:
     """``count`` random uint32 of ``key``."""
     return key.bits(count)

@@ -42,15 +42,17 @@ class BatchMaker:
         if not len(indices):
             return empty_like_batch(self.make(epoch, np.zeros(1, np.int64)))
         seeds = self._seeds_of(epoch)[indices].tolist()
+        collate_seed = seeds[0] ^ 0x5BD1E995  # apart from what the samples draw
         if self.keyed:
-            return self._collate([self._sample(i, s) for i, s in zip(indices.tolist(), seeds, strict=True)], indices)
+            samples = [self._sample(index, seed) for index, seed in zip(indices.tolist(), seeds, strict=True)]
+            return self._collate(samples, indices, collate_seed)
         samples = []
         with borrowed_globals() as seed_globals:
             for index, seed in zip(indices.tolist(), seeds, strict=True):
                 seed_globals(seed)
                 samples.append(self._sample(index, seed))
-            seed_globals(seeds[0] ^ 0x5BD1E995)  # a collate_fn may draw too: apart from what the samples drew
-            return self._collate(samples, indices)
+            seed_globals(collate_seed)
+            return self._collate(samples, indices, collate_seed)
 
     def _take(self, indices: np.ndarray) -> tuple[Any, ...] | None:
         take = getattr(self.dataset, "take", None)
@@ -66,10 +68,11 @@ class BatchMaker:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _collate(self, samples: list[Any], indices: np.ndarray) -> Any:
+    def _collate(self, samples: list[Any], indices: np.ndarray, seed: int) -> Any:
         collate = default_collate if self.collate_fn is None else self.collate_fn
         try:
-            return collate(samples)
+            with keyed_sample(seed):
+                return collate(samples)
         except Exception as error:
             shown = ", ".join(str(index) for index in indices[:4].tolist()) + (", ..." if len(indices) > 4 else "")
             name = getattr(collate, "__name__", type(collate).__name__)

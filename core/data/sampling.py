@@ -20,6 +20,8 @@ from .. import rng
 
 T = TypeVar("T")
 
+_APART = 1 << 40
+"""Keeps the streams of samples apart from those of seeds that people choose."""
 _globals_lock = threading.RLock()
 _local = threading.local()
 
@@ -46,11 +48,12 @@ def sample_random() -> random.Random:
 
 @contextmanager
 def keyed_sample(seed: int) -> Iterator[None]:
-    """Inside, :func:`sample_random` is the generator seeded with ``seed``."""
+    """Inside, :func:`sample_random` and ``phalanx.rand`` follow from ``seed``, on whatever thread."""
     outer = (getattr(_local, "seed", None), getattr(_local, "generator", None))
     _local.seed, _local.generator = seed, None
     try:
-        yield
+        with rng.own_stream(seed + _APART):
+            yield
     finally:
         _local.seed, _local.generator = outer
 

@@ -26,6 +26,7 @@ from phalanx.core.data import (
     set_placement,
 )
 from phalanx.core.data import loader as loader_module
+from phalanx.core.data.prefetch import Prefetcher
 from phalanx.core.errors import DataError, RangeError, ShapeError, StateError
 from phalanx.core.tensor import Tensor
 
@@ -209,6 +210,27 @@ def test_a_sample_draws_by_seed_epoch_and_index_and_the_globals_come_back():
     assert first[0] != draws(3, 8)[0]
 
 
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_numbers_that_a_sample_draws_from_phalanx_are_its_own(num_workers):
+    class Drawing(Keyed):
+        def __getitem__(self, index):
+            return index, rng.next_key("user").bits(1)[0], sample_random().random()
+
+    def draws(size, batch_size):
+        found = {}
+        for rank in range(size):
+            set_placement(Placement(rank, size))
+            rng.manual_seed(rank)  # another seed than the loader's leaves no trace
+            for batch in DataLoader(Drawing(), batch_size, shuffle=True, seed=4, num_workers=num_workers):
+                found |= {int(row[0]): row[1:] for row in zip(*(part.numpy().tolist() for part in batch), strict=True)}
+                assert rng.next_key("user").call == 0
+        return found
+
+    first = draws(1, 4)
+    assert len({row[0] for row in first.values()}) == 23
+    assert first == draws(3, 5)
+
+
 def test_ranks_as_threads_draw_the_same():
     def run(rank, size, out):
         set_placement(Placement(rank, size, 4))
@@ -354,6 +376,22 @@ def test_batches_stay_in_line_after_an_inner_loop_was_left(background):
             seen.append(ids(batch))
             break
     assert seen == [[0, 1], [6, 7]]
+
+
+def test_a_shard_whose_iterator_is_still_held_closes_with_its_step():
+    set_placement(Placement(0, 1, 2))
+    recorder = Recorder()
+    observers().append(recorder)
+    held = []
+    for step in DataLoader(TensorDataset(np.arange(4)), 2).steps():
+        held.append(iter(step))
+        next(held[-1])
+    assert [entry if isinstance(entry, str) else entry[0] for entry in recorder.log] == [
+        *("step", "shard", "close shard", "close step"),
+        *("step", "shard", "close shard", "close step"),
+    ]
+    held.clear()
+    assert recorder.log.count("close shard") == 2
 
 
 # -- the position -------------------------------------------------------------------------------------------------
@@ -508,6 +546,14 @@ def test_no_thread_is_left(how):
             del loader
         del held
         gc.collect()
+    assert prefetch_threads() == []
+
+
+def test_a_prefetcher_that_is_dropped_ends_its_threads():
+    prefetcher = Prefetcher(abs, range(100), ahead=3, threads=2)
+    assert prefetcher.take() == 0 and len(prefetch_threads()) == 2
+    del prefetcher
+    gc.collect()
     assert prefetch_threads() == []
 
 
