@@ -10,7 +10,7 @@ from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..ops import expect
-from ..ops.shape import PAD
+from ..ops.pad import PAD
 from ..tensor import Tensor
 
 _NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}

@@ -10,6 +10,7 @@ from . import linear as linear
 from . import loss as loss
 from . import matmul as matmul
 from . import norm as norm
+from . import pad as pad
 from . import pool as pool
 from . import reduce as reduce
 from . import shape as shape
