@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import time
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,10 @@ class LineReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that ``data`` completes, without their ends."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        text = self._rest + data
+        while (taken_back := _TAKEN_BACK.sub(b"\r", text)) != text:
+            text = taken_back
+        *lines, self._rest = text.split(b"\n")
         if b"\r" in self._rest[:-1]:
             self._rest = b"\r" + _visible(self._rest) + (b"\r" if self._rest.endswith(b"\r") else b"")
         return [_visible(line) for line in lines]
@@ -53,9 +57,15 @@ class LineReader:
         return [rest] if rest else []
 
 
+_TAKEN_BACK = re.compile(rb"[^\n]*\n(?:\x1b\[\?25h)?\r?\x1b\[1?A\x1b\[2K")
+"""A finished line and the terminal's codes for "one up, erase": how a transient progress bar leaves."""
+_MOVE = re.compile(rb"\x1b\[[0-9;?]*[A-Za-ln-z]")
+"""Every terminal code but colours: they move the cursor, which several ranks cannot share."""
+
+
 def _visible(line: bytes) -> bytes:
     """What a terminal shows of a line that was redrawn: the part after the last carriage return."""
-    return line.rstrip(b"\r").rpartition(b"\r")[2]
+    return _MOVE.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2])
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from .launch.plan import RunArguments
 from .launch.run import check_script, dry_run, run
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.call(options)
     except PhalanxError as error:
         return _refuse(f"phalanx {options.name}", str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _refuse(called: str, words: str) -> int:

@@ -126,3 +126,12 @@ def test_a_line_reader_forgets_what_was_overwritten():
     for percent in range(1000):
         reader.feed(b"\r%d%%" % percent)
     assert reader.bar == b"999%" and len(reader._rest) < 20
+
+
+def test_a_transient_bar_leaves_nothing_and_takes_no_other_line_along():
+    bar, gone = b"\r\x1b[2Kepoch \x1b[32m3/3\x1b[0m", b"\n\x1b[?25h\r\x1b[1A\x1b[2K"
+    reader = LineReader()
+    assert reader.feed(b"\x1b[?25l" + bar) == [] and reader.bar == b"epoch \x1b[32m3/3\x1b[0m"
+    assert reader.feed(gone) == [] and reader.bar == b""
+    assert reader.feed(b"epoch done\n") == [b"epoch done"]
+    assert reader.feed(b"kept\n" + bar + b"\n" + bar + gone + b"\x1b[1A\x1b[2Klast\n") == [b"kept", b"last"]
