@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import functions
+from ..backend import array_module, as_dtype, to_device
 from ..errors import RangeError, ShapeError
 from ..tensor import Tensor
 from . import functional as F
@@ -152,7 +152,7 @@ class MultiheadAttention(Module):
         """One mask that broadcasts to (N, H, L, S): boolean with True = masked, or numbers to add."""
         rows, length, source = q.shape[0], q.shape[2], k.shape[2]
         if is_causal and attention is None:
-            attention = functions.tensor(np.triu(np.ones((length, source), bool), 1))
+            attention = Tensor(array_module(q.array).triu(array_module(q.array).ones((length, source), bool), 1))
         parts = []
         if attention is not None:
             if attention.ndim == 3:
@@ -169,7 +169,7 @@ class MultiheadAttention(Module):
             parts = [_additive(part, q.dtype) for part in parts]
         if len(parts) < 2:
             return parts[0] if parts else None
-        return functions.logical_or(*parts) if parts[0].dtype.kind == "b" else parts[0] + parts[1]
+        return parts[0] | parts[1] if parts[0].dtype.kind == "b" else parts[0] + parts[1]
 
 
 def _check(mask: Tensor, shape: tuple[int, ...], option: str) -> None:
@@ -181,11 +181,11 @@ def _check(mask: Tensor, shape: tuple[int, ...], option: str) -> None:
         )
 
 
-def _additive(mask: Tensor, dtype: Any) -> Tensor:
+def _additive(mask: Tensor, dtype: np.dtype) -> Tensor:
     """A boolean mask as numbers to add: -inf where it is True."""
     if mask.dtype.kind != "b":
         return mask
-    return functions.where(mask, functions.tensor(-math.inf, dtype=dtype), functions.tensor(0.0, dtype=dtype))
+    return Tensor(array_module(mask.array).where(mask.array, dtype.type(-math.inf), dtype.type(0)))
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -196,7 +196,7 @@ def _allowed(mask: Tensor | None) -> Tensor | None:
     """The mask as scaled_dot_product_attention has it: a boolean True there means "attend"."""
     if mask is None or mask.dtype.kind != "b":
         return mask
-    return functions.logical_not(mask)
+    return ~mask
 
 
 class TransformerEncoderLayer(Module):
@@ -308,5 +308,5 @@ def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = No
     >>> generate_square_subsequent_mask(2).tolist()
     [[0.0, -inf], [0.0, 0.0]]
     """
-    dtype = np.float32 if dtype is None else dtype
-    return functions.tensor(np.triu(np.full((sz, sz), -np.inf), 1).astype(dtype), dtype=dtype)
+    mask = np.triu(np.full((sz, sz), -np.inf), 1).astype(as_dtype(np.float32 if dtype is None else dtype))
+    return Tensor(to_device(mask, device))

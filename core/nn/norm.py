@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import functions
-from ..backend import array_module
+from ..backend import array_module, as_dtype, to_device
 from ..errors import ShapeError
 from ..op import Array
 from ..tensor import Tensor
@@ -37,16 +36,21 @@ class _BatchNorm(Module):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        for name in ("weight", "bias"):
-            self.register_parameter(name, Parameter.empty((num_features,), dtype, device) if affine else None)
-        for name, make in (("running_mean", functions.zeros), ("running_var", functions.ones)):
-            self.register_buffer(name, make(num_features, dtype=dtype, device=device) if track_running_stats else None)
-        count = functions.tensor(0, dtype=np.int64, device=device) if track_running_stats else None
-        self.register_buffer("num_batches_tracked", count)
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            self.register_parameter(name, Parameter.empty((num_features,), dtype, device) if wanted else None)
+        kind = as_dtype(np.float32 if dtype is None else dtype)
+        for name, array in (
+            ("running_mean", np.zeros(num_features, kind)),
+            ("running_var", np.ones(num_features, kind)),
+            ("num_batches_tracked", np.zeros((), np.int64)),
+        ):
+            self.register_buffer(name, Tensor(to_device(array, device)) if track_running_stats else None)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
@@ -59,8 +63,9 @@ class _BatchNorm(Module):
     def reset_parameters(self) -> None:
         """Weight 1, bias 0, running statistics as at the start."""
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             init.ones_(self.weight)
+        if self.bias is not None:
             init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:

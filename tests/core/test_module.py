@@ -364,7 +364,7 @@ def test_other_errors_stay_as_they_are() -> None:
         def forward(self, x):
             raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="^mine$"):
+    with pytest.raises(ZeroDivisionError, match=r"^mine$"):
         nn.Sequential(Wrong())(1)
 
 
