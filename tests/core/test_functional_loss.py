@@ -76,7 +76,7 @@ def test_binary_losses(reduction: str) -> None:
     same(name, [logits * 300, np.round(target)], reduction=reduction)
     sure, truth = np.array([[0.0, 1.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 0.0, 1.0]])
     # PyTorch's floor 1e-12 is a float32 constant
-    same("binary_cross_entropy", [sure, truth], tolerance=1e-7, reduction=reduction)
+    same("binary_cross_entropy", [sure], constants=[truth], tolerance=1e-7, reduction=reduction)
 
 
 def test_mse_warns_when_it_broadcasts() -> None:
