@@ -190,4 +190,4 @@ def gelu_backward(gradient: Array, x: Array, approximate: str = "none") -> Array
     return _blockwise(function, xp.empty(x.shape, x.dtype), xp.ascontiguousarray(gradient), xp.ascontiguousarray(x))
 
 
-KERNELS = {"erf": erf, "gelu_forward": gelu_forward, "gelu_backward": gelu_backward}
+KERNELS: dict[str, Callable[..., Array]] = {"erf": erf, "gelu_forward": gelu_forward, "gelu_backward": gelu_backward}

@@ -13,7 +13,7 @@ import numpy as np
 from ..backend import array_module
 from ..op import Array
 from .reference import wide
-from .window import Pair, Window, framed, without_frame
+from .window import Pair, Size, Window, framed, without_frame
 
 
 def _is_halving(window: Window) -> bool:
@@ -53,14 +53,11 @@ def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, Array]:
     xp = array_module(x)
     output = window.output(x.shape[2:])
     padded = framed(x, window, output, -np.inf)
-    y, index = None, None
+    count = window.kernel[0] * window.kernel[1]
+    y = xp.full(x.shape[:2] + output, -np.inf, x.dtype)
+    index = xp.zeros(y.shape, np.uint8 if count <= 256 else np.int32)
     for i, j, rows, columns in window.places(output):
         candidate = padded[:, :, rows, columns]
-        if y is None:
-            y = candidate.copy()
-            count = window.kernel[0] * window.kernel[1]
-            index = xp.zeros(y.shape, np.uint8 if count <= 256 else np.int32)
-            continue
         better = ~(candidate <= y) & (y == y)  # true for a NaN candidate, false once y is NaN
         xp.copyto(y, candidate, where=better)
         xp.copyto(index, index.dtype.type(i * window.kernel[1] + j), where=better)
@@ -84,7 +81,7 @@ def max_pool2d_backward(gradient: Array, index: Array, shape: tuple[int, ...], w
     return without_frame(dx, window, shape[2:])
 
 
-def _divisor(size: Pair, window: Window, output: Pair, count_include_pad: bool) -> np.ndarray:
+def _divisor(size: Size, window: Window, output: Size, count_include_pad: bool) -> np.ndarray:
     """How many elements each window averages, (P, Q): padding counts or not, what ceil_mode adds never does."""
     counts = []
     for axis in (0, 1):

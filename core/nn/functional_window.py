@@ -22,7 +22,7 @@ def _batched(op: str, input: Tensor, dimensions: int, layout: str) -> tuple[Tens
     raise ShapeError(f"{op}: input must be {layout}, with or without the batch dimension, got shape {input.shape}")
 
 
-def _same_padding(input: Tensor, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+def _same_padding(input: Tensor, kernel: tuple[int, ...], dilation: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
     """The padding that keeps the size; where that is odd, the input gets one row or column more at its end."""
     total = [dilation[a] * (kernel[a] - 1) for a in (0, 1)]
     if any(t % 2 for t in total):
