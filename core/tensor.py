@@ -274,9 +274,7 @@ class Tensor(TensorMath, TensorShape, TensorOperators):
         for arg in args:
             if isinstance(arg, Tensor):
                 device, dtype = arg.device, arg.dtype
-            elif isinstance(arg, Device | int) and not isinstance(arg, bool):
-                device = arg
-            elif isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda"):
+            elif (isinstance(arg, Device | int) and not isinstance(arg, bool)) or (isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda")):
                 device = arg
             elif arg is not None and not isinstance(arg, bool):
                 dtype = arg

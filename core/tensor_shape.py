@@ -99,12 +99,12 @@ class TensorShape(Variable):
         return self.transpose(0, 1) if self.array.ndim == 2 else self  # type: ignore[return-value]
 
     @property
-    def T(self) -> Tensor:  # noqa: N802 - PyTorch's name
+    def T(self) -> Tensor:
         """All dimensions in reverse order."""
         return apply(shape.PERMUTE, self, axes=tuple(range(self.array.ndim))[::-1])
 
     @property
-    def mT(self) -> Tensor:  # noqa: N802 - PyTorch's name
+    def mT(self) -> Tensor:
         """The last two dimensions exchanged."""
         return self.transpose(-1, -2)
 

@@ -1,0 +1,291 @@
+"""PyTorch's top-level functions: ``phalanx.exp(x)``, ``phalanx.cat([a, b])``, ``phalanx.max(x, dim=1)``.
+
+Most of them are Tensor methods with the tensor as first argument; new tensors come from ``creation``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .backend import Device
+from .creation import arange as arange
+from .creation import as_tensor as as_tensor
+from .creation import bernoulli as bernoulli
+from .creation import empty as empty
+from .creation import empty_like as empty_like
+from .creation import eye as eye
+from .creation import from_numpy as from_numpy
+from .creation import full as full
+from .creation import full_like as full_like
+from .creation import linspace as linspace
+from .creation import multinomial as multinomial
+from .creation import normal as normal
+from .creation import ones as ones
+from .creation import ones_like as ones_like
+from .creation import rand as rand
+from .creation import rand_like as rand_like
+from .creation import randint as randint
+from .creation import randint_like as randint_like
+from .creation import randn as randn
+from .creation import randn_like as randn_like
+from .creation import randperm as randperm
+from .creation import tensor as tensor
+from .creation import zeros as zeros
+from .creation import zeros_like as zeros_like
+from .einsum import einsum as einsum
+from .errors import DTypeError, RangeError, ShapeError
+from .graph import Variable, apply
+from .mode import enable_grad as enable_grad
+from .mode import inference_mode as inference_mode
+from .mode import is_grad_enabled as is_grad_enabled
+from .mode import no_grad as no_grad
+from .mode import set_grad_enabled as set_grad_enabled
+from .ops.arithmetic import WHERE
+from .ops.shape import CAT, STACK
+from .promotion import cast, operands, result_type
+from .rng import initial_seed as initial_seed
+from .rng import manual_seed as manual_seed
+from .tensor import Tensor as Tensor
+
+device = Device
+
+
+def _method(name: str) -> Callable[..., Any]:
+    """The Tensor method ``name`` as a function."""
+    method = getattr(Tensor, name)
+
+    @functools.wraps(method)
+    def function(input: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(input if isinstance(input, Tensor) else as_tensor(input), *args, **kwargs)
+
+    function.__qualname__ = function.__name__ = name
+    return function
+
+
+abs = absolute = _method("abs")
+exp, expm1 = _method("exp"), _method("expm1")
+log, log2, log10, log1p = _method("log"), _method("log2"), _method("log10"), _method("log1p")
+sqrt, rsqrt, square, reciprocal = _method("sqrt"), _method("rsqrt"), _method("square"), _method("reciprocal")
+sin, cos, tan, atan = _method("sin"), _method("cos"), _method("tan"), _method("atan")
+erf, tanh, sigmoid, relu = _method("erf"), _method("tanh"), _method("sigmoid"), _method("relu")
+sign, floor, ceil, round, trunc = (_method(n) for n in ("sign", "floor", "ceil", "round", "trunc"))
+neg = negative = _method("neg")
+isnan, isinf, isfinite = _method("isnan"), _method("isinf"), _method("isfinite")
+logical_not, logical_and = _method("logical_not"), _method("logical_and")
+logical_or, logical_xor = _method("logical_or"), _method("logical_xor")
+maximum, minimum = _method("maximum"), _method("minimum")
+clamp = clip = _method("clamp")
+lerp, masked_fill = _method("lerp"), _method("masked_fill")
+
+sum, mean, prod, var, std = (_method(n) for n in ("sum", "mean", "prod", "var", "std"))
+max, min, amax, amin = (_method(n) for n in ("max", "min", "amax", "amin"))
+argmax, argmin, any, all = (_method(n) for n in ("argmax", "argmin", "any", "all"))
+cumsum, norm, logsumexp = _method("cumsum"), _method("norm"), _method("logsumexp")
+softmax, log_softmax = _method("softmax"), _method("log_softmax")
+sort, argsort, topk = _method("sort"), _method("argsort"), _method("topk")
+
+matmul, mm, bmm, mv, dot = (_method(n) for n in ("matmul", "mm", "bmm", "mv", "dot"))
+outer = _method("outer")
+
+reshape, flatten, unflatten, ravel = (_method(n) for n in ("reshape", "flatten", "unflatten", "ravel"))
+transpose = swapaxes = swapdims = _method("transpose")
+permute, movedim, t = _method("permute"), _method("movedim"), _method("t")
+squeeze, unsqueeze, broadcast_to = _method("squeeze"), _method("unsqueeze"), _method("broadcast_to")
+repeat_interleave, roll = _method("repeat_interleave"), _method("roll")
+tile = _method("repeat")
+narrow, select, unbind, split, chunk = (_method(n) for n in ("narrow", "select", "unbind", "split", "chunk"))
+gather, index_select, masked_select = _method("gather"), _method("index_select"), _method("masked_select")
+nonzero, tril, triu, diag = _method("nonzero"), _method("tril"), _method("triu"), _method("diag")
+clone, detach, numel = _method("clone"), _method("detach"), _method("numel")
+is_floating_point = _method("is_floating_point")
+
+
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """``input + alpha * other``."""
+    return input + (other if alpha == 1 else other * alpha)
+
+
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """``input - alpha * other``."""
+    return input - (other if alpha == 1 else other * alpha)
+
+
+def mul(input: Any, other: Any) -> Tensor:
+    """``input * other``."""
+    return input * other
+
+
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """``input / other``; with rounding_mode "floor" or "trunc" rounded to whole numbers."""
+    return as_tensor(input).div(other, rounding_mode=rounding_mode)
+
+
+def pow(input: Any, exponent: Any) -> Tensor:
+    """``input ** exponent``; either may be a number."""
+    return input**exponent
+
+
+def remainder(input: Any, other: Any) -> Tensor:
+    """``input`` modulo ``other``, of the sign of ``other``."""
+    return input % other
+
+
+def floor_divide(input: Any, other: Any) -> Tensor:
+    """``input / other``, rounded down."""
+    return input // other
+
+
+def eq(input: Tensor, other: Any) -> Tensor:
+    """Elementwise ``input == other``."""
+    return input == other
+
+
+def ne(input: Tensor, other: Any) -> Tensor:
+    """Elementwise ``input != other``."""
+    return input != other
+
+
+def lt(input: Tensor, other: Any) -> Tensor:
+    """Elementwise ``input < other``."""
+    return input < other
+
+
+def le(input: Tensor, other: Any) -> Tensor:
+    """Elementwise ``input <= other``."""
+    return input <= other
+
+
+def gt(input: Tensor, other: Any) -> Tensor:
+    """Elementwise ``input > other``."""
+    return input > other
+
+
+def ge(input: Tensor, other: Any) -> Tensor:
+    """Elementwise ``input >= other``."""
+    return input >= other
+
+
+subtract, multiply, divide, true_divide = sub, mul, div, div
+_NOT_TENSORS = "cat and stack expect a non-empty list or tuple of Tensors, got {}"
+
+
+def where(condition: Any, input: Any = None, other: Any = None) -> Any:
+    """``input`` where ``condition``, else ``other``; with the condition alone the positions where it is True.
+
+    >>> where(tensor([True, False]), tensor([1.0, 2.0]), 0.0).tolist()
+    [1.0, 0.0]
+    """
+    condition = as_tensor(condition)
+    if input is None and other is None:
+        return condition.nonzero(as_tuple=True)
+    if condition.dtype != np.bool_:
+        raise DTypeError(f"where: a boolean condition expected, got {condition.dtype}")
+    if not isinstance(input, Variable) and not isinstance(other, Variable):
+        input, other = as_tensor(input), as_tensor(other)
+    pair = operands(input, other)
+    if pair is None:
+        raise DTypeError(f"where: Tensors or numbers expected, got {type(input).__name__} and {type(other).__name__}")
+    dtype = next(x.array.dtype for x in pair if isinstance(x, Variable))
+    return apply(WHERE, condition, *(x if isinstance(x, Variable) else dtype.type(x) for x in pair))
+
+
+def _alike(tensors: Sequence[Any]) -> list[Tensor]:
+    """The tensors in the dtype that all of them meet in."""
+    if not isinstance(tensors, list | tuple) or not tensors:
+        raise ShapeError(_NOT_TENSORS.format(repr(tensors) if not tensors else type(tensors).__name__))
+    given = [x if isinstance(x, Tensor) else as_tensor(x) for x in tensors]
+    dtype = given[0].array.dtype
+    for x in given:
+        if x.array.dtype != dtype:
+            dtype = result_type(np.empty(1, dtype), np.empty(1, x.array.dtype))
+    return [cast(x, dtype) for x in given]
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors joined along dimension ``dim``; their other sizes are equal.
+
+    >>> cat([ones(2, 1), zeros(2, 2)], dim=1).shape
+    (2, 3)
+    """
+    given = _alike(tensors)
+    ndim = np.max([x.array.ndim for x in given])
+    if not -ndim <= dim < ndim:
+        raise RangeError(f"cat: dimension {dim} of tensors with {ndim} dimensions")
+    return apply(CAT, *given, axis=dim)
+
+
+concat = concatenate = cat
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors of one shape joined along a new dimension ``dim``."""
+    given = _alike(tensors)
+    ndim = given[0].array.ndim + 1
+    if not -ndim <= dim < ndim:
+        raise RangeError(f"stack: dimension {dim} of a result with {ndim} dimensions")
+    return apply(STACK, *given, axis=dim)
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 1, vectors along 0."""
+    return cat(tensors, 0 if tensors[0].ndim <= 1 else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 0, vectors as rows."""
+    return cat([x.reshape(1, -1) if x.ndim <= 1 else x for x in tensors], 0)
+
+
+def flip(input: Tensor, dims: Sequence[int]) -> Tensor:
+    """The order of the elements along ``dims`` reversed."""
+    return input.flip(*dims)
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    """``beta * input + alpha * (mat1 @ mat2)``."""
+    product = mat1 @ mat2
+    return (input if beta == 1 else input * beta) + (product if alpha == 1 else product * alpha)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Coordinates of a grid: n vectors -> n tensors of n dimensions."""
+    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    return tuple(Tensor(np.ascontiguousarray(a)) for a in np.meshgrid(*(x.array for x in given), indexing=indexing))
+
+
+def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    """Elementwise ``|input - other| <= atol + rtol * |other|``."""
+    return Tensor(np.asarray(np.isclose(input.array, other.array, rtol, atol, equal_nan)))
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether :func:`isclose` holds everywhere."""
+    return bool(isclose(input, other, rtol, atol, equal_nan).array.all())
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Whether shapes and all elements are equal."""
+    return input.shape == other.shape and bool((input.array == other.array).all())
+
+
+def is_tensor(obj: Any) -> bool:
+    """Whether ``obj`` is a Tensor."""
+    return isinstance(obj, Tensor)
+
+
+def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    """The distinct elements in order; on request for each element its position among them, and how often each occurs."""
+    found = np.unique(input.array, return_inverse=return_inverse, return_counts=return_counts)
+    if not isinstance(found, tuple):
+        return Tensor(found)
+    return tuple(Tensor(part) for part in found)
+
+
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each of 0, 1, 2, ... occurs; with ``weights`` the sums of theirs."""
+    counts = np.bincount(input.array, None if weights is None else weights.array, minlength)
+    return Tensor(counts)
