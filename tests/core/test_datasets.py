@@ -1,4 +1,4 @@
-"""Fetching and keeping public data sets; transforms. The network is not needed, Debian's package server is for one."""
+"""Fetching and keeping public data sets; transforms. Fashion-MNIST itself comes from wherever it can be had."""
 
 import gzip
 import hashlib
