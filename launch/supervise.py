@@ -10,6 +10,7 @@ import select
 import signal
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -19,6 +20,8 @@ from .process import Job, Process, Source, signal_ranks
 
 LAST_WORD_S = 1.0
 """After the first failure: for the others to notice, agree and print why."""
+JUDGE_S = 0.25
+"""From the first failure to the word about it: a rank that meets a dead one may end before the dead one is reaped."""
 TERM_S = 0.5
 """From SIGTERM to SIGKILL."""
 MPIRUN_TERM_S = 3.0
@@ -94,17 +97,25 @@ class Outcome:
     """Did a signal to the launcher end it? Then it is not restarted."""
 
 
-def failure(name: str, returncode: int) -> tuple[int, str]:
-    """Exit code and words for a process that did not end well.
+def verdict(failures: Sequence[tuple[str, int]]) -> tuple[int, str]:
+    """Exit code and words for processes that ended badly close together, in the order in which they did.
 
-    >>> failure("rank 2", -9)
+    A signal is the likelier cause, an exit code the likelier consequence; of exit codes the first one counts, and all who
+    ended with it are named, since the order among them says little.
+
+    >>> verdict([("rank 0", 1), ("rank 2", -9)])
     (137, 'rank 2 was killed by SIGKILL (signal 9)')
+    >>> verdict([("rank 2", 3), ("rank 0", 3)])
+    (3, 'ranks 0, 2 ended with exit code 3')
     """
-    if returncode >= 0:
-        return returncode, f"{name} ended with exit code {returncode}"
-    number = -returncode
-    names = {int(known): known.name for known in signal.Signals}
-    return 128 + number, f"{name} was killed by {names.get(number, 'a signal')} (signal {number})"
+    code = next((code for _, code in failures if code < 0), failures[0][1])
+    names = sorted((name for name, its_code in failures if its_code == code), key=lambda name: (len(name), name))
+    who = names[0] if len(names) == 1 else "ranks " + ", ".join(name.removeprefix("rank ") for name in names)
+    if code >= 0:
+        return code, f"{who} ended with exit code {code}"
+    known = {int(one): one.name for one in signal.Signals}
+    verb = "was" if len(names) == 1 else "were"
+    return 128 - code, f"{who} {verb} killed by {known.get(-code, 'a signal')} (signal {-code})"
 
 
 class Supervisor:
@@ -117,6 +128,8 @@ class Supervisor:
         self._steps: list[tuple[float, int]] = []
         """What will be sent to the job and when, unless it leaves before."""
         self._code, self._words, self._asked = 0, "", 0
+        self._failures: list[tuple[str, int]] = []
+        self._judge_at = 0.0
         self._term_s = MPIRUN_TERM_S if job.rank_names else TERM_S
         for descriptor in self._sources:
             os.set_blocking(descriptor, False)
@@ -146,6 +159,8 @@ class Supervisor:
 
     def _pause(self, now: float) -> float:
         deadlines = [printer.deadline() for printer in self._printers] + [when for when, _ in self._steps]
+        if self._failures and not self._words:
+            deadlines.append(self._judge_at)
         waits = [when - now for when in deadlines if when is not None]
         return max(0.0, min([1.0, *waits]))
 
@@ -181,7 +196,7 @@ class Supervisor:
             self._close(source, now)
         elif source.rank < 0:
             printer.flush()
-            printer.sink.put(data)
+            printer.sink.put(data.replace(b"\0", b""))  # Open MPI ends its messages with one
         else:
             printer.feed(source.rank, data, now)
 
@@ -192,24 +207,26 @@ class Supervisor:
     # --- ends, signals, stopping --------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        ended = [(process, code) for process in self._running if (code := process.poll()) is not None]
-        self._running = [process for process in self._running if process.poll() is None]
-        failed = [(process, code) for process, code in ended if code != 0]
-        if not failed:
-            return
-        # of several that ended at once a signal is the likelier cause, an exit code the likelier consequence
-        process, code = min(failed, key=lambda pair: pair[1] >= 0)
+        codes = [(process, process.poll()) for process in self._running]
+        self._running = [process for process, code in codes if code is None]
+        failures = [(process.name, code) for process, code in codes if code]
+        now = time.monotonic()
+        if failures and not self._failures:
+            self._judge_at = now + JUDGE_S
         if not self._words:
-            first, self._words = failure(process.name, code)
-            self._code = self._code or first
-            if not self._asked:
-                self._say(self._words + self._others())
-        if self._asked != signal.SIGINT:
+            self._failures += failures
+        if failures and self._asked != signal.SIGINT:
             self._stop_within(LAST_WORD_S)
+        if self._failures and not self._words and (now >= self._judge_at or not self._running):
+            self._judge()
 
-    def _others(self) -> str:
-        count = len(self._running)
-        return "" if not count else f"; stopping the other {f'{count} ranks' if count > 1 else 'rank'}"
+    def _judge(self) -> None:
+        code, self._words = verdict(self._failures)
+        self._code = self._code or code
+        if not self._asked:
+            count = len(self._running)
+            stopping = f"; stopping the other {f'{count} ranks' if count > 1 else 'rank'}" if count else ""
+            self._say(self._words + stopping)
 
     def _stop_within(self, seconds: float) -> None:
         """SIGTERM after ``seconds``, SIGKILL a little later; what was already to come earlier stays."""
@@ -220,7 +237,7 @@ class Supervisor:
     def _obey(self) -> None:
         while self._signals.came:
             number = self._signals.came.popleft()
-            if self._asked or self._words:
+            if self._asked or self._failures:
                 self._say(f"{signal.Signals(number).name} again: stopping at once")
                 self._steps = []
                 self._stop_within(0.0)

@@ -80,6 +80,13 @@ def test_the_others_may_say_a_last_word_before_they_are_stopped(script):
     assert result.stdout == "[0] last word of 0\n"
 
 
+def test_a_kill_is_the_cause_even_if_its_consequence_ends_first(script):
+    path = script("time.sleep(0.2 + 0.1 * rank)\nif rank == 0: sys.exit(1)\nos.kill(os.getpid(), 9)")
+    result = phalanx("run", "-n", "2", path)
+    assert result.returncode == 137
+    assert result.stderr == "phalanx run: rank 1 was killed by SIGKILL (signal 9)\n"
+
+
 def test_a_rank_that_ends_well_waits_for_the_others(script):
     result = phalanx("run", "-n", "2", script("time.sleep(0.6 * rank)\nprint('done', rank)"))
     assert result.returncode == 0
