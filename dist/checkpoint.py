@@ -73,7 +73,7 @@ class Checkpointer:
         self._communicator = getattr(self._group, "control", self._group.communicator)
         self._counted_steps = 0
         self._saved: tuple[int, Path] | None = None
-        """Step and folder of the last checkpoint that this run wrote or came from."""
+        """Step and folder of the last checkpoint that was written here."""
         self._require_known_parameters()
         if self.store is not None and (listen := getattr(self._group, "listen_for_stop", None)):
             listen()
@@ -175,8 +175,6 @@ class Checkpointer:
                 return None
             raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
         self._restore(path, manifest, allow=tuple(allow))
-        if self.store is not None and path.parent == self.store.directory:
-            self._saved = manifest.step, path
         self._say(f"resumed from step {manifest.step} ({path})")
         return manifest.step
 

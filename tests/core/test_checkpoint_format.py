@@ -197,6 +197,17 @@ def test_every_changed_byte_of_a_manifest_is_found() -> None:
                 decode(changed)
 
 
+def test_what_is_wrong_with_a_manifest_is_said() -> None:
+    data = encode(some_manifest())
+    for changed, words in (
+        (data.replace(b'"epoch":1', b'"epoch":2'), "checksum differs: it says crc32:"),
+        (data.replace(b'"step": 41', b'"step":  41'), "outside of its content"),
+        (data[:100], "cannot be read"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            decode(changed)
+
+
 def test_every_cut_and_every_added_byte_of_a_manifest_is_found() -> None:
     data = encode(some_manifest())
     for cut in range(len(data)):

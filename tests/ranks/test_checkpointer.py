@@ -355,6 +355,15 @@ def test_stop_does_not_save_twice(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [4]
 
 
+def test_a_step_that_was_saved_by_hand_is_not_saved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, every=1)
+    run.loader.step = 1
+    run.checkpointer.save()
+    monkeypatch.setattr(os, "pwrite", None)
+    run.checkpointer.after_step()
+    assert steps_in(tmp_path) == [1]
+
+
 def test_stop_that_cannot_save_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faults.arm("checkpoint-after-write@rank1:full")
     errors = on_ranks(2, lambda: stop_after(tmp_path, 40))
