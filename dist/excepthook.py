@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,8 @@ class Ending:
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self.communicator: Communicator | None = None
+        self.last_words: Callable[[BaseException], str] | None = None
+        """Called before this rank ends with an error of the wire; what it says is printed behind the error."""
         self.exit_code = 0
         self._failed = threading.Lock()
         self._before = (sys.excepthook, threading.excepthook, sys.exit)
@@ -48,7 +51,10 @@ class Ending:
             return  # this rank has said why it ends
         code = _INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
         is_consequence = self._is_consequence(error)
-        print(self._words(error, trace, is_consequence), file=sys.stderr, end="", flush=True)
+        words = self._words(error, trace, is_consequence)
+        if self.last_words is not None and isinstance(error, CommunicatorError):
+            words += self.last_words(error) + "\n"
+        print(words, file=sys.stderr, end="", flush=True)
         if self.communicator is not None:
             waits = is_consequence and not isinstance(error, PeerLostError)  # a lost rank will not say more
             self.communicator.end_job(reason_of(error, self.rank), code, is_consequence=waits)
@@ -114,9 +120,9 @@ def install(rank: int, size: int) -> Ending:
     return _ending
 
 
-def attach(communicator: Communicator) -> None:
+def attach(communicator: Communicator, last_words: Callable[[BaseException], str] | None = None) -> None:
     """From now on the end of this process ends the job of ``communicator``, too. After :func:`install`."""
     if _ending is None:
         install(communicator.rank, communicator.size)
     assert _ending is not None
-    _ending.communicator = communicator
+    _ending.communicator, _ending.last_words = communicator, last_words

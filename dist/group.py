@@ -19,7 +19,7 @@ from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.mpi import MpiCommunicator
 from .communicators.threads import current_communicator
 from .communicators.zeromq import ZeroMQCommunicator
-from .errors import LaunchError
+from .errors import CommunicatorError, LaunchError
 from .lifeline import die_with_parent
 from .reduction.tree import owned_range
 
@@ -43,6 +43,10 @@ class Group:
     """The word of a signal that reached this rank; its vote at the end of the next step."""
     steps_committed: int = 0
     """Optimizer steps of any DataParallel that all ranks agreed on."""
+
+    held: tuple[int, bytes] = (0, b"")
+    """The number of the last committed step and the message that committed it, for survivors that did not get it."""
+    _settled: bool = False
 
     @property
     def rank(self) -> int:
@@ -81,6 +85,20 @@ class Group:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.stop_heard = signal.Signals(number).name
+
+    def settle(self, number: int, payload: bytes | None) -> bytes | None:
+        """After a rank was lost: what commits step ``number`` if any survivor has it. Every survivor calls once."""
+        resolve = getattr(self.communicator, "resolve", None)
+        if self._settled or resolve is None:
+            return None
+        self._settled = True
+        return resolve(number, payload)
+
+    def last_words(self, error: BaseException) -> str:
+        """Before this rank ends with ``error``: help the others to agree, and say where it stands."""
+        if isinstance(error, CommunicatorError) and not self._settled:
+            self.settle(*self.held)
+        return f"rank {self.rank} of {self.size}: last completed step {self.steps_committed}"
 
     def agree_to_stop(self, word: str | None) -> None:
         """Called at each commit with the joined vote of all ranks."""
@@ -154,14 +172,16 @@ def _connect(backend: str | None, timeout_s: float | None) -> Group:
     else:
         communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline)
     excepthook.attach(communicator)
-    atexit.register(shutdown)
-    return Group(
+    group = Group(
         communicator,
         communicator.split(0),
         local_rank=found.local_rank,
         local_size=found.local_size,
         source=found.source,
     )
+    excepthook.attach(communicator, group.last_words)
+    atexit.register(shutdown)
+    return group
 
 
 def _agree(group: Group) -> None:

@@ -25,7 +25,7 @@ from ..core.nn.statistics import Entry
 from ..core.tensor import Tensor
 from .commit import commit_statistics, unused, write_means
 from .communicators.base import Work
-from .errors import PeerLostError
+from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
 from .reduction.bucket import BUCKET_BYTES, Bucket
@@ -60,7 +60,6 @@ class Reducer:
         self._shard: int | None = None
         self._watching = True
         self._passes_before: list[int] = []
-        self._last_commit: tuple[int, list[bytes]] | None = None
         self._warned: set[str] = set()
         self._works: list[tuple[Lane, Work]] = []
         self.plan()
@@ -98,10 +97,11 @@ class Reducer:
     # -- the cycle ------------------------------------------------------------------------------------------------
 
     def _new_cycle(self) -> None:
-        self._open = False
+        self._open = self._cycle_counts = False
         self._expects = False  # the loader opened a step: this rank takes part even when it owns no samples
         self._carried: list[np.ndarray] | None = None
         self._again = False
+        self._foreseeable = True
         self.records: list[Entry] = []
         self._new_fold()
         self._shard_pending = False
@@ -168,12 +168,11 @@ class Reducer:
             )
         if not self._open:
             self._begin_cycle()
-        if self.with_shards and not self._passes:
+        if self.with_shards and (self._shard_pending or not self._passes):
             self._begin_shard()
-        if self._works:
+        if self._submitted:  # one more pass than foreseen: what is under way is void, and all ranks must do it again
             self._wait_overlapped()
             self._again = True
-            self._submitted = 0
         weight = self._weight_of(root)
         self._passes += 1
         self._weight += weight
@@ -217,9 +216,10 @@ class Reducer:
         self._learn(0)
         records, samples, expects = self.records, self._samples, self._expects
         self._new_cycle()
+        self._expects = expects
         if not self.with_shards:
             # zero_grad between forward and backward is common: what forward left belongs to the backward to come
-            self.records, self._samples, self._expects = records, samples, expects
+            self.records, self._samples = records, samples
 
     def gradients_wanted(self) -> None:
         """``optimizer.step()`` or clipping: complete the sum."""
@@ -247,7 +247,9 @@ class Reducer:
         if self._layout_now() != self._layout:
             self.plan()
             self._new_fold()
+            self._foreseeable = False  # this pass began before the new layout was known
         self._open = True
+        self._cycle_counts = self._all_have_samples()
         if self.with_shards and any(p._grad is not None for p in self.parameters):
             # as in PyTorch, gradients that nobody cleared are added to: kept aside until the sum is complete
             self._carried = [lane.store.gradient.copy() for lane in self.lanes]
@@ -277,17 +279,21 @@ class Reducer:
 
     # -- leaves and buckets -----------------------------------------------------------------------------------------
 
+    def _all_have_samples(self) -> bool:
+        """Whether every rank has a backward pass of its own in this step; the same answer on all ranks."""
+        if not self.with_shards:
+            return True
+        sizes = self._step.sizes if self._step is not None else ()
+        return all(any(sizes[lo:hi]) for lo, hi in self.ranges)
+
     def _may_overlap(self) -> bool:
         if self.trivial or self.group.size == 1 or not self.overlap or self.paused or self._again:
             return False
-        foreseen = len(self._passes_before) == 2 and self._passes_before[0] == self._passes_before[1] == self._passes
-        if not foreseen or not self._weight:
+        if not self._foreseeable or not self._weight:
             return False
-        if not self.with_shards:
-            return True
-        # every rank must have a backward pass of its own, or the order of operations would differ
-        sizes = self._step.sizes if self._step is not None else []
-        return self._shard == self._last_with_samples() and all(any(sizes[lo:hi]) for lo, hi in self.ranges)
+        if len(self._passes_before) < 2 or set(self._passes_before) != {self._passes}:
+            return False
+        return not self.with_shards or (self._shard == self._last_with_samples() and self._all_have_samples())
 
     def _all_buckets(self) -> list[tuple[Lane, Bucket]]:
         return [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
@@ -410,18 +416,18 @@ class Reducer:
             return state, votes
         number = self.group.steps_committed + 1
         try:
-            rows = self.group.communicator.run(
+            state, votes = self.group.communicator.run(
                 lambda messages: exchange(messages, last.partials, votes, self.ranges, self.shards),
                 name=f"commit of step {number}",
             ).wait()
-        except PeerLostError:
-            rows = self._resolve(number)
-            if rows is None:
+        except CommunicatorError:
+            # some survivors may have heard from the lost rank and others not: all go on to the update, or none
+            held = self.group.settle(number, None)
+            if held is None:
                 raise
-        return rows
-
-    def _resolve(self, number: int) -> tuple[ShardState | None, Votes] | None:
-        return None
+            (state,), votes = decode(held)
+        self.group.held = (number, encode([state], votes))
+        return state, votes
 
     def _wait_overlapped(self) -> None:
         works, self._works = self._works, []
@@ -429,7 +435,9 @@ class Reducer:
             work.wait()
 
     def _learn(self, passes: int) -> None:
-        self._passes_before = [*self._passes_before[-1:], passes]
+        """Remember how the cycle went, where all ranks went alike."""
+        if self._cycle_counts:
+            self._passes_before = [*self._passes_before[-1:], passes]
 
     def _commit(self, state: ShardState | None, votes: Votes) -> None:
         """All ranks are known to hold the complete sum: from here on things change."""

@@ -59,14 +59,20 @@ def batch_norm(
 
 
 def batch_norm_with_statistics(
-    input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    allow_single: bool = False,
 ) -> tuple[Tensor, Array, Array]:
     """batch_norm by the batch's statistics: (output, mean (C,), sum of squared deviations M2 (C,)), the last two arrays.
 
-    Raises ShapeError for one single value per channel, whose variance says nothing. An empty batch is allowed.
+    Raises ShapeError for one single value per channel, whose variance says nothing, unless ``allow_single``: a shard
+    of the last batch may hold one sample, and its output is then ``bias``. An empty batch is allowed.
     """
     array = input.array
-    if array.ndim > 1 and array.shape[1] and array.size // array.shape[1] == 1:
+    if not allow_single and array.ndim > 1 and array.shape[1] and array.size // array.shape[1] == 1:
         raise ShapeError(f"batch_norm: expected more than 1 value per channel when training, got shape {array.shape}")
     y, mean, deviations = apply(BATCH_NORM_TRAIN, input, weight, bias, eps=eps)
     return y, mean.array, deviations.array

@@ -80,7 +80,9 @@ class _BatchNorm(Module):
         mean, variance = self.running_mean, self.running_var
         if not self.training and mean is not None:
             return F.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
-        output, seen_mean, seen_m2 = F.batch_norm_with_statistics(input, self.weight, self.bias, self.eps)
+        output, seen_mean, seen_m2 = F.batch_norm_with_statistics(
+            input, self.weight, self.bias, self.eps, allow_single=statistics.collecting()
+        )
         if self.training and mean is not None:
             statistics.record(self, input.array.size // self.num_features, seen_mean, seen_m2)
         return output

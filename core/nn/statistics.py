@@ -51,6 +51,11 @@ def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
     entries.append(Entry(layer, call_number, n, mean, m2))
 
 
+def collecting() -> bool:
+    """Whether this thread's forwards are part of a larger batch, whose statistics are merged elsewhere."""
+    return _sink.silent or _sink.entries is not None
+
+
 @contextmanager
 def collect(entries: list[Entry]) -> Iterator[list[Entry]]:
     """Within this block (on this thread) forwards append to ``entries``. Entering again with the same list goes on counting."""

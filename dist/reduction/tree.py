@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
+from ...core.data.shards import owned_range
+
 T = TypeVar("T")
 Node = tuple[int, int]
 """A subtree: the shards [a, b)."""

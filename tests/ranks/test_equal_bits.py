@@ -28,7 +28,9 @@ SUBSET = {
 }
 """Covers every wire and every model; `make test-all` runs all pairs."""
 PAIRS = [
-    pytest.param(model, how, marks=() if how in SUBSET[model] else pytest.mark.whole, id=f"{model}-{how}".replace(" ", ""))
+    pytest.param(
+        model, how, marks=() if how in SUBSET[model] else pytest.mark.whole, id=f"{model}-{how}".replace(" ", "")
+    )
     for model in MODELS
     for how in LAUNCHES
 ]
@@ -75,7 +77,9 @@ def test_golden(model, reference):
     """A change that alters all ranks alike is noticed too, on processors whose ledgers are kept."""
     path = golden_path(model)
     if not path.exists():
-        pytest.skip(f"no golden ledger for this processor and these libraries ({path.name}); write it with tests/golden/write.py")
+        pytest.skip(
+            f"no golden ledger for this processor and these libraries ({path.name}); write it with tests/golden/write.py"
+        )
     assert ledger(reference(model)) == path.read_text().splitlines()
 
 
