@@ -72,6 +72,7 @@ log, log2, log10, log1p = _method("log"), _method("log2"), _method("log10"), _me
 sqrt, rsqrt, square, reciprocal = _method("sqrt"), _method("rsqrt"), _method("square"), _method("reciprocal")
 sin, cos, tan, atan = _method("sin"), _method("cos"), _method("tan"), _method("atan")
 erf, tanh, sigmoid, relu = _method("erf"), _method("tanh"), _method("sigmoid"), _method("relu")
+gelu = _method("gelu")
 sign, floor, ceil, round, trunc = (_method(n) for n in ("sign", "floor", "ceil", "round", "trunc"))
 neg = negative = _method("neg")
 isnan, isinf, isfinite = _method("isnan"), _method("isinf"), _method("isfinite")

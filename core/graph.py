@@ -6,7 +6,7 @@ store where there is one.
 
 A **listener** (an object on ``leaf._listener``; DataParallel sets it) hears of every backward pass that reaches its leaves:
 ``backward_begins(leaves, root)`` before the walk, ``gradient_final(leaf)`` when a leaf has got its last contribution of
-this pass (also if that turned out to be none), ``backward_ends()`` after the walk, if it did not fail.
+this pass (also if that turned out to be none), ``backward_ends()`` after the walk, also if it failed.
 """
 
 from __future__ import annotations
@@ -293,21 +293,24 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
         listener = leaf._listener
         if listener is not None:
             listeners.setdefault(id(listener), (listener, []))[1].append(leaf)
-    for listener, own in listeners.values():
-        listener.backward_begins(own, root)
-    if root._node is None:
-        _contribute(root, leaves[root], seed)
-    else:
-        root._node.gradient = seed
-        try:
+    begun: list[Any] = []
+    try:
+        for listener, own in listeners.values():
+            listener.backward_begins(own, root)
+            begun.append(listener)
+        if root._node is None:
+            _contribute(root, leaves[root], seed)
+        else:
+            root._node.gradient = seed
             for node in nodes:
                 _step(node, leaves, retain_graph)
-        except BaseException:
-            for node in nodes:
-                node.gradient = None if node.shape is not None else [None] * len(node.gradient)
-            raise
-    for listener, _ in listeners.values():
-        listener.backward_ends()
+    except BaseException:
+        for node in nodes:
+            node.gradient = None if node.shape is not None else [None] * len(node.gradient)
+        raise
+    finally:
+        for listener in begun:
+            listener.backward_ends()
 
 
 def _step(node: Node, leaves: dict[Any, _Pending], retain_graph: bool) -> None:

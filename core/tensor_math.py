@@ -12,7 +12,7 @@ from .errors import RangeError
 from .graph import Variable, apply
 from .ops import arithmetic as elementary
 from .ops import reduce
-from .ops.activation import RELU, SIGMOID, TANH
+from .ops.activation import GELU, RELU, SIGMOID, TANH
 from .ops.indexing import GATHER
 from .ops.matmul import MATMUL
 from .ops.softmax import LOG_SOFTMAX, SOFTMAX
@@ -116,6 +116,10 @@ class TensorMath(Variable):
 
     def relu(self) -> Tensor:
         return apply(RELU, self)
+
+    def gelu(self, approximate: str = "none") -> Tensor:
+        """``x * Phi(x)``; see ``nn.functional.gelu``."""
+        return apply(GELU, self, approximate=approximate)
 
     def sign(self) -> Tensor:
         return apply(elementary.SIGN, self)
