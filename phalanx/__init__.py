@@ -30,7 +30,6 @@ _NAMES_OF: dict[str, str] = {
         sqrt square squeeze stack std sub subtract sum swapaxes swapdims t tan tanh tensor tile topk transpose tril triu
         true_divide trunc unbind unflatten unique unsqueeze var vstack where zeros zeros_like
     """,
-    "core.backend": "Device",
     "core.tensor": "Tensor",
     "core.rng": "initial_seed manual_seed",
     "core.errors": "PhalanxError",
@@ -67,7 +66,6 @@ if TYPE_CHECKING:
     from . import data as data
     from . import nn as nn
     from . import optim as optim
-    from .core.backend import Device as Device
     from .core.dtypes import bool as bool
     from .core.dtypes import double as double
     from .core.dtypes import float as float

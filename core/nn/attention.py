@@ -235,14 +235,16 @@ class TransformerEncoderLayer(Module):
         self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
         self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
         self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        self.activation: Callable[[Tensor], Tensor]
         if isinstance(activation, str):
-            known = {"relu": F.relu, "gelu": F.gelu}
+            known: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
             if activation not in known:
                 raise RangeError(
                     f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, got {activation!r}"
                 )
-            activation = known[activation]
-        self.activation = activation
+            self.activation = known[activation]
+        else:
+            self.activation = activation
 
     def forward(
         self,

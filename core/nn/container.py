@@ -90,12 +90,11 @@ class Sequential(_Listed):
 
     def __init__(self, *args: Module | Mapping[str, Module]) -> None:
         super().__init__()
+        named: Mapping[str, Any] = {str(number): module for number, module in enumerate(args)}
         if len(args) == 1 and isinstance(args[0], Mapping):
-            for name, module in args[0].items():
-                self.add_module(name, module)
-            return
-        for number, module in enumerate(args):
-            self.add_module(str(number), module)  # type: ignore[arg-type]
+            named = args[0]
+        for name, module in named.items():
+            self.add_module(name, module)
 
     @classmethod
     def _of(cls, modules: dict[str, Module]) -> Sequential:

@@ -56,9 +56,12 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else float(param)
         return math.sqrt(2.0 / (1.0 + slope * slope))
-    linear = ("linear", "sigmoid", "conv1d", "conv2d", "conv3d")
-    linear += ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-    gains = dict.fromkeys(linear, 1.0) | {"tanh": 5.0 / 3.0, "relu": math.sqrt(2.0), "selu": 0.75}
+    convolutions = [f"conv{kind}{count}d" for kind in ("", "_transpose") for count in (1, 2, 3)]
+    gains = dict.fromkeys(("linear", "sigmoid", *convolutions), 1.0) | {
+        "tanh": 5.0 / 3.0,
+        "relu": math.sqrt(2.0),
+        "selu": 0.75,
+    }
     if nonlinearity not in gains:
         raise RangeError(f"calculate_gain knows {', '.join(gains)} and leaky_relu, not {nonlinearity!r}")
     return gains[nonlinearity]
@@ -92,7 +95,7 @@ def eye_(tensor: T) -> T:
     """Fill a matrix with the identity."""
     if tensor.ndim != 2:
         raise ShapeError(f"eye_ expects a matrix, got shape {tuple(tensor.shape)}")
-    return _fill(tensor, np.eye(*tensor.shape))
+    return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
 def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
@@ -125,13 +128,13 @@ def _normal_quantile(p: np.ndarray) -> np.ndarray:
 
     Rational approximations of P. J. Acklam, "An algorithm for computing the inverse normal cumulative distribution function".
     """
-    a = (-3.969683028665376e01, 2.209460984245205e02, -2.759285104469687e02)
-    a += (1.383577518672690e02, -3.066479806614716e01, 2.506628277459239e00)
-    b = (-5.447609879822406e01, 1.615858368580409e02, -1.556989798598866e02, 6.680131188771972e01)
-    b += (-1.328068155288572e01, 1.0)
-    c = (-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e00)
-    c += (-2.549732539343734e00, 4.374664141464968e00, 2.938163982698783e00)
-    d = (7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e00, 3.754408661907416e00, 1.0)
+    a = [-3.969683028665376e01, 2.209460984245205e02, -2.759285104469687e02, 1.383577518672690e02]
+    a += [-3.066479806614716e01, 2.506628277459239e00]
+    b = [-5.447609879822406e01, 1.615858368580409e02, -1.556989798598866e02, 6.680131188771972e01]
+    b += [-1.328068155288572e01, 1.0]
+    c = [-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e00, -2.549732539343734e00]
+    c += [4.374664141464968e00, 2.938163982698783e00]
+    d = [7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e00, 3.754408661907416e00, 1.0]
     p = np.clip(p, 1e-300, 1.0 - 1e-16)
     near, side = p - 0.5, np.minimum(p, 1.0 - p)
     middle = near * np.polyval(a, near * near) / np.polyval(b, near * near)

@@ -27,8 +27,6 @@ class IncompatibleKeys(NamedTuple):
             return "<All keys matched successfully>"
         return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
-    __str__ = __repr__
-
 
 def _array_of(value: Any) -> Array:
     """The array of a Tensor, an array, a number or anything that NumPy understands (a PyTorch tensor, too)."""

@@ -2,5 +2,5 @@
 
 from ..core.data import *  # noqa: F403
 from ..core.data import __all__ as __all__
-from . import datasets as datasets
-from . import transforms as transforms
+from . import datasets as datasets  # type: ignore[no-redef]
+from . import transforms as transforms  # type: ignore[no-redef]

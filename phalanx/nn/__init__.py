@@ -2,6 +2,6 @@
 
 from ..core.nn import *  # noqa: F403
 from ..core.nn import __all__ as __all__
-from . import functional as functional
-from . import init as init
+from . import functional as functional  # type: ignore[no-redef]
+from . import init as init  # type: ignore[no-redef]
 from . import utils as utils
