@@ -149,13 +149,21 @@ def scaled_dot_product_attention(
     scores = (query * factor) @ key.transpose(-2, -1)
     if is_causal:
         length, places = scores.shape[-2:]
-        xp = array_module(scores.array)
-        scores = apply(WHERE, xp.tri(length, places, dtype=bool), scores, float("-inf"))
-    elif attn_mask is not None:
-        if attn_mask.dtype == bool:
-            scores = apply(WHERE, attn_mask, scores, float("-inf"))
-        elif attn_mask.dtype.kind == "f":
-            scores = scores + attn_mask
-        else:
-            raise DTypeError(f"{op}: attn_mask must be boolean or floating point, got {attn_mask.dtype}")
-    return dropout(softmax(scores, dim=-1), dropout_p) @ value
+        allowed = array_module(scores.array).tri(length, places, dtype=bool)
+        weights = softmax(apply(WHERE, allowed, scores, float("-inf")), dim=-1)
+    else:
+        weights = softmax(scores, dim=-1) if attn_mask is None else _masked_softmax(op, scores, attn_mask)
+    return dropout(weights, dropout_p) @ value
+
+
+def _masked_softmax(op: str, scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax of masked scores; rows that may attend to nothing give zeros, as in PyTorch, and not NaN."""
+    if mask.dtype == bool:
+        scores, dead = apply(WHERE, mask, scores, float("-inf")), ~mask.array.any(axis=-1, keepdims=True)
+    elif mask.dtype.kind == "f":
+        scores, dead = scores + mask, (mask.array == float("-inf")).all(axis=-1, keepdims=True)
+    else:
+        raise DTypeError(f"{op}: attn_mask must be boolean or floating point, got {mask.dtype}")
+    if not dead.any():
+        return softmax(scores, dim=-1)
+    return apply(WHERE, dead, 0.0, softmax(apply(WHERE, dead, 0.0, scores), dim=-1))

@@ -211,6 +211,15 @@ def test_scaled_dot_product_attention(mode: str) -> None:
     same("scaled_dot_product_attention", arrays, **options)
 
 
+@pytest.mark.parametrize("kind", ["boolean", "added"])
+def test_attention_to_nothing_is_zero(kind: str) -> None:
+    mask = RANDOM.random((5, 7)) < 0.6
+    mask[2] = False
+    added = np.where(mask, 0.0, -np.inf)
+    arrays = [draw(2, 3, 5, 4), draw(2, 3, 7, 4), draw(2, 3, 7, 6)]
+    same("scaled_dot_product_attention", arrays, attn_mask=mask if kind == "boolean" else added)
+
+
 # ---- elementwise and shape -------------------------------------------------------------------------------------------
 
 ACTIVATIONS = [
