@@ -42,7 +42,7 @@ class Member:
     host: str
     pid: int
     data: str
-    """Address of its data socket, ``host:port``."""
+    """Address of its data socket, in the words of its wire."""
     control: str
     """Address where it takes control connections, ``host:port``."""
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import defaultdict, deque
@@ -179,7 +180,7 @@ class ZeroMQCommunicator(Communicator):
                 push.set_hwm(0)  # every rank posts to all before it takes: a limit would be a deadlock
                 push.linger = 0
                 push.copy_threshold = 0
-                push.connect(f"tcp://{address}")
+                push.connect(address)
 
     def _post(self, dest: int, header: Header, view: memoryview) -> None:
         zmq, push, text = _zmq(), self._push[dest], header.encode()
@@ -335,18 +336,27 @@ class ZeroMQCommunicator(Communicator):
 
 
 def _bind(context: Any, token: bytes) -> tuple[Any, str]:
-    """A PULL socket on a port of the system's choice, and inside this process at the token's name."""
-    pull = context.socket(_zmq().PULL)
+    """A PULL socket where other processes of this user reach it, and inside this process at the token's name.
+
+    Linux: a socket in the abstract namespace, which is faster than TCP and leaves no file behind; elsewhere the loopback.
+    """
+    zmq = _zmq()
+    pull = context.socket(zmq.PULL)
     pull.set_hwm(0)
     pull.linger = 0
     pull.maxmsgsize = _MAX_FRAME_BYTES
     try:
-        port = pull.bind_to_random_port("tcp://127.0.0.1")
+        if sys.platform == "linux":
+            pull.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+            address = f"ipc://@phalanx-{os.urandom(16).hex()}"
+            pull.bind(address)
+        else:
+            address = f"tcp://127.0.0.1:{pull.bind_to_random_port('tcp://127.0.0.1')}"
         pull.bind(f"inproc://{token.hex()}")
     except BaseException:
         pull.close()
         raise
-    return pull, f"127.0.0.1:{port}"
+    return pull, address
 
 
 def _on_this_host(environment: RankEnvironment) -> RankEnvironment:

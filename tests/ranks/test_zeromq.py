@@ -182,6 +182,16 @@ def test_survivors_of_a_kill_at_any_moment_stand_at_the_same_step(jobs: Any, see
     assert len({report["result"] for report in reports.values()}) == 1, reports
 
 
+def connection_to(address: str) -> socket.socket:
+    if address.startswith("ipc://@"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(5)
+        connection.connect("\0" + address.removeprefix("ipc://@"))
+        return connection
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
 def test_garbage_on_every_port_changes_nothing(jobs: Any, tmp_path: Path) -> None:
     zmq = pytest.importorskip("zmq")
     table, until = tmp_path / "table", tmp_path / "until"
@@ -194,15 +204,14 @@ def test_garbage_on_every_port_changes_nothing(jobs: Any, tmp_path: Path) -> Non
     kept = []
     for address in [rendezvous, *(address for row in rows for address in row)]:
         for garbage in GARBAGE:
-            host, _, port = address.rpartition(":")
             with contextlib.suppress(OSError):  # control ports are closed once all ranks have connected
-                kept.append(stranger := socket.create_connection((host, int(port)), timeout=5))
+                kept.append(stranger := connection_to(address))
                 stranger.sendall(garbage)
     assert len(kept) >= 3 * len(GARBAGE)
     context = zmq.Context()
     for data, _ in rows:
         with context.socket(zmq.PUSH) as push:  # speaks the protocol, but is not of this job
-            push.connect(f"tcp://{data}")
+            push.connect(data)
             for frames in ([b""], [b"x" * 24], [os.urandom(24), b"y" * 100], [b"a", b"b", b"c"], [b"z" * 1_000_000]):
                 push.send_multipart(frames)
             push.close(linger=2000)
