@@ -16,18 +16,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from types import CodeType
 from typing import Any
 
 import numpy as np
 
-from .backend import Array, as_array, common_shape
-from .errors import DTypeError, GraphError, PhalanxError, ShapeError
+from .backend import Array, as_array
+from .errors import GraphError, PhalanxError
 from .mode import enable_grad as enable_grad
 from .mode import is_grad_enabled as is_grad_enabled
 from .mode import mode
 from .mode import no_grad as no_grad
 from .mode import set_grad_enabled as set_grad_enabled
+from .node import Node, Variable, bindings, explained
+from .node import bind as bind
+from .node import wrap as wrap
 from .op import Op
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -38,61 +40,6 @@ _PLAIN = frozenset({int, float, bool, str, type(None), tuple, slice, type(Ellips
 _NO_SLOTS: list[tuple[None, ...]] = [(None,) * n for n in range(8)]
 
 
-class Variable:
-    """What the graph knows of a Tensor: an array, whether it wants a gradient, and where it came from."""
-
-    __slots__ = (
-        "__weakref__", "_grad", "_hooks", "_listener", "_node", "_slot", "_weight", "array", "name", "requires_grad",
-    )  # fmt: skip
-
-    array: Array
-    requires_grad: bool
-    name: str | None
-    _node: Node | None
-    """The op that made it; None for a leaf."""
-    _grad: Any
-    _slot: Array | None
-    """A leaf's place in the gradient buffer of the flat store."""
-    _listener: Any
-    _weight: float | None
-    _hooks: dict[int, Callable[..., Any]] | None
-
-
-class Node:
-    """One op that ran: what its vjp needs, and where each input's gradient goes."""
-
-    __slots__ = (
-        "code",
-        "edges",
-        "gradient",
-        "hooks",
-        "instruction",
-        "needs",
-        "op",
-        "owned",
-        "saved",
-        "sequence",
-        "shape",
-    )
-
-    op: Op | None
-    """None: picks output ``saved`` of the only edge, a node with several outputs."""
-    edges: tuple[Any, ...]
-    """For each input: the Node that made it, the leaf Variable, or None if it wants no gradient."""
-    gradient: Any
-    """What has arrived so far for the output (a list with several outputs), during a walk."""
-    owned: bool
-    """Whether ``gradient`` was made by the walk itself, so that it may be added to in place."""
-
-    def site(self) -> str:
-        """``file:line`` of the call outside of phalanx."""
-        line = next((line for lo, hi, line in self.code.co_lines() if lo <= self.instruction < hi), None)
-        return f"{self.code.co_filename}:{line}"
-
-    code: CodeType
-    instruction: int
-
-
 _inside: dict[str, bool] = {}
 
 
@@ -100,25 +47,6 @@ def _is_inside(filename: str) -> bool:
     """Whether a source file belongs to the package; remembered by name."""
     found = _inside[filename] = os.path.abspath(filename).startswith(_PACKAGE)
     return found
-
-
-class _Bindings:
-    """The class that outputs are made of; ``tensor.py`` enters its own, which stands above this file."""
-
-    make: Callable[[Array], Any]
-
-
-_bindings = _Bindings()
-
-
-def bind(make: Callable[[Array], Any]) -> None:
-    """Enter the function that wraps an output array into a Tensor."""
-    _bindings.make = make
-
-
-def wrap(array: Array) -> Any:
-    """A Tensor around ``array``, without gradient."""
-    return _bindings.make(array)
 
 
 def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
@@ -133,11 +61,11 @@ def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
     except (ValueError, TypeError, IndexError) as error:
         if isinstance(error, PhalanxError):
             raise
-        raise _explained(op, arrays, error) from error
+        raise explained(op, arrays, error) from error
     several = type(output) is tuple
     if not several and type(output) is not _ndarray:
         output = as_array(output)
-    make = _bindings.make
+    make = bindings.make
     if mode.enabled and op.differentiable != ():
         for x in inputs:
             if isinstance(x, Variable) and x.requires_grad:
@@ -196,7 +124,7 @@ def _outputs(node: Node, arrays: tuple[Any, ...], differentiable: tuple[int, ...
     results = []
     for index, array in enumerate(arrays):
         array = as_array(array)
-        result = _bindings.make(array)
+        result = bindings.make(array)
         if differentiable is None or index in differentiable:
             pick = Node()
             pick.op, pick.saved, pick.edges, pick.needs = None, index, (node,), (True,)
@@ -209,21 +137,6 @@ def _outputs(node: Node, arrays: tuple[Any, ...], differentiable: tuple[int, ...
             result._node = pick
         results.append(result)
     return tuple(results)
-
-
-def _explained(op: Op, arrays: Sequence[Any], error: Exception) -> PhalanxError:
-    """The error of an op that did not take its inputs, in words."""
-    described = [f"{tuple(a.shape)} {a.dtype}" if hasattr(a, "shape") else repr(a) for a in arrays]
-    shapes = [tuple(a.shape) for a in arrays if hasattr(a, "shape")]
-    inputs = ", ".join(described)
-    if "broadcast together" in str(error) and common_shape(shapes) is None:
-        return ShapeError(
-            f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the last dimension, "
-            "two sizes must be equal or one of them 1"
-        )
-    if isinstance(error, TypeError):
-        return DTypeError(f"{op.name}: cannot take inputs {inputs}: {error}")
-    return ShapeError(f"{op.name}: inputs {inputs}: {error}")
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
@@ -426,7 +339,7 @@ def _first_write(leaf: Any, gradient: Array) -> None:
             total = unbroadcast(gradient, slot.shape, slot)
             if total is not slot:
                 slot[...] = total
-    leaf._grad = _bindings.make(slot)
+    leaf._grad = bindings.make(slot)
 
 
 def run_hooks(hooks: dict[int, Callable[..., Any]], gradient: Array) -> Array:
@@ -434,7 +347,7 @@ def run_hooks(hooks: dict[int, Callable[..., Any]], gradient: Array) -> Array:
     enabled, mode.enabled = mode.enabled, False
     try:
         for hook in list(hooks.values()):
-            changed = hook(_bindings.make(gradient))
+            changed = hook(bindings.make(gradient))
             if changed is not None:
                 gradient = changed.array
     finally:

@@ -1,0 +1,100 @@
+"""What the graph is made of: variables, the nodes between them, and the errors of an op that did not take its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import CodeType
+from typing import Any
+
+from .backend import Array, common_shape
+from .errors import DTypeError, PhalanxError, ShapeError
+from .op import Op
+
+
+class Variable:
+    """What the graph knows of a Tensor: an array, whether it wants a gradient, and where it came from."""
+
+    __slots__ = (
+        "__weakref__", "_grad", "_hooks", "_listener", "_node", "_slot", "_weight", "array", "name", "requires_grad",
+    )  # fmt: skip
+
+    array: Array
+    requires_grad: bool
+    name: str | None
+    _node: Node | None
+    """The op that made it; None for a leaf."""
+    _grad: Any
+    _slot: Array | None
+    """A leaf's place in the gradient buffer of the flat store."""
+    _listener: Any
+    _weight: float | None
+    _hooks: dict[int, Callable[..., Any]] | None
+
+
+class Node:
+    """One op that ran: what its vjp needs, and where each input's gradient goes."""
+
+    __slots__ = (
+        "code",
+        "edges",
+        "gradient",
+        "hooks",
+        "instruction",
+        "needs",
+        "op",
+        "owned",
+        "saved",
+        "sequence",
+        "shape",
+    )
+
+    op: Op | None
+    """None: picks output ``saved`` of the only edge, a node with several outputs."""
+    edges: tuple[Any, ...]
+    """For each input: the Node that made it, the leaf Variable, or None if it wants no gradient."""
+    gradient: Any
+    """What has arrived so far for the output (a list with several outputs), during a walk."""
+    owned: bool
+    """Whether ``gradient`` was made by the walk itself, so that it may be added to in place."""
+
+    def site(self) -> str:
+        """``file:line`` of the call outside of phalanx."""
+        line = next((line for lo, hi, line in self.code.co_lines() if lo <= self.instruction < hi), None)
+        return f"{self.code.co_filename}:{line}"
+
+    code: CodeType
+    instruction: int
+
+
+class _Bindings:
+    """The class that outputs are made of; ``tensor.py`` enters its own, which stands above this file."""
+
+    make: Callable[[Array], Any]
+
+
+bindings = _Bindings()
+
+
+def bind(make: Callable[[Array], Any]) -> None:
+    """Enter the function that wraps an output array into a Tensor."""
+    bindings.make = make
+
+
+def wrap(array: Array) -> Any:
+    """A Tensor around ``array``, without gradient."""
+    return bindings.make(array)
+
+
+def explained(op: Op, arrays: Sequence[Any], error: Exception) -> PhalanxError:
+    """The error of an op that did not take its inputs, in words."""
+    described = [f"{tuple(a.shape)} {a.dtype}" if hasattr(a, "shape") else repr(a) for a in arrays]
+    shapes = [tuple(a.shape) for a in arrays if hasattr(a, "shape")]
+    inputs = ", ".join(described)
+    if "broadcast together" in str(error) and common_shape(shapes) is None:
+        return ShapeError(
+            f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the last dimension, "
+            "two sizes must be equal or one of them 1"
+        )
+    if isinstance(error, TypeError):
+        return DTypeError(f"{op.name}: cannot take inputs {inputs}: {error}")
+    return ShapeError(f"{op.name}: inputs {inputs}: {error}")

@@ -1,0 +1,129 @@
+"""Tensor's conversions between dtypes and devices, and arrays from whatever users have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .backend import Array, Device, as_dtype, device_of, is_array
+from .errors import ShapeError
+from .graph import Variable, apply, wrap
+from .ops import arithmetic as elementary
+from .promotion import cast
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+class TensorConvert(Variable):
+    """The converting methods."""
+
+    __slots__ = ()
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """``to(dtype)``, ``to(device)``, ``to(device, dtype)``, ``to(other)``; itself if nothing changes. Differentiable."""
+        device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+        copy = kwargs.pop("copy", False)
+        kwargs.pop("non_blocking", None)
+        if kwargs:
+            raise TypeError(f"to() does not know {', '.join(kwargs)}; it takes device, dtype and copy")
+        for arg in args:
+            if isinstance(arg, Variable):
+                device, dtype = device_of(arg.array), arg.array.dtype
+            elif (isinstance(arg, Device | int) and not isinstance(arg, bool)) or (
+                isinstance(arg, str) and arg.partition(":")[0] in ("cpu", "cuda")
+            ):
+                device = arg
+            elif arg is not None and not isinstance(arg, bool):
+                dtype = arg
+        result: Any = self
+        if device is not None and Device(device) != device_of(self.array):
+            result = apply(elementary.TO_DEVICE, result, device=Device(device))
+        if dtype is not None:
+            result = cast(result, as_dtype(dtype))
+        return result.clone() if copy and result is self else result
+
+    def type(self, dtype: Any = None) -> Any:
+        """The dtype's name, or the tensor in another dtype."""
+        return str(self.array.dtype) if dtype is None else self.to(dtype)
+
+    def type_as(self, other: Tensor) -> Tensor:
+        return cast(self, other.array.dtype)
+
+    def cpu(self) -> Tensor:
+        return self.to("cpu")
+
+    def cuda(self, device: int | None = None) -> Tensor:
+        return self.to(Device("cuda", device))
+
+    def float(self) -> Tensor:
+        return self.to("float32")
+
+    def double(self) -> Tensor:
+        return self.to("float64")
+
+    def half(self) -> Tensor:
+        return self.to("float16")
+
+    def long(self) -> Tensor:
+        return self.to("int64")
+
+    def int(self) -> Tensor:
+        return self.to("int32")
+
+    def bool(self) -> Tensor:
+        return self.to("bool")
+
+    def new_tensor(self, data: Any, requires_grad: Any = False) -> Tensor:
+        """``data`` as a tensor of this one's dtype."""
+        tensor = wrap(array_from(data).astype(self.array.dtype))
+        tensor.requires_grad = requires_grad
+        return tensor
+
+    def new_zeros(self, *size: Any) -> Tensor:
+        return wrap(np.zeros_like(self.array, shape=_size(size)))
+
+    def new_ones(self, *size: Any) -> Tensor:
+        return wrap(np.ones_like(self.array, shape=_size(size)))
+
+    def new_full(self, size: Any, fill_value: Any) -> Tensor:
+        return wrap(np.full_like(self.array, fill_value, shape=size))
+
+    def new_empty(self, *size: Any) -> Tensor:
+        return wrap(np.empty_like(self.array, shape=_size(size)))
+
+
+def _size(given: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(given[0]) if len(given) == 1 and not hasattr(given[0], "__index__") else given
+
+
+def _plain(data: Any) -> Any:
+    """Nested lists with the Tensors in them replaced by their arrays."""
+    if isinstance(data, list | tuple):
+        return [_plain(item) for item in data]
+    return data.array if isinstance(data, Variable) else data
+
+
+def _first_leaf(data: Any) -> Any:
+    while isinstance(data, list | tuple) and data:
+        data = data[0]
+    return data
+
+
+def array_from(data: Any, dtype: Any = None) -> Array:
+    """An array of numbers, (nested) lists, arrays or Tensors: Python floats as float32, what has a dtype keeps it."""
+    data = _plain(data)
+    if is_array(data):
+        array = data
+    else:
+        try:
+            array = np.asarray(data)
+        except ValueError as error:
+            raise ShapeError(f"tensor: the lists are not all of one length: {error}") from None
+        if array.dtype == np.float64 and not hasattr(_first_leaf(data), "dtype"):
+            array = array.astype(np.float32)
+    if dtype is not None:
+        return array.astype(as_dtype(dtype), copy=False)
+    as_dtype(array.dtype)
+    return array
