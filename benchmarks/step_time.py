@@ -88,7 +88,8 @@ def main() -> None:
         serve(options.serve)
         return
     env = {k: v for k, v in os.environ.items() if k not in UNSET} | SETTINGS
-    model = next((x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").open() if x.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     print(f"processor {model}, {platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"environment {SETTINGS}, unset {', '.join(UNSET)}; medians of {options.rounds} rounds, A B A B")
     workers = {

@@ -1,8 +1,8 @@
 """Train a small classifier on Fashion-MNIST: alone, under mpirun, or under `phalanx run`, with one script.
 
-    python examples/fashion_mnist.py --model mlp
-    phalanx run -n 2 examples/fashion_mnist.py --model cnn --shards 8
-    mpirun -n 2 python examples/fashion_mnist.py --model transformer --checkpoint-dir runs/t --resume auto
+python examples/fashion_mnist.py --model mlp
+phalanx run -n 2 examples/fashion_mnist.py --model cnn --shards 8
+mpirun -n 2 python examples/fashion_mnist.py --model transformer --checkpoint-dir runs/t --resume auto
 """
 
 import argparse
@@ -41,7 +41,9 @@ class Transformer(nn.Module):
         self.rows = nn.Linear(28, width)
         self.places = nn.Embedding(28, width)
         self.first = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True)
-        self.second = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True)
+        self.second = nn.TransformerEncoderLayer(
+            width, heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True
+        )
         self.second.linear1.weight = self.first.linear1.weight
         self.norm = nn.LayerNorm(width)
         self.head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 10))
@@ -72,7 +74,9 @@ def parse():
     parser.add_argument("--model", choices=MODELS, default="cnn")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64, help="samples a step, over all ranks together")
-    parser.add_argument("--shards", type=int, help="cut each batch into so many pieces: same bits on any number of ranks")
+    parser.add_argument(
+        "--shards", type=int, help="cut each batch into so many pieces: same bits on any number of ranks"
+    )
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--clip", type=float, default=5.0, help="largest norm of the gradient")
@@ -120,7 +124,10 @@ def main():
                 break
         share = accuracy(model, test)
         if phalanx.rank() == 0:
-            print(f"epoch {loader.epoch}, step {loader.step}: loss {model.step_loss:.4f}, test accuracy {share:.4f}", flush=True)
+            print(
+                f"epoch {loader.epoch}, step {loader.step}: loss {model.step_loss:.4f}, test accuracy {share:.4f}",
+                flush=True,
+            )
     if phalanx.rank() == 0:
         print(f"test accuracy {accuracy(model, test) if loader.step == 0 else share:.4f}")
 

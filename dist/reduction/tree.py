@@ -28,17 +28,6 @@ def split_point(node: Node) -> int:
     return a + (1 << ((b - a - 1).bit_length() - 1))
 
 
-def owned_range(rank: int, size: int, shards: int) -> tuple[int, int]:
-    """The contiguous shards [lo, hi) that ``rank`` owns; the first ranks own one more when it does not divide.
-
-    >>> [owned_range(r, 3, 8) for r in range(3)], owned_range(3, 4, 2)
-    ([(0, 3), (3, 6), (6, 8)], (2, 2))
-    """
-    base, extra = divmod(shards, size)
-    lo = rank * base + min(rank, extra)
-    return lo, lo + base + (rank < extra)
-
-
 def whole_subtrees(lo: int, hi: int, shards: int) -> list[Node]:
     """The largest subtrees of the tree over ``shards`` that lie within [lo, hi), in order.
 
