@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,71 +18,61 @@ import pytest
 
 from phalanx.dist import env
 from phalanx.dist.env import RankEnvironment
-from tests.ranks import contract
+from tests.ranks import contract, zeromq_worker
 
-ROOT = Path(__file__).parents[2]
 DEADLINE_S = 2.0
 GARBAGE = (b"", b"\n", b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n{}\n", b"[" * 100_000 + b"\n", os.urandom(20_000))
+
+
+FORKS = multiprocessing.get_context("forkserver")  # a clean process that has imported everything forks the ranks
+FORKS.set_forkserver_preload(["pytest", "zmq", "tests.ranks.zeromq_worker"])
 
 
 class Job:
     """Ranks as processes, with the environment that the launcher sets. ``timeout_s``: deadline of their operations."""
 
-    def __init__(self, scenario: str, size: int, *, timeout_s: float = 30.0, **arguments: Any) -> None:
-        self.size, self.timeout_s = size, timeout_s
+    def __init__(self, folder: Path, scenario: str, size: int, *, timeout_s: float = 30.0, **arguments: Any) -> None:
+        self.size, self.timeout_s, self.folder = size, timeout_s, folder
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            port, name = listener.getsockname()[1], os.urandom(8).hex()
+            meet = f"127.0.0.1:{listener.getsockname()[1]}"
+            name = os.urandom(8).hex()
             self.processes = []
             for rank in range(size):
-                told = RankEnvironment(
-                    rank,
-                    size,
-                    rank,
-                    size,
-                    rendezvous=f"127.0.0.1:{port}",
-                    job=name,
-                    timeout_s=timeout_s,
-                    rendezvous_fd=listener.fileno() if rank == 0 else None,
-                )
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "tests.ranks.zeromq_worker", scenario, json.dumps(arguments)],
-                        env={**os.environ, **env.write(told), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                        cwd=ROOT,
-                        pass_fds=[listener.fileno()] if rank == 0 else [],
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        text=True,
-                    )
-                )
-        self.errors: dict[int, str] = {}
+                told = RankEnvironment(rank, size, rank, size, rendezvous=meet, job=name, timeout_s=timeout_s)
+                handed = listener if rank == 0 else None
+                given = (scenario, arguments, env.write(told), handed, folder)
+                self.processes.append(FORKS.Process(target=zeromq_worker.rank_main, args=given, daemon=True))
+                self.processes[-1].start()
 
     def reports(self, *, within_s: float = 60.0) -> dict[int, dict[str, Any]]:
-        """Rank -> its line; a rank that was killed has none."""
+        """Rank -> its report; a rank that was killed has none."""
         deadline = time.monotonic() + within_s
-        found = {}
-        try:
-            for rank, process in enumerate(self.processes):
-                out, self.errors[rank] = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
-                if out:
-                    found[rank] = json.loads(out)
-        finally:
-            self.kill()
-        return found
+        for process in self.processes:
+            process.join(max(0.1, deadline - time.monotonic()))
+        late = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+        self.kill()
+        assert not late, f"ranks {late} did not end within {within_s} s"
+        files = {rank: self.folder / f"{rank}.json" for rank in range(self.size)}
+        return {rank: json.loads(file.read_text()) for rank, file in files.items() if file.exists()}
+
+    def standard_error(self, rank: int) -> str:
+        return (self.folder / f"{rank}.err").read_text()
 
     def kill(self) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
 
 
 @pytest.fixture
-def jobs() -> Iterator[Any]:
+def jobs(tmp_path: Path) -> Iterator[Any]:
     """``jobs(scenario, size, ...)`` starts a Job that ends with the test."""
     started: list[Job] = []
 
     def start(*arguments: Any, **options: Any) -> Job:
-        started.append(Job(*arguments, **options))
+        folder = tmp_path / f"job{len(started)}"
+        folder.mkdir()
+        started.append(Job(folder, *arguments, **options))
         return started[-1]
 
     yield start
@@ -92,7 +82,8 @@ def jobs() -> Iterator[Any]:
 
 @functools.cache
 def contract_reports(size: int) -> dict[int, dict[str, Any]]:
-    return Job("checks", size).reports()
+    with tempfile.TemporaryDirectory() as folder:
+        return Job(Path(folder), "checks", size).reports()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -110,8 +101,8 @@ def test_fault(jobs: Any, name: str) -> None:
     began = time.monotonic()
     job = jobs("fault", 3, timeout_s=DEADLINE_S, name=name)
     if name == "one_rank_never_arrives":
-        job.processes[0].wait(DEADLINE_S + 5)
-        job.processes[2].wait(DEADLINE_S + 5)
+        job.processes[0].join(DEADLINE_S + 5)
+        job.processes[2].join(DEADLINE_S + 5)
         job.processes[1].kill()
     reports = job.reports(within_s=DEADLINE_S + 8)
     assert time.monotonic() - began < DEADLINE_S + 8
@@ -139,7 +130,7 @@ def test_a_killed_rank_is_named_within_a_second(jobs: Any, victim: int, moment: 
 def test_a_stopped_rank_is_named_at_the_deadline(jobs: Any) -> None:
     job = jobs("stopped", 3, timeout_s=DEADLINE_S)
     for rank in (0, 2):
-        job.processes[rank].wait(DEADLINE_S + 6)
+        job.processes[rank].join(DEADLINE_S + 6)
     job.processes[1].kill()
     reports = job.reports()
     assert {reports[rank]["error"] for rank in (0, 2)} <= {"DeadlineError", "AbortedError"}
@@ -161,11 +152,11 @@ def test_a_rank_that_left_in_good_order_is_not_called_lost(jobs: Any) -> None:
 def test_one_line_tells_who_is_waited_for(jobs: Any) -> None:
     job = jobs("mute", 2, stall_s=0.5)
     assert all("error" not in report for report in job.reports().values())
-    lines = [line for line in job.errors[0].splitlines() if "waits for rank 1" in line]
-    assert 1 <= len(lines) <= 2, job.errors[0]
+    lines = [line for line in job.standard_error(0).splitlines() if "waits for rank 1" in line]
+    assert 1 <= len(lines) <= 2, job.standard_error(0)
     assert f"pid {job.processes[1].pid}" in lines[0]
     assert "in barrier 'late'" in lines[0]
-    assert job.errors[1] == ""
+    assert job.standard_error(1) == ""
 
 
 @pytest.mark.parametrize("told", [[], [0], [1, 2]])

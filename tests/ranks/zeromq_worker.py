@@ -1,7 +1,6 @@
-"""One rank of a ZeroMQ job in a process of its own: ``python -m tests.ranks.zeromq_worker SCENARIO JSON-ARGUMENTS``.
+"""What one rank of a ZeroMQ job does, in a process of its own with the environment that the launcher sets.
 
-The environment is the one that the launcher sets. A scenario gets the communicator and returns something JSON; that, or the
-error that ended it, is the one line on standard output.
+A scenario gets the communicator and returns something JSON; that, or the error that ended it, is the rank's report.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
+import socket
 import threading
 import time
 import traceback
@@ -188,10 +187,17 @@ def timing(comm: ZeroMQCommunicator) -> dict[str, float]:
     return medians
 
 
-def main() -> None:
-    name, arguments = sys.argv[1], json.loads(sys.argv[2])
+def rank_main(
+    scenario: str, arguments: dict[str, Any], environ: dict[str, str], listener: socket.socket | None, folder: Path
+) -> None:
+    """The process of one rank: its report goes to ``folder/RANK.json``, its standard error to ``folder/RANK.err``."""
+    os.environ.update(environ)
+    if listener is not None:
+        os.environ[env.NAMES["rendezvous_fd"]] = str(listener.detach())
     environment = env.read(os.environ)
     assert environment is not None
+    with open(folder / f"{environment.rank}.err", "w") as errors:
+        os.dup2(errors.fileno(), 2)
     options = {"stall_s": arguments.pop("stall_s")} if "stall_s" in arguments else {}
     report: dict[str, Any] = {"rank": environment.rank}
     began = time.monotonic()
@@ -199,7 +205,7 @@ def main() -> None:
         comm = ZeroMQCommunicator.connect(environment, **options)
         began = time.monotonic()
         try:
-            report["result"] = SCENARIOS[name](comm, **arguments)
+            report["result"] = SCENARIOS[scenario](comm, **arguments)
         except BaseException as error:
             comm.abort(reason_of(error, comm.rank))
             raise
@@ -209,8 +215,4 @@ def main() -> None:
         report |= {"error": type(error).__name__, "text": str(error)}
     report["seconds"] = time.monotonic() - began
     report["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("phalanx")]
-    print(json.dumps(report), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    (folder / f"{environment.rank}.json").write_text(json.dumps(report))
