@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module, as_dtype, to_device
+from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..tensor import Tensor
 from . import functional as F
@@ -302,13 +302,3 @@ class TransformerEncoder(Module):
             src = layer(src, mask, src_key_padding_mask, bool(is_causal))
         norm = self.__dict__["norm"]
         return src if norm is None else norm(src)
-
-
-def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
-    """(sz, sz) mask that lets position i attend to 0..i: 0 there, -inf above the diagonal.
-
-    >>> generate_square_subsequent_mask(2).tolist()
-    [[0.0, -inf], [0.0, 0.0]]
-    """
-    mask = np.triu(np.full((sz, sz), -np.inf), 1).astype(as_dtype(np.float32 if dtype is None else dtype))
-    return Tensor(to_device(mask, device))

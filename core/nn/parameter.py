@@ -39,7 +39,6 @@ class Parameter(Tensor):
         twin.name = self.name
         if self._grad is not None:
             twin._grad = Tensor(self._grad.array.copy())
-        memo[id(self)] = twin
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:

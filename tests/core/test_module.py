@@ -117,6 +117,10 @@ def test_assignment_replaces_and_deletes() -> None:
     assert dict(model.named_buffers())["seen"].tolist() == [1.0, 1.0]
     model.head = None
     assert list(model.children()) == [model.features]
+    model.seen = nn.Parameter(phalanx.ones(3))
+    model.scratch = nn.ReLU()
+    assert "seen" in dict(model.named_parameters()) and "scratch" in dict(model.named_children())
+    assert not {"seen", "scratch"} & set(dict(model.named_buffers()))
     model.note = "kept as it is"
     assert model.note == "kept as it is"
 
@@ -222,6 +226,8 @@ def test_load_state_dict_lists_everything_and_changes_nothing() -> None:
         assert part in words, words
     for name, tensor in model.state_dict().items():
         assert np.array_equal(tensor.array, before[name].array), name
+    with pytest.raises(StateError, match=r"mismatched \(2\)"):
+        model.load_state_dict(state, strict=False)
     del state["features.0.weight"], state["seen"]
     result = model.load_state_dict(state, strict=False)
     assert result == (["scale", "seen", "features.0.weight", "head.weight"], ["strange", "stranger"])
@@ -395,6 +401,15 @@ def test_statistics_sink_takes_what_running_statistics_would_get() -> None:
     with statistics.collect(entries):
         model(x)
     assert len(entries) == 2
+
+
+def test_an_empty_batch_leaves_no_statistics() -> None:
+    model = nn.BatchNorm1d(3)
+    before = copy.deepcopy(model.state_dict())
+    y = model(phalanx.ones(0, 3))
+    y.sum().backward()
+    assert y.shape == (0, 3) and not model.weight.grad.array.any()
+    assert all(np.array_equal(tensor.array, before[name].array) for name, tensor in model.state_dict().items())
 
 
 def test_first_non_finite_layer_is_named() -> None:
