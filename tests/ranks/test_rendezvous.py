@@ -195,6 +195,22 @@ def control_meshes(size: int, garbage: bytes = b"") -> list[ControlMesh]:
     return meshes
 
 
+class Heard:
+    """Notes whose messages came."""
+
+    def __init__(self, mesh: ControlMesh) -> None:
+        self.sources: set[int] = set()
+        mesh.listeners.append(self)
+
+    def control_message(self, source: int, message: dict[str, Any], payload: bytes) -> None:
+        assert (message, payload) == ({"kind": "greeting"}, b"x" * 300_000)
+        self.sources.add(source)
+
+    def control_changed(self) -> None: ...
+
+    def control_tick(self, now: float) -> None: ...
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 3
     while not condition():
@@ -203,10 +219,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"\n", b"[0, 1]\n", b'[0, "00"]\n', b'["0"]\n{}\n', b"[" * 900 + b"\n", b"x" * 5000]
+    "garbage", [b"", b"\n", b"[0, 1]\n", b'[2, "00"]\n', b'["0"]\n{}\n', b"[" * 900 + b"\n", b"x" * 5000]
 )
 def test_strangers_do_not_become_ranks(garbage: bytes) -> None:
-    for mesh in control_meshes(3, garbage):
+    meshes = control_meshes(3, garbage)
+    heard = [Heard(mesh) for mesh in meshes]
+    for mesh in meshes:
+        mesh.send_all({"kind": "greeting"}, b"x" * 300_000)
+    wait_for(lambda: all(len(ear.sources) == 2 for ear in heard))
+    for mesh in meshes:
         mesh.close()
         assert not mesh._thread.is_alive()
 

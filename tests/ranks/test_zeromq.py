@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import socket
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 
 from phalanx.dist import env
 from phalanx.dist.env import RankEnvironment
+from phalanx.dist.messages import Header
 from tests.ranks import contract, zeromq_worker
 
 DEADLINE_S = 2.0
@@ -203,7 +205,9 @@ def test_garbage_on_every_port_changes_nothing(jobs: Any, tmp_path: Path) -> Non
     for data, _ in rows:
         with context.socket(zmq.PUSH) as push:  # speaks the protocol, but is not of this job
             push.connect(data)
-            for frames in ([b""], [b"x" * 24], [os.urandom(24), b"y" * 100], [b"a", b"b", b"c"], [b"z" * 1_000_000]):
+            header = Header(0, 3, "all_reduce 'numbers' float64[100000]", "slice", 400_000).encode()
+            other_job = struct.pack("<16sII", b"x" * 16, 0, len(header)) + header
+            for frames in ([b""], [b"x" * 24], [other_job + b"z" * 400_000], [b"a", b"b", b"c"], [b"z" * 1_000_000]):
                 push.send_multipart(frames)
             push.close(linger=2000)
     context.term()
