@@ -1,0 +1,386 @@
+"""Cases of the layers' ops: what ``op_cases`` is for the elementary ones. NumPy's side is the definition, in loops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tests.core.definitions import (
+    adaptive,
+    batch_norm,
+    batch_norm_train,
+    class_loss,
+    conv2d,
+    layer_norm,
+    log_softmax,
+    pooled,
+    softplus,
+)
+from tests.core.op_cases import Case
+
+try:
+    import torch
+    import torch.nn.functional as T
+except ImportError:
+    torch = T = None
+
+_random = np.random.default_rng(2024)
+CASES: list[Case] = []
+
+
+def draw(*shape: int) -> np.ndarray:
+    """Normal numbers."""
+    return _random.normal(size=shape)
+
+
+def uniform(*shape: int, low: float = 0.1, high: float = 0.9) -> np.ndarray:
+    """Numbers in [low, high)."""
+    return _random.uniform(low, high, size=shape)
+
+
+def distinct(*shape: int) -> np.ndarray:
+    """Numbers at least 0.1 apart: no ties within a difference."""
+    return (_random.permutation(math.prod(shape)) * 0.1).reshape(shape)
+
+
+def labels(high: int, *shape: int) -> np.ndarray:
+    """Class numbers."""
+    return _random.integers(0, high, size=shape)
+
+
+def case(op: str, *inputs: Any, numpy: Any, torch: Any, name: str = "", **rest: Any) -> None:
+    """One line of the table; what is no field of a Case is an attribute of the op."""
+    fields = {key: rest.pop(key) for key in ("gradient", "rtol", "with_gradient") if key in rest}
+    CASES.append(Case(op, inputs, rest, numpy, torch, name, **fields))
+
+
+def torch_batch_norm_train(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> tuple[Any, ...]:
+    axes = [a for a in range(x.ndim) if a != 1]
+    mean = x.mean(axes)
+    y = T.batch_norm(x, None, None, weight, bias, True, 0.1, eps)
+    return y, mean, x.var(axes, correction=0) * (x.numel() // x.shape[1])
+
+
+def torch_total(target: Any, weight: Any, ignore: int, like: Any) -> Any:
+    kept = target[target != ignore]
+    return (torch.ones_like(kept, dtype=like.dtype) if weight is None else weight[kept]).sum()
+
+
+# ---- linear, convolution, pooling ------------------------------------------------------------------------------------
+
+LINEAR = {"numpy": lambda x, w, b=None: x @ w.T + (0 if b is None else b)}
+for shape in [(3, 4), (4,), (2, 3, 4), (0, 4), (3, 1, 4)]:
+    case("linear", draw(*shape), draw(5, 4), draw(5), **LINEAR, torch=lambda *a: T.linear(*a))
+case("linear", draw(3, 4), draw(5, 4), **LINEAR, torch=lambda *a: T.linear(*a), name="no bias")
+case("linear", draw(3, 4), draw(5, 4), None, **LINEAR, torch=lambda *a: T.linear(*a), name="bias None")
+case("linear", draw(3, 0), draw(5, 0), draw(5), **LINEAR, torch=lambda *a: T.linear(*a), name="no features")
+
+for x_shape, w_shape, options in [
+    ((2, 3, 6, 5), (4, 3, 3, 3), {}),
+    ((2, 3, 6, 5), (4, 3, 3, 2), {"stride": (2, 1), "padding": (1, 2)}),
+    ((2, 4, 7, 7), (4, 2, 3, 3), {"padding": (2, 2), "dilation": (2, 1), "groups": 2}),
+    ((2, 4, 5, 5), (8, 1, 3, 3), {"padding": (1, 1), "groups": 4}),
+    ((2, 4, 5, 5), (4, 1, 3, 3), {"padding": (1, 1), "groups": 4}),
+    ((2, 4, 5, 4), (3, 4, 1, 1), {}),
+    ((2, 4, 5, 4), (4, 2, 1, 1), {"stride": (2, 2), "groups": 2}),
+    ((1, 2, 14, 14), (2, 2, 3, 3), {"padding": (1, 1)}),
+    ((2, 2, 5, 5), (2, 2, 5, 5), {}),
+    ((0, 3, 6, 5), (4, 3, 3, 3), {"padding": (1, 1)}),
+]:
+    for bias in (True, False):
+        case(
+            "conv2d",
+            draw(*x_shape),
+            draw(*w_shape),
+            *([draw(w_shape[0])] if bias else []),
+            numpy=lambda *a, o=options: conv2d(*a, **o),
+            torch=lambda x, w, b=None, o=options: T.conv2d(x, w, b, **o),
+            name=f"{x_shape} {w_shape} {options} {'bias' if bias else ''}",
+            **options,
+        )
+
+for size, output, options in [
+    ((2, 3, 6, 8), (3, 4), {"kernel_size": (2, 2), "stride": (2, 2)}),
+    ((2, 3, 7, 5), (3, 2), {"kernel_size": (2, 2), "stride": (2, 2)}),
+    ((2, 3, 7, 6), (4, 3), {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
+    ((1, 2, 6, 6), (5, 3), {"kernel_size": (2, 1), "stride": (1, 2)}),
+    ((1, 2, 7, 7), (2, 2), {"kernel_size": (2, 2), "stride": (4, 3)}),
+    ((1, 2, 8, 8), (4, 4), {"kernel_size": (3, 3), "stride": (2, 2), "ceil_mode": True}),
+    ((0, 2, 6, 6), (3, 3), {"kernel_size": (2, 2), "stride": (2, 2)}),
+]:
+    case(
+        "max_pool2d",
+        distinct(*size),
+        numpy=pooled(np.max, -np.inf, output, **options),
+        torch=lambda x, o=options: T.max_pool2d(x, **o),
+        name=f"{size} {options}",
+        **options,
+    )
+    if not options.get("ceil_mode"):
+        case(
+            "avg_pool2d",
+            draw(*size),
+            numpy=pooled(np.mean, 0.0, output, **options),
+            torch=lambda x, o=options: T.avg_pool2d(x, **o),
+            name=f"{size} {options}",
+            **options,
+        )
+case(
+    "max_pool2d",
+    distinct(2, 2, 7, 7),
+    numpy=pooled(np.max, -np.inf, (5, 4), kernel_size=(2, 3), stride=(1, 2), padding=(0, 1), dilation=(2, 1)),
+    torch=lambda x: T.max_pool2d(x, (2, 3), (1, 2), (0, 1), (2, 1)),
+    name="dilation",
+    kernel_size=(2, 3),
+    stride=(1, 2),
+    padding=(0, 1),
+    dilation=(2, 1),
+)
+AVERAGE = {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+case(
+    "avg_pool2d",
+    draw(2, 2, 7, 7),
+    numpy=pooled(np.nanmean, np.nan, (4, 4), **AVERAGE),
+    torch=lambda x: T.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    name="without padding",
+    count_include_pad=False,
+    **AVERAGE,
+)
+case(
+    "avg_pool2d",
+    draw(2, 2, 8, 8),
+    numpy=pooled(np.nanmean, np.nan, (5, 5), **AVERAGE),
+    torch=lambda x: T.avg_pool2d(x, 3, 2, 1, True, False),
+    name="ceil_mode",
+    count_include_pad=False,
+    ceil_mode=True,
+    **AVERAGE,
+)
+case(
+    "avg_pool2d",
+    draw(2, 2, 7, 7),
+    numpy=lambda x: pooled(np.sum, 0.0, (4, 4), **AVERAGE)(x) / 5,
+    torch=lambda x: T.avg_pool2d(x, 3, 2, 1, divisor_override=5),
+    name="divisor",
+    divisor_override=5,
+    **AVERAGE,
+)
+for size in [(1, 1), (3, 2), (5, 7), (6, 9)]:
+    case(
+        "adaptive_avg_pool2d",
+        draw(2, 2, 5, 7),
+        numpy=lambda x, s=size: adaptive(x, s),
+        torch=lambda x, s=size: T.adaptive_avg_pool2d(x, s),
+        name=str(size),
+        output_size=size,
+    )
+
+# ---- norms -----------------------------------------------------------------------------------------------------------
+
+for shape in [(6, 3), (4, 3, 5), (3, 3, 4, 2)]:
+    for affine in (0, 1, 2):
+        parameters = [draw(3), draw(3)][:affine]
+        case(
+            "batch_norm_train",
+            draw(*shape) + 1,
+            *parameters,
+            numpy=batch_norm_train,
+            torch=torch_batch_norm_train,
+            name=f"{shape} with {affine}",
+            rtol=1e-4,
+        )
+        case(
+            "batch_norm_eval",
+            draw(*shape),
+            draw(3),
+            uniform(3),
+            *parameters,
+            numpy=lambda x, m, v, w=None, b=None: batch_norm(x, m, v, w, b, 1e-3),
+            torch=lambda x, m, v, w=None, b=None: T.batch_norm(x, m, v, w, b, False, 0.1, 1e-3),
+            name=f"{shape} with {affine}",
+            with_gradient=(0, 3, 4)[: 1 + affine],
+            eps=1e-3,
+        )
+case(
+    "batch_norm_eval",
+    draw(0, 3),
+    draw(3),
+    uniform(3),
+    draw(3),
+    draw(3),
+    numpy=lambda x, *rest: x,
+    torch=lambda x, m, v, w, b: T.batch_norm(x, m, v, w, b),
+    name="empty",
+    with_gradient=(0, 3, 4),
+)
+for shape, norm_shape in [((4, 5), (5,)), ((2, 3, 4), (4,)), ((2, 3, 4), (3, 4)), ((0, 5), (5,))]:
+    for affine in (0, 1, 2):
+        case(
+            "layer_norm",
+            draw(*shape),
+            *[draw(*norm_shape), draw(*norm_shape)][:affine],
+            numpy=lambda x, *p, s=norm_shape: layer_norm(x, s, *p),
+            torch=lambda x, *p, s=norm_shape: T.layer_norm(x, s, *p),
+            name=f"{shape} over {norm_shape} with {affine}",
+            rtol=1e-4,
+            shape=norm_shape,
+        )
+
+# ---- softmax ---------------------------------------------------------------------------------------------------------
+
+for shape, axis in [((3, 4), 1), ((3, 4), 0), ((2, 3, 4), -2), ((5,), 0), ((0, 4), 1), ((3, 1), 1)]:
+    for scale in (1.0, 100.0):
+        options = {"name": f"{shape} axis {axis} times {scale}", "axis": axis, "gradient": scale == 1.0}
+        x = draw(*shape) * scale
+        case(
+            "softmax",
+            x,
+            numpy=lambda x, a=axis: np.exp(log_softmax(x, a)) if x.size else x,
+            torch=lambda x, a=axis: T.softmax(x, a),
+            **options,
+        )
+        case(
+            "log_softmax",
+            x,
+            numpy=lambda x, a=axis: log_softmax(x, a) if x.size else x,
+            torch=lambda x, a=axis: T.log_softmax(x, a),
+            **options,
+        )
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+for shape in [(6, 4), (2, 4, 3), (2, 4, 3, 2)]:
+    target = labels(4, shape[0], *shape[2:])
+    target.flat[1] = 2
+    for reduction in ("mean", "sum", "none"):
+        for weighted, ignore, smoothing in [(False, -100, 0.0), (True, 2, 0.0), (False, 2, 0.1), (True, -100, 0.3)]:
+            weight = [uniform(4)] if weighted else []
+            options = {"reduction": reduction, "ignore_index": ignore}
+            name = f"{shape} {options} smoothing {smoothing}" + (" weighted" if weighted else "")
+            case(
+                "cross_entropy",
+                draw(*shape) * 2,
+                target,
+                *weight,
+                numpy=lambda x, t, w=None, i=ignore, s=smoothing, r=reduction: class_loss(
+                    log_softmax(x, 1), t, w, i, s, r
+                ),
+                torch=lambda x, t, w=None, o=options, s=smoothing: (
+                    T.cross_entropy(x, t, w, label_smoothing=s, **o),
+                    torch_total(t, w, o["ignore_index"], x),
+                ),
+                name=name,
+                with_gradient=(0,),
+                label_smoothing=smoothing,
+                **options,
+            )
+            if not smoothing:
+                case(
+                    "nll_loss",
+                    draw(*shape),
+                    target,
+                    *weight,
+                    numpy=lambda x, t, w=None, i=ignore, r=reduction: class_loss(x, t, w, i, 0.0, r),
+                    torch=lambda x, t, w=None, o=options: (
+                        T.nll_loss(x, t, w, **o),
+                        torch_total(t, w, o["ignore_index"], x),
+                    ),
+                    name=name,
+                    with_gradient=(0,),
+                    **options,
+                )
+for op in ("cross_entropy", "nll_loss"):
+    for name, rows, ignored in [("empty", 0, 0), ("all ignored", 3, -100)]:
+        case(
+            op,
+            draw(rows, 4),
+            np.full(rows, ignored),
+            numpy=lambda x, t: (np.zeros((), x.dtype), np.zeros((), x.dtype)),
+            torch=None,  # PyTorch says NaN here; ours is 0 with weight 0, because shards may be empty
+            name=name,
+        )
+
+for reduction, reduce in [("mean", np.mean), ("sum", np.sum), ("none", lambda x: x)]:
+    case(
+        "mse_loss",
+        draw(3, 4),
+        draw(3, 4),
+        numpy=lambda x, t, r=reduce: r((x - t) ** 2),
+        torch=lambda x, t, r=reduction: T.mse_loss(x, t, reduction=r),
+        name=reduction,
+        reduction=reduction,
+    )
+case("mse_loss", draw(3, 4), draw(4), numpy=lambda x, t: np.mean((x - t) ** 2), torch=None, name="broadcast")
+case("mse_loss", draw(0, 4), draw(0, 4), numpy=lambda x, t: np.zeros((), x.dtype), torch=None, name="empty")
+
+BINARY = "bce_with_logits"
+for shape in [(5,), (3, 4), (0, 4)]:
+    case(
+        BINARY,
+        draw(*shape) * 3,
+        uniform(*shape),
+        numpy=lambda x, t: t * softplus(-x) + (1 - t) * softplus(x),
+        torch=lambda x, t: T.binary_cross_entropy_with_logits(x, t, reduction="none"),
+        name=str(shape),
+    )
+    case(
+        "binary_cross_entropy",
+        uniform(*shape),
+        uniform(*shape),
+        numpy=lambda p, t: -t * np.log(p) - (1 - t) * np.log(1 - p),
+        torch=lambda p, t: T.binary_cross_entropy(p, t, reduction="none"),
+        name=str(shape),
+    )
+case(
+    BINARY,
+    draw(3, 4) * 3,
+    uniform(3, 4),
+    uniform(4, high=3.0),
+    numpy=lambda x, t, w: w * t * softplus(-x) + (1 - t) * softplus(x),
+    torch=lambda x, t, w: T.binary_cross_entropy_with_logits(x, t, pos_weight=w, reduction="none"),
+    name="pos_weight",
+    with_gradient=(0, 1),
+)
+case(
+    BINARY,
+    np.array([-800.0, 800.0, -800.0, 800.0]),
+    np.array([0.0, 1.0, 1.0, 0.0]),
+    numpy=lambda x, t: np.array([0.0, 0.0, 800.0, 800.0], x.dtype),
+    torch=lambda x, t: T.binary_cross_entropy_with_logits(x, t, reduction="none"),
+    name="far out",
+    with_gradient=(0,),
+)
+
+# ---- embedding, dropout ----------------------------------------------------------------------------------------------
+
+for rows, shape in [(5, (4, 3)), (100, (6, 7)), (100, ()), (5, (0,))]:
+    case(
+        "embedding",
+        draw(rows, 3),
+        labels(rows, *shape) if shape != () else np.asarray(7),
+        numpy=lambda w, i: w[i],
+        torch=lambda w, i: T.embedding(i, w),
+        name=f"{rows} rows {shape}",
+    )
+    case(
+        "embedding",
+        draw(rows, 3),
+        labels(rows, *shape) if shape != () else np.asarray(3),
+        numpy=lambda w, i: w[i],
+        torch=lambda w, i: T.embedding(i, w, 3),
+        name=f"{rows} rows {shape} padding",
+        gradient=False,  # the padding's gradient is left out on purpose: no difference quotient says that
+        padding_idx=3,
+    )
+for shape in [(4, 5), (0, 3), (7,)]:
+    case(
+        "dropout",
+        draw(*shape),
+        _random.random(shape) < 0.7,
+        numpy=lambda x, keep: x * keep / 0.7,
+        torch=lambda x, keep: x * keep / 0.7,
+        name=str(shape),
+        scale=1 / 0.7,
+    )
