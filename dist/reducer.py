@@ -24,14 +24,10 @@ from ..core.nn.module import Module
 from ..core.nn.statistics import Entry
 from ..core.tensor import Tensor
 from .commit import commit_statistics, unused, write_means
-from .communicators.base import Work
-from .errors import CommunicatorError
+from .fold import Fold
 from .group import Group
-from .lane import Lane
-from .reduction.bucket import BUCKET_BYTES, Bucket
-from .reduction.collectives import tree_all_reduce
-from .reduction.tree import Accumulator
-from .shard_state import ShardState, Votes, decode, encode, exchange, merge
+from .reduction.bucket import BUCKET_BYTES
+from .shard_state import ShardState
 
 if TYPE_CHECKING:
     from ..core.data.loader import Step
@@ -45,12 +41,12 @@ class Reducer:
     """The gradient listener and loader observer of one DataParallel."""
 
     def __init__(self, module: Module, group: Group, *, bucket_bytes: int = BUCKET_BYTES, overlap: bool = True) -> None:
-        self.module, self.group, self.overlap, self.bucket_bytes = module, group, overlap, bucket_bytes
+        self.module, self.group, self.overlap = module, group, overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
         self.shards, self.ranges = group.shard_count, group.ranges
         self.owned = self.ranges[group.rank]
-        self.lanes: list[Lane] = []
+        self.fold = Fold(group, bucket_bytes)
         self.names: dict[Parameter, str] = {}
         self.paused = 0
         """Depth of ``no_sync()``."""
@@ -61,7 +57,6 @@ class Reducer:
         self._watching = True
         self._passes_before: list[int] = []
         self._warned: set[str] = set()
-        self._works: list[tuple[Lane, Work]] = []
         self.plan()
         self._new_cycle()
 
@@ -72,16 +67,10 @@ class Reducer:
         self.names = {p: name for name, p in self.module.named_parameters()}
         stores = pack(p for p in self.names if p.requires_grad)
         self.parameters = [p for store in stores for p in store.parameters if p in self.names]
-        self.index = {p: i for i, p in enumerate(self.parameters)}
         for parameter in self.parameters:
             parameter._listener = self
         if not self.trivial:
-            self.lanes = [Lane(store, self.shards, self.bucket_bytes) for store in stores]
-            self._place = {}
-            for lane in self.lanes:
-                for bucket in lane.buckets:
-                    for p in lane.store.parameters[bucket.first : bucket.last + 1]:
-                        self._place[p] = (lane, bucket)
+            self.fold.lay_out(stores, self.names)
         self.module_names = {module: name for name, module in self.module.named_modules()}
         self._layout = self._layout_now()
 
@@ -103,16 +92,10 @@ class Reducer:
         self._again = False
         self._foreseeable = True
         self.records: list[Entry] = []
-        self._new_fold()
-        self._shard_pending = False
+        self.fold.reset()
+        self._pending: int | None = None
+        """The last owned shard with samples, once it is closed: folded when the step ends."""
         self._new_shard(0)
-
-    def _new_fold(self) -> None:
-        self._state_fold: Accumulator[ShardState] = Accumulator(self.shards, merge)
-        self._next_shard = self.owned[0]
-        self._submitted = 0
-        for lane in self.lanes:
-            lane.reset()
 
     def _new_shard(self, samples: int) -> None:
         self._passes, self._weight, self._loss, self._samples = 0, 0.0, 0.0, samples
@@ -135,7 +118,7 @@ class Reducer:
             self._samples += samples
             return
         self._step, self._shard = step, shard
-        if not self._shard_pending:
+        if self._pending is None:
             self._new_shard(samples)
             self.records = []
 
@@ -145,9 +128,9 @@ class Reducer:
         shard, self._shard = self._shard, None
         if self._passes and shard is not None:
             if shard == self._last_with_samples():
-                self._shard_pending, self._pending_shard = True, shard
+                self._pending = shard
             else:
-                self._close_shard(shard)
+                self.fold.push(shard, self._shard_state())
 
     def step_closes(self, step: Step) -> None:
         """Nothing: what counts is the optimizer's step."""
@@ -168,28 +151,28 @@ class Reducer:
             )
         if not self._open:
             self._begin_cycle()
-        if self.with_shards and (self._shard_pending or not self._passes):
+        if self.with_shards and (self._pending is not None or not self._passes):
             self._begin_shard()
-        if self._submitted:  # one more pass than foreseen: what is under way is void, and all ranks must do it again
-            self._wait_overlapped()
+        if self.fold.submitted:  # one more pass than foreseen: what is under way is void, all ranks must do it again
+            self.fold.wait()
             self._again = True
         weight = self._weight_of(root)
         self._passes += 1
         self._weight += weight
         self._loss += loss
         _backward.reducers = getattr(_backward, "reducers", 0) + 1
-        self._remaining: dict[int, int] | None = None
+        self._remaining: list[int] | None = None
         if self._may_overlap():
-            self._remaining = {}
+            self._remaining = [0] * len(self.fold.buckets)
             for leaf in leaves:
-                key = id(self._place[leaf][1])
-                self._remaining[key] = self._remaining.get(key, 0) + 1
+                self._remaining[self.fold.bucket_of[leaf]] += 1
 
     def gradient_final(self, leaf: Any) -> None:
-        if self._remaining is not None:
-            self._remaining[id(self._place[leaf][1])] -= 1
+        remaining = self._remaining
+        if remaining is not None:
+            remaining[self.fold.bucket_of[leaf]] -= 1
             if getattr(_backward, "reducers", 0) == 1:
-                self._submit_ready()
+                self.fold.submit_while(self._weight, lambda number: not remaining[number])
 
     def backward_ends(self) -> None:
         _backward.reducers = getattr(_backward, "reducers", 1) - 1
@@ -206,13 +189,15 @@ class Reducer:
 
     def gradients_cleared(self) -> None:
         """``zero_grad()``: the cycle begins anew."""
+        if self.trivial:
+            self._new_shard(self._samples)
         if self.trivial or not self._open:
             return
         if self.with_shards and self._shard is not None and self._passes:
             raise GraphError(
                 f"zero_grad() while {self._where()}: it would drop part of the step; call it before `for batch in step:`"
             )
-        self._wait_overlapped()
+        self.fold.wait()
         self._learn(0)
         records, samples, expects = self.records, self._samples, self._expects
         self._new_cycle()
@@ -229,13 +214,13 @@ class Reducer:
         if not self.with_shards:
             return "the step is open"
         lo, hi = self.owned
-        shard = self._shard if self._shard is not None else getattr(self, "_pending_shard", lo)
+        shard = self._shard if self._shard is not None else self._pending if self._pending is not None else lo
         state = "open" if self._shard is not None else "closed, not summed"
         return f"shard {shard - lo + 1} of {hi - lo} {state}"
 
     def _begin_shard(self) -> None:
         shard = self._shard
-        if (shard is not None and shard < self._next_shard) or self._shard_pending:
+        if (shard is not None and shard < self.fold.next_shard) or self._pending is not None:
             raise GraphError(
                 "a second loop over the shards of one step without optimizer.step() or zero_grad() between: call backward() for "
                 "all losses of a shard in one loop"
@@ -246,13 +231,12 @@ class Reducer:
     def _begin_cycle(self) -> None:
         if self._layout_now() != self._layout:
             self.plan()
-            self._new_fold()
             self._foreseeable = False  # this pass began before the new layout was known
         self._open = True
         self._cycle_counts = self._all_have_samples()
         if self.with_shards and any(p._grad is not None for p in self.parameters):
             # as in PyTorch, gradients that nobody cleared are added to: kept aside until the sum is complete
-            self._carried = [lane.store.gradient.copy() for lane in self.lanes]
+            self._carried = [lane.store.gradient.copy() for lane in self.fold.lanes]
             self._carried_parameters = [p for p in self.parameters if p._grad is not None]
 
     def _weight_of(self, root: Any) -> float:
@@ -295,62 +279,6 @@ class Reducer:
             return False
         return not self.with_shards or (self._shard == self._last_with_samples() and self._all_have_samples())
 
-    def _all_buckets(self) -> list[tuple[Lane, Bucket]]:
-        return [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
-
-    def _submit_ready(self) -> None:
-        buckets = self._all_buckets()
-        while self._submitted < len(buckets):
-            lane, bucket = buckets[self._submitted]
-            if self._remaining is not None and self._remaining.get(id(bucket), 0):
-                return
-            self._submit(lane, bucket)
-
-    def _submit(self, lane: Lane, bucket: Bucket) -> None:
-        """Fold the last shard's part of one bucket and start its reduction."""
-        self._submitted += 1
-        leaf: np.ndarray | None = None
-        if self._weight:
-            lane.write_leaf(lane.last_leaf, bucket, self._weight)
-            leaf = lane.last_leaf[bucket.lo : bucket.hi]
-        first, stop = self._next_shard, self.owned[1]
-        partials = lane.folded(bucket, [(shard, leaf if shard == first else None) for shard in range(first, stop)])
-        out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
-        if self.group.size == 1:
-            total = partials.get((0, shards))
-            out[...] = -0.0 if total is None else total
-            return
-        work = self.group.communicator.run(
-            lambda messages: tree_all_reduce(messages, partials, ranges, shards, out),
-            name=f"gradient bucket {bucket.number} ({self._bucket_names(lane, bucket)}) {out.dtype}[{out.size}]",
-        )
-        self._works.append((lane, work))
-
-    def _bucket_names(self, lane: Lane, bucket: Bucket) -> str:
-        names = [self.names.get(lane.store.parameters[i], "?") for i in (bucket.first, bucket.last)]
-        return names[0] if bucket.first == bucket.last else f"{names[0]} to {names[1]}"
-
-    def _close_shard(self, shard: int) -> None:
-        """Leaf and fold of a shard that is not the last owned one, whole stores at a time."""
-        self._skip_to(shard)
-        for lane in self.lanes:
-            leaf = None
-            if self._weight:
-                leaf = lane.leaf_buffer()
-                for bucket in lane.buckets:
-                    lane.write_leaf(leaf, bucket, self._weight)
-            lane.fold.push(shard, leaf)
-        self._state_fold.push(shard, self._shard_state())
-        self._next_shard = shard + 1
-
-    def _skip_to(self, shard: int) -> None:
-        """Shards without samples or without a backward pass are absent leaves."""
-        while self._next_shard < shard:
-            for lane in self.lanes:
-                lane.fold.push(self._next_shard, None)
-            self._state_fold.push(self._next_shard, None)
-            self._next_shard += 1
-
     def _shard_state(self) -> ShardState | None:
         if not self._weight:
             return None
@@ -368,7 +296,7 @@ class Reducer:
         if self.trivial:
             if self._passes:
                 self.step_loss = self._loss
-                self.group.stop_requested = self.group.stop_requested or self.group.stop_heard
+                self.group.agree_to_stop(self.group.stop_heard)
                 self.group.steps_committed += 1
             self._new_cycle()
             return
@@ -381,75 +309,34 @@ class Reducer:
                 "`for batch in step:`, not inside"
             )
         fault_point("before-reduce")
-        state, votes = self._reduce()
+        passes, last = self._passes, None
+        if not self.with_shards:
+            last = self._shard_state()
+        elif self._pending is not None:
+            self.fold.skip_to(self._pending)
+            last = self._shard_state()
+        state = self.fold.complete(last, self._again)
+        self._learn(passes)
         fault_point("after-reduce")
-        self._commit(state, votes)
-
-    def _reduce(self) -> tuple[ShardState | None, Votes]:
-        passes = self._passes
-        if self.with_shards and self._shard_pending:
-            self._skip_to(self._pending_shard)
-        elif self.with_shards:
-            self._weight = 0.0
-            self._skip_to(self.owned[1])
-        while True:
-            self._remaining = None
-            for lane, bucket in self._all_buckets()[self._submitted :]:
-                self._submit(lane, bucket)
-            self._wait_overlapped()
-            state, votes = self._exchange()
-            if not votes.again:
-                self._learn(passes)
-                return state, votes
-            self._again, self._submitted = False, 0
-
-    def _exchange(self) -> tuple[ShardState | None, Votes]:
-        partials = dict(self._state_fold.partials)
-        last: Accumulator[ShardState] = Accumulator(self.shards, merge)
-        last.partials = partials  # type: ignore[assignment]
-        for shard in range(self._next_shard, self.owned[1]):
-            last.push(shard, self._shard_state() if shard == self._next_shard else None)
-        votes = Votes(self.group.stop_heard, self._again)
-        # through the codec also when alone: the same values everywhere
-        if self.group.size == 1:
-            (state,), votes = decode(encode([last.partials.get((0, self.shards))], votes))
-            return state, votes
-        number = self.group.steps_committed + 1
-        try:
-            state, votes = self.group.communicator.run(
-                lambda messages: exchange(messages, last.partials, votes, self.ranges, self.shards),
-                name=f"commit of step {number}",
-            ).wait()
-        except CommunicatorError:
-            # some survivors may have heard from the lost rank and others not: all go on to the update, or none
-            held = self.group.settle(number, None)
-            if held is None:
-                raise
-            (state,), votes = decode(held)
-        self.group.held = (number, encode([state], votes))
-        return state, votes
-
-    def _wait_overlapped(self) -> None:
-        works, self._works = self._works, []
-        for _, work in works:
-            work.wait()
+        self._commit(state)
 
     def _learn(self, passes: int) -> None:
         """Remember how the cycle went, where all ranks went alike."""
         if self._cycle_counts:
             self._passes_before = [*self._passes_before[-1:], passes]
 
-    def _commit(self, state: ShardState | None, votes: Votes) -> None:
+    def _commit(self, state: ShardState | None) -> None:
         """All ranks are known to hold the complete sum: from here on things change."""
         carried = self._carried
         weight = state.weight if state is not None else 0.0
         if state is not None and weight:
-            write_means(self.lanes, self.parameters, state)
+            write_means(self.fold.lanes, self.parameters, state)
             if carried is not None:
-                for lane, before in zip(self.lanes, carried, strict=True):
+                for lane, before in zip(self.fold.lanes, carried, strict=True):
                     lane.store.gradient += before
                 for p in self._carried_parameters:
-                    p._grad = p._grad or Tensor(p._slot)
+                    if p._grad is None:
+                        p._grad = Tensor(p._slot)
             commit_statistics(self.module, state)
             self.step_loss = state.loss / weight
             for key, text in unused(self.parameters, self.names, state):
@@ -457,6 +344,5 @@ class Reducer:
         else:
             for parameter in self.parameters:
                 parameter._grad = None
-        self.group.agree_to_stop(votes.stop)
         self.group.steps_committed += 1
         self._new_cycle()

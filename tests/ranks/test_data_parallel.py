@@ -51,7 +51,7 @@ def classify(overlap=True, passes=lambda step: 1, bucket_bytes=256):
                 count = passes(step.index)
                 for _ in range(count):
                     (criterion(model(x), y) / count).backward()
-                overlapped += len(model.reducer._works)
+                overlapped += model.reducer.fold.in_flight
             nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
     return digest(model), overlapped

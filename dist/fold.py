@@ -1,0 +1,158 @@
+"""The fold of one rank's shards and its exchange with the other ranks: lanes, buckets, the last message of a step.
+
+Shards arrive in order. All but the last owned one are pushed whole; the last is folded bucket by bucket, so that a bucket's
+reduction can start within backward. Every rank submits the same operations in the same order: each bucket once, then
+the commit; and all of it again if some rank votes so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..core.flat import FlatStore
+from .communicators.base import Work
+from .errors import CommunicatorError
+from .group import Group
+from .lane import Lane
+from .reduction.bucket import Bucket
+from .reduction.collectives import tree_all_reduce
+from .reduction.tree import Accumulator
+from .shard_state import ShardState, Votes, decode, encode, exchange, merge
+
+if TYPE_CHECKING:
+    from ..core.nn.parameter import Parameter
+
+
+class Fold:
+    """The sums of one cycle on this rank."""
+
+    def __init__(self, group: Group, bucket_bytes: int) -> None:
+        self.group, self.bucket_bytes = group, bucket_bytes
+        self.shards, self.ranges = group.shard_count, group.ranges
+        self.first, self.stop = self.ranges[group.rank]
+        self.lanes: list[Lane] = []
+        self.buckets: list[tuple[Lane, Bucket]] = []
+        self._works: list[Work] = []
+        self.reset()
+
+    def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
+        """Cut the stores into buckets; after a structural change, between two cycles."""
+        self.lanes = [Lane(store, self.shards, self.bucket_bytes) for store in stores]
+        self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
+        self.bucket_of: dict[Parameter, int] = {}
+        self.labels: list[str] = []
+        for number, (lane, bucket) in enumerate(self.buckets):
+            members = lane.store.parameters[bucket.first : bucket.last + 1]
+            self.bucket_of.update(dict.fromkeys(members, number))
+            ends = [names.get(p, "?") for p in (members[0], members[-1])]
+            label = ends[0] if len(members) == 1 else f"{ends[0]} to {ends[1]}"
+            self.labels.append(f"gradient bucket {number} ({label}) {lane.leaf_dtype}[{bucket.hi - bucket.lo}]")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all sums."""
+        self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
+        self.next_shard = self.first
+        self.submitted = 0
+        for lane in self.lanes:
+            lane.reset()
+
+    # -- shards -------------------------------------------------------------------------------------------------------
+
+    def skip_to(self, shard: int) -> None:
+        """Shards without samples or without a backward pass are absent leaves."""
+        while self.next_shard < shard:
+            for lane in self.lanes:
+                lane.fold.push(self.next_shard, None)
+            self._states.push(self.next_shard, None)
+            self.next_shard += 1
+
+    def push(self, shard: int, state: ShardState | None) -> None:
+        """Take the leaf of a shard that is not the last owned one: the gradients as they stand, times the weight."""
+        self.skip_to(shard)
+        for lane in self.lanes:
+            leaf = None
+            if state is not None:
+                leaf = lane.leaf_buffer()
+                for bucket in lane.buckets:
+                    lane.write_leaf(leaf, bucket, state.weight)
+            lane.fold.push(shard, leaf)
+        self._states.push(shard, state)
+        self.next_shard = shard + 1
+
+    # -- the last owned shard, bucket by bucket -----------------------------------------------------------------------
+
+    def submit_while(self, weight: float, ready: Callable[[int], bool]) -> None:
+        """Start the reduction of the next buckets, in order, as long as they are ``ready``; ``weight`` of the last leaf."""
+        while self.submitted < len(self.buckets) and ready(self.submitted):
+            lane, bucket = self.buckets[self.submitted]
+            self._submit(lane, bucket, weight, self.labels[self.submitted])
+            self.submitted += 1
+
+    def _submit(self, lane: Lane, bucket: Bucket, weight: float, label: str) -> None:
+        leaf = None
+        if weight:
+            lane.write_leaf(lane.last_leaf, bucket, weight)
+            leaf = lane.last_leaf[bucket.lo : bucket.hi]
+        first = self.next_shard
+        partials = lane.folded(bucket, [(s, leaf if s == first else None) for s in range(first, self.stop)])
+        out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
+        if self.group.size == 1:
+            total = partials.get((0, shards))
+            out[...] = -0.0 if total is None else total
+            return
+        self._works.append(
+            self.group.communicator.run(lambda m: tree_all_reduce(m, partials, ranges, shards, out), name=label)
+        )
+
+    def wait(self) -> None:
+        """Until every bucket that was submitted is complete."""
+        works, self._works = self._works, []
+        for work in works:
+            work.wait()
+
+    @property
+    def in_flight(self) -> int:
+        """Buckets whose reduction was started and not waited for."""
+        return len(self._works)
+
+    # -- the end of the step ------------------------------------------------------------------------------------------
+
+    def complete(self, last: ShardState | None, again: bool) -> ShardState | None:
+        """The merged state of all shards; when it returns, every rank is known to hold every bucket's sum.
+
+        ``last``: state of the last owned shard with samples; ``again``: this rank's overlapped sums are void.
+        """
+        while True:
+            self.submit_while(last.weight if last is not None else 0.0, lambda number: True)
+            self.wait()
+            state, votes = self._commit(last, Votes(self.group.stop_heard, again))
+            if not votes.again:
+                self.group.agree_to_stop(votes.stop)
+                return state
+            again, self.submitted = False, 0
+
+    def _commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
+        fold: Accumulator[ShardState] = Accumulator(self.shards, merge)
+        fold.partials = dict(self._states.partials)
+        for shard in range(self.next_shard, self.stop):
+            fold.push(shard, last if shard == self.next_shard else None)
+        if self.group.size == 1:
+            # through the codec also when alone: the same values everywhere
+            (state,), votes = decode(encode([fold.partials.get((0, self.shards))], votes))
+            return state, votes
+        number = self.group.steps_committed + 1
+        try:
+            state, votes = self.group.communicator.call(
+                lambda m: exchange(m, fold.partials, votes, self.ranges, self.shards), name=f"commit of step {number}"
+            )
+        except CommunicatorError:
+            # some survivors may have heard from a lost rank and others not: all go on to the update, or none
+            held = self.group.settle(number, None)
+            if held is None:
+                raise
+            (state,), votes = decode(held)
+        if not votes.again:
+            self.group.held = (number, encode([state], votes))
+        return state, votes
