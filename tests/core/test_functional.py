@@ -74,6 +74,7 @@ def test_conv2d_odd_kinds() -> None:
     same("conv2d", [draw(2, 4, 7, 6), draw(4, 1, 3, 3), draw(4)], padding=1, groups=4)
     same("conv2d", [draw(0, 4, 7, 6), draw(2, 4, 3, 3), draw(2)])
     same("conv2d", [draw(70, 8, 20, 20), draw(8, 8, 3, 3)], padding=1)
+    same("conv2d", [draw(2, 2, 40, 36), draw(4, 1, 3, 2)], dilation=(1, 2), groups=2)
     same("conv2d", [draw(5, 4, 8, 8, dtype=np.float32), draw(6, 4, 3, 3, dtype=np.float32)], tolerance=2e-5)
 
 
