@@ -9,6 +9,7 @@ get an error.
 from __future__ import annotations
 
 import atexit
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ from .errors import CommunicatorError, DeadlineError, MismatchError, PeerLostErr
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells count
 _TURN_S, _LONGEST_TURN_S = 0.05, 1.0
+_LIKEWISE_TURN_S = 0.25
+"""A script's own error often arises on all ranks, each at its own pace; they do not wait for each other as in an operation."""
 
 
 class Ending:
@@ -85,26 +88,37 @@ class Ending:
         self.communicator.close()
 
     def _is_consequence(self, error: BaseException) -> bool:
-        """Did another rank cause it? Where several notice the same thing together, the lowest of them speaks for all."""
+        """Did another rank cause it, or say it already? Where several fail alike together, one of them speaks for all."""
         if isinstance(error, CommunicatorError) and (error.from_peer or isinstance(error, PeerLostError)):
             return True
-        if self.communicator is None or not isinstance(error, (DeadlineError, MismatchError)):
+        if self.communicator is None or isinstance(error, KeyboardInterrupt):
             return False
-        turn = time.monotonic() + min(_TURN_S * self.rank, _LONGEST_TURN_S)
-        while not any(other < self.rank for other in self.communicator._ended_by()):
+        together = isinstance(error, (DeadlineError, MismatchError))
+        turn_s = min((_TURN_S if together else _LIKEWISE_TURN_S) * self.rank, _LONGEST_TURN_S)
+        mine, turn = _without_ranks(reason_of(error, self.rank)), time.monotonic() + turn_s
+        while True:
+            for other, reason in self.communicator._ended_by().items():
+                if other < self.rank if together else mine.startswith(_without_ranks(reason)):  # MPI cuts long ones
+                    return True
             if time.monotonic() >= turn:
                 return False
             time.sleep(0.01)
-        return True
 
     def _words(self, error: BaseException, trace: TracebackType | None, is_consequence: bool) -> str:
         """A traceback where the error arose, one line where it was only felt."""
         who = f"rank {self.rank} of {self.size}"
         if isinstance(error, KeyboardInterrupt):
             return f"{who} stops: interrupted\n"
+        if is_consequence and not isinstance(error, CommunicatorError):
+            return f"{who} stops: the same {type(error).__name__}\n"
         if is_consequence:
             return f"{who} stops: {error}\n"
         return f"{who} failed:\n" + "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _without_ranks(reason: str) -> str:
+    """A reason as it would read on any rank."""
+    return re.sub(r"\brank \d+", "rank", reason)
 
 
 _ending: Ending | None = None

@@ -127,9 +127,9 @@ class Communicator(ABC):
         """The ranks that have not read what was posted to them, where the wire knows; told when a flush is late."""
         return []
 
-    def _ended_by(self) -> list[int]:
-        """The ranks that have ended the job, as far as this one has heard and the wire knows."""
-        return []
+    def _ended_by(self) -> dict[int, str]:
+        """The ranks that have ended the job and why, as far as this one has heard and the wire knows."""
+        return {}
 
     def _close(self) -> None:  # noqa: B027 - not every wire holds something
         """Release what the wire holds. If ``_broken`` is None all is flushed, and a goodbye tells who still waits for us."""

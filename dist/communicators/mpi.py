@@ -213,8 +213,8 @@ class MpiCommunicator(Communicator):
     def _abort(self, reason: str) -> None:
         self._world.tell(reason)
 
-    def _ended_by(self) -> list[int]:
-        return list(self._world.told())
+    def _ended_by(self) -> dict[int, str]:
+        return dict(self._world.told())
 
     def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
         """MPI_Abort with ``code``; does not return. Where another rank failed it is left the time to say why first."""

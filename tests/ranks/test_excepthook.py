@@ -20,12 +20,12 @@ class Recorder(AloneCommunicator):
     def __init__(self) -> None:
         super().__init__()
         self.ended: list[tuple[str, int, bool]] = []
-        self.others_ended: list[int] = []
+        self.others_ended: dict[int, str] = {}
 
     def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
         self.ended.append((reason, code, is_consequence))
 
-    def _ended_by(self) -> list[int]:
+    def _ended_by(self) -> dict[int, str]:
         return self.others_ended
 
 
@@ -70,9 +70,24 @@ def test_what_another_rank_caused_is_one_line(
 def test_of_ranks_that_notice_the_same_the_lowest_speaks(
     ending: excepthook.Ending, capfd: pytest.CaptureFixture[str], others: list[int], traceback: bool
 ) -> None:
-    ending.communicator.others_ended = others
+    ending.communicator.others_ended = dict.fromkeys(others, "rank 9: both sides")
     raise_it(MismatchError("both sides"), ending)
     assert ("Traceback" in capfd.readouterr().err) == traceback
+
+
+@pytest.mark.parametrize(
+    ("others", "traceback"),
+    [({}, True), ({0: "rank 0: ValueError: on rank 0 of 4"}, False), ({3: "rank 3: ValueError: on rank 3 of 4"}, False),
+     ({0: "rank 0: ValueError: another"}, True), ({0: "rank 0: KeyError: on rank 0 of 4"}, True)],
+)  # fmt: skip
+def test_of_ranks_whose_script_fails_alike_one_speaks(
+    ending: excepthook.Ending, capfd: pytest.CaptureFixture[str], others: dict[int, str], traceback: bool
+) -> None:
+    ending.communicator.others_ended = others
+    raise_it(ValueError("on rank 2 of 4"), ending)
+    printed = capfd.readouterr().err
+    assert ("Traceback" in printed) == traceback
+    assert traceback or printed == "rank 2 of 4 stops: the same ValueError\n"
 
 
 def test_a_helper_thread(ending: excepthook.Ending, capfd: pytest.CaptureFixture[str]) -> None:
