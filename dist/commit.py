@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: S
 def commit_statistics(module: Module, state: ShardState) -> None:
     """Move running statistics once for each layer and call."""
     if state.statistics:
-        layers = dict(module.named_modules())
+        layers: dict[str, Any] = dict(module.named_modules())
         for key, (n, mean, m2) in state.statistics.items():
             layers[key.rpartition("#")[0]].commit(n, mean, m2)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.data.scope import observers
+from ..core.data.scope import Observer, observers
 from ..core.errors import GraphError, NonFiniteError
 from ..core.nn.finite import first_non_finite
 from ..core.nn.module import Module
@@ -18,6 +20,9 @@ from .errors import MismatchError
 from .group import Group, current
 from .reducer import Reducer
 from .reduction.bucket import BUCKET_BYTES
+
+if TYPE_CHECKING:
+    from ..core.data.step import Step
 
 
 class DataParallel(Module):
@@ -55,7 +60,7 @@ class DataParallel(Module):
         _same_start(module, self.group)
         self.reducer = Reducer(module, self.group, bucket_bytes=bucket_bytes, overlap=overlap)
         self.reducer.check_finite = self._check_finite
-        observers().append(self.reducer)
+        _observe(self.reducer)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         self._inputs = inputs
@@ -122,13 +127,48 @@ class DataParallel(Module):
     def named_buffers(self, *args: Any, **options: Any) -> Any:
         return self.module.named_buffers(*args, **options)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> DataParallel:
+        """A wrapper of its own around a copy of the module; all ranks must copy."""
+        return DataParallel(copy.deepcopy(self.module, memo), group=self.group)
+
     def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "module":
-                raise
-            return getattr(self.module, name)
+        module = self.__dict__.get("module")
+        if module is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(module, name)
+
+
+class _Observer:
+    """Tells a reducer what the loader does, as long as the reducer lives."""
+
+    def __init__(self, reducer: Reducer) -> None:
+        self._reducer = weakref.ref(reducer)
+
+    def step_opens(self, step: Step) -> None:
+        if (reducer := self._reducer()) is not None:
+            reducer.step_opens(step)
+
+    def shard_opens(self, step: Step, shard: int, samples: int) -> None:
+        if (reducer := self._reducer()) is not None:
+            reducer.shard_opens(step, shard, samples)
+
+    def shard_closes(self) -> None:
+        if (reducer := self._reducer()) is not None:
+            reducer.shard_closes()
+
+    def step_closes(self, step: Step) -> None:
+        """What counts is the optimizer's step."""
+
+
+def _observe(reducer: Reducer) -> None:
+    observer, registered = _Observer(reducer), observers()
+    registered.append(observer)
+    weakref.finalize(reducer, _forget, registered, observer)
+
+
+def _forget(registered: list[Observer], observer: Observer) -> None:
+    if observer in registered:
+        registered.remove(observer)
 
 
 def _same_start(module: Module, group: Group) -> None:

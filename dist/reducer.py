@@ -30,7 +30,7 @@ from .reduction.bucket import BUCKET_BYTES
 from .shard_state import ShardState
 
 if TYPE_CHECKING:
-    from ..core.data.loader import Step
+    from ..core.data.step import Step
     from ..core.nn.parameter import Parameter
 
 _backward = threading.local()
@@ -131,9 +131,6 @@ class Reducer:
                 self._pending = shard
             else:
                 self.fold.push(shard, self._shard_state())
-
-    def step_closes(self, step: Step) -> None:
-        """Nothing: what counts is the optimizer's step."""
 
     def _last_with_samples(self) -> int:
         sizes = self._step.sizes if self._step is not None else [1] * self.shards
@@ -283,7 +280,11 @@ class Reducer:
         if not self._weight:
             return None
         statistics = {
-            f"{self.module_names[e.layer]}#{e.call_number}": (float(e.n), np.float64(e.mean), np.float64(e.m2))
+            f"{self.module_names[e.layer]}#{e.call_number}": (
+                float(e.n),
+                np.asarray(e.mean, np.float64),
+                np.asarray(e.m2, np.float64),
+            )
             for e in self.records
         }
         used = np.array([p._grad is not None for p in self.parameters], bool)

@@ -59,6 +59,8 @@ class Step:
         if self._closed:
             raise DataError(f"step {self.index} is over: iterate it inside the loop over loader.steps()")
         fresh, self._began = not self._began, True
+        if not fresh:
+            open_step(self)  # a further loop over the shards: a rank that owns no samples must hear of it too
         for shard, lo, hi in self._parts:
             yield from self._hand_out(shard, self._next(fresh, lo, hi), hi - lo)
         self._count()

@@ -236,7 +236,7 @@ def check_range(optimizer: str, **values: tuple[float, float, float]) -> None:
 
 
 def _place(parameter: Parameter) -> tuple[int, int]:
-    return id(parameter._store), parameter._index
+    return id(parameter._store), parameter._index or 0
 
 
 def _short(value: Any) -> str:

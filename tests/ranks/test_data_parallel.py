@@ -365,3 +365,35 @@ def test_structural_change_under_the_wrapper():
 
     (expected,) = on_ranks(1, 4, main)
     assert on_ranks(3, 4, main) == [expected] * 3
+
+
+def test_two_optimizer_steps_in_one_step():
+    """A second loop over a step's shards, after optimizer.step(): ranks without samples take part in both."""
+
+    def main():
+        model = phalanx.DataParallel(net())
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        for step in DataLoader(data(), batch_size=25).steps():
+            for _ in range(2):
+                optimizer.zero_grad()
+                for x, y in step:
+                    backward(model, x, y)
+                optimizer.step()
+        return digest(model)
+
+    (expected,) = on_ranks(1, 8, main)
+    assert on_ranks(5, 8, main) == [expected] * 5
+
+
+def test_observers_go_with_their_model():
+    import gc
+
+    from phalanx.core.data.scope import observers
+
+    phalanx.init()
+    before = len(observers())
+    model = phalanx.DataParallel(net())
+    assert len(observers()) == before + 1
+    del model
+    gc.collect()
+    assert len(observers()) == before
