@@ -17,7 +17,7 @@ class _Mode(threading.local):
 mode = _Mode()
 
 
-class set_grad_enabled:  # noqa: N801 - PyTorch's name
+class set_grad_enabled:
     """Switch recording on or off: as a statement from now on, as a context or decorator for what is inside.
 
     >>> with set_grad_enabled(False):
@@ -76,7 +76,7 @@ class _Switch:
         return _decorated(function, self.enabled)
 
 
-class no_grad(_Switch):  # noqa: N801 - PyTorch's name
+class no_grad(_Switch):
     """Nothing inside is recorded: results want no gradient. A context manager and a decorator.
 
     >>> with no_grad():
@@ -87,7 +87,7 @@ class no_grad(_Switch):  # noqa: N801 - PyTorch's name
     enabled = False
 
 
-class enable_grad(_Switch):  # noqa: N801 - PyTorch's name
+class enable_grad(_Switch):
     """Record inside, also where a ``no_grad`` stands around it. A context manager and a decorator."""
 
     enabled = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ def _complaint(a: Array, b: Array) -> str:
     return f"matmul: {shapes}: the leading (batch) dimensions do not broadcast"
 
 
+def _rows(x: Array) -> Array:
+    """(..., n) -> (rows, n)."""
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def _matmul_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
     a, b = saved
     if a.ndim == 1 or b.ndim == 1:
@@ -50,8 +56,7 @@ def _matmul_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradie
         da = product(gradient, b.swapaxes(-1, -2), out)
     if needs[1]:
         if b.ndim == 2:  # one product over all rows, however many batch dimensions a has
-            rows, out_rows = a.reshape(-1, a.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-            db = product(rows.T, out_rows, slots[1]) if rows.size or out_rows.size else np.zeros_like(b)
+            db = product(_rows(a).T, _rows(gradient), slots[1])
         else:
             db = product(a.swapaxes(-1, -2), gradient)
     return da, db
