@@ -146,6 +146,9 @@ def init(
     set_placement(Placement(group.rank, group.size, shards))
     if shards is not None:
         processor.fix_threads(1)
+    elif group.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        # ranks of one host that each start a thread for every core slow each other down by a factor of two and more
+        processor.fix_threads(max(1, (os.cpu_count() or 1) // group.local_size))
     group.fingerprint = processor.fingerprint()
     _local.group = group
     if group.size > 1:
