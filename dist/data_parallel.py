@@ -52,6 +52,8 @@ class DataParallel(Module):
         self, module: Module, *, group: Group | None = None, bucket_bytes: int = BUCKET_BYTES, overlap: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(module, Module):
+            raise TypeError(f"DataParallel expects a Module (phalanx.nn.Module), got {type(module).__name__}")
         if isinstance(module, DataParallel):
             raise GraphError("DataParallel got a module that is a DataParallel already")
         self.module = module

@@ -81,7 +81,7 @@ def _add_run(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print rank, host, environment and command, and start nothing")
     add("--no-prefix", action="store_true", help="print the ranks' lines as they are")
     add("script", help="path of the script")
-    add("arguments", nargs=argparse.REMAINDER, help="what the script gets")
+    add("arguments", nargs=argparse.REMAINDER, help="what the script gets").required = False
     parser.set_defaults(call=_run, name="run")
 
 

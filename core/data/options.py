@@ -26,7 +26,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Refuse what cannot be honoured rather than ignore it."""
     unknown = sorted(set(options) - _HINTS - set(_REFUSED))
     if unknown:
-        raise TypeError(f"DataLoader does not know the option(s) {', '.join(unknown)}")
+        known = ("batch_size", "shuffle", "drop_last", "seed", "collate_fn", "prefetch", "num_workers")
+        raise TypeError(f"DataLoader does not know the option(s) {', '.join(unknown)}; it knows {', '.join(known)}")
     for name, reason in _REFUSED.items():
         if options.get(name) is not None:
             raise RangeError(f"DataLoader does not support {name}={options[name]!r}: {reason}")

@@ -61,6 +61,9 @@ class _Conv(Module):
         self.padding = padding if isinstance(padding, str) else _spread(padding, count, f"{name}: padding")
         self.dilation = _spread(dilation, count, f"{name}: dilation")
         self.padding_mode = padding_mode
+        for option, sizes in (("kernel_size", self.kernel_size), ("stride", self.stride), ("dilation", self.dilation)):
+            if not all(isinstance(size, int) and size >= 1 for size in sizes):
+                raise RangeError(f"{name}: {option} must be integers of at least 1, got {sizes}")
         if padding == "same" and any(step != 1 for step in self.stride):
             raise RangeError(f"{name}: padding='same' needs stride 1, got {self.stride}")
         self.weight = Parameter.empty((out_channels, in_channels // groups, *self.kernel_size), dtype, device)

@@ -35,7 +35,7 @@ class _Found(Exception):
 
 
 def first_non_finite(model: Module, *inputs: Any) -> str | None:
-    """Name what is the first to be NaN or infinite: "input", a parameter or buffer, or a layer of the forward; else None.
+    """Name what is the first to be NaN or infinite: "input", a parameter or buffer, a layer's output or input; else None.
 
     Runs ``model(*inputs)`` again without gradients; running statistics stay as they were, dropout draws a new mask.
 
@@ -55,12 +55,13 @@ def first_non_finite(model: Module, *inputs: Any) -> str | None:
     handles: list[RemovableHandle] = []
 
     def watch(name: str) -> Any:
-        def hook(module: Module, args: Any, output: Any) -> None:
+        def after(module: Module, args: Any, output: Any) -> None:
             if not is_finite(output):
-                found.append(f"layer {name!r} ({module._one_line()})" if name else f"layer {module._one_line()}")
+                layer = f"layer {name!r} ({module._one_line()})" if name else f"layer {module._one_line()}"
+                found.append(layer if is_finite(args) else f"the input of {layer}, computed between two layers")
                 raise _Found
 
-        return hook
+        return after
 
     try:
         for name, module in model.named_modules():

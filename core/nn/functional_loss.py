@@ -24,6 +24,16 @@ from ..ops.loss import (
 from ..tensor import Tensor
 from .functional_activation import log_softmax
 
+
+def _check(op: str, input: Tensor, target: Tensor, reduction: str) -> None:
+    check_reduction(op, reduction)
+    for name, given in (("input", input), ("target", target)):
+        if not hasattr(given, "dtype"):
+            raise DTypeError(
+                f"{op}: {name} must be a Tensor, got {type(given).__name__}; make one with phalanx.tensor()"
+            )
+
+
 # ---- classes ---------------------------------------------------------------------------------------------------------
 
 
@@ -54,7 +64,7 @@ def cross_entropy(
     (1.3863, 2.0)
     """
     _refuse_old("cross_entropy", size_average, reduce)
-    check_reduction("cross_entropy", reduction)
+    _check("cross_entropy", input, target, reduction)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RangeError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     if target.dtype.kind == "f" and target.shape == input.shape and input.ndim:
@@ -114,7 +124,7 @@ def nll_loss(
 ) -> Tensor:
     """``-input[target]`` for log-probabilities (N, C, ...), averaged as in cross_entropy."""
     _refuse_old("nll_loss", size_average, reduce)
-    check_reduction("nll_loss", reduction)
+    _check("nll_loss", input, target, reduction)
     lone = _lone(input, target)
     if lone:
         input, target = input.unsqueeze(0), target.reshape(1)
@@ -162,7 +172,7 @@ def mse_loss(
 ) -> Tensor:
     """``(input - target)^2``, averaged over all elements; its weight is the number of samples."""
     _refuse_old("mse_loss", size_average, reduce)
-    check_reduction("mse_loss", reduction)
+    _check("mse_loss", input, target, reduction)
     _same_shape("mse_loss", input, target)
     loss = apply(MSE_LOSS, input, target, reduction=reduction)
     if reduction == "mean":
@@ -175,7 +185,7 @@ def l1_loss(
 ) -> Tensor:
     """``|input - target|``, averaged over all elements; its weight is the number of samples."""
     _refuse_old("l1_loss", size_average, reduce)
-    check_reduction("l1_loss", reduction)
+    _check("l1_loss", input, target, reduction)
     _same_shape("l1_loss", input, target)
     return _reduced((input - target).abs(), reduction)
 
@@ -190,7 +200,7 @@ def smooth_l1_loss(
 ) -> Tensor:
     """``d^2 / (2 beta)`` where ``d = |input - target| < beta``, else ``d - beta / 2``. Girshick, "Fast R-CNN", 2015."""
     _refuse_old("smooth_l1_loss", size_average, reduce)
-    check_reduction("smooth_l1_loss", reduction)
+    _check("smooth_l1_loss", input, target, reduction)
     if beta < 0:
         raise RangeError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     _same_shape("smooth_l1_loss", input, target)
@@ -214,7 +224,7 @@ def binary_cross_entropy(
     Raises RangeError for an input outside of [0, 1].
     """
     _refuse_old("binary_cross_entropy", size_average, reduce)
-    check_reduction("binary_cross_entropy", reduction)
+    _check("binary_cross_entropy", input, target, reduction)
     losses = apply(BINARY_CROSS_ENTROPY, input, target)
     return _reduced(losses if weight is None else losses * weight, reduction)
 
@@ -231,7 +241,7 @@ def binary_cross_entropy_with_logits(
     """binary_cross_entropy of ``sigmoid(input)`` without overflow; ``pos_weight`` multiplies the term of positive targets."""
     op = "binary_cross_entropy_with_logits"
     _refuse_old(op, size_average, reduce)
-    check_reduction(op, reduction)
+    _check(op, input, target, reduction)
     if pos_weight is not None and pos_weight.requires_grad:
         raise DTypeError(f"{op}: pos_weight is a constant and gets no gradient; detach it")
     losses = apply(BCE_WITH_LOGITS, input, target, pos_weight)

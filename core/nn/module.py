@@ -67,6 +67,9 @@ class Module:
         except (ShapeError, DTypeError, RangeError) as error:
             self._name_layer(error)
             raise
+        except TypeError as error:
+            self._name_absent(error)
+            raise
 
     def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for hook in tuple(self._forward_pre_hooks.values()):
@@ -89,6 +92,12 @@ class Module:
         name = next((name for name, module in self.named_modules() if module is layer), "")
         where = f"{name!r} ({layer._one_line()})" if name else layer._one_line()
         error.args = (f"in layer {where}: {message}",)
+
+    def _name_absent(self, error: TypeError) -> None:
+        """A call of None says nothing of which layer is missing."""
+        absent = [name for name in self._module_names if self.__dict__[name] is None]
+        if absent and str(error) == "'NoneType' object is not callable":
+            error.args = (f"{error}: of {type(self).__name__} these layers are None: {', '.join(absent)}",)
 
     # ------------------------------------------------------------------ registration
 

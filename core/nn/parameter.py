@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import as_dtype, to_device
+from ..errors import RangeError
 from ..tensor import Tensor
 
 
@@ -31,6 +32,8 @@ class Parameter(Tensor):
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any = None, device: Any = None) -> Parameter:
         """A new parameter of ``shape`` that waits for its initial values; float32 unless said otherwise."""
+        if not all(hasattr(size, "__index__") and size >= 0 for size in shape):
+            raise RangeError(f"a parameter's sizes must be integers of at least 0, got {tuple(shape)}")
         return cls(to_device(np.zeros(tuple(shape), as_dtype(np.float32 if dtype is None else dtype)), device))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:

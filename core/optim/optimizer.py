@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import RangeError, StateError
 from ..flat import FlatStore, is_packed, pack
 from ..graph import enable_grad
+from ..nn.module import Module
 from ..nn.parameter import Parameter
 from ..tensor import Tensor
 
@@ -35,9 +36,13 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups: list[Options] = []
         self._steps: dict[Parameter, int] = {}
-        given = list(params) if not isinstance(params, Tensor) else None
-        if given is None:
+        if isinstance(params, Tensor):
             raise TypeError("an optimizer expects an iterable of parameters, got a single Tensor; wrap it in a list")
+        if not isinstance(params, Iterable) or isinstance(params, Module):
+            raise TypeError(
+                f"an optimizer expects an iterable of parameters, got {type(params).__name__}; pass model.parameters()"
+            )
+        given = list(params)
         if not given:
             raise RangeError("an optimizer expects at least one parameter, got an empty list")
         for group in given if isinstance(given[0], dict) else [{"params": given}]:
