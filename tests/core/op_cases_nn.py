@@ -167,13 +167,13 @@ case(
     divisor_override=5,
     **AVERAGE,
 )
-for size in [(1, 1), (3, 2), (5, 7), (6, 9)]:
+for samples, size in [(2, (1, 1)), (2, (3, 2)), (1, (5, 7)), (1, (6, 9)), (0, (2, 2))]:
     case(
         "adaptive_avg_pool2d",
-        draw(2, 2, 5, 7),
+        draw(samples, 2, 5, 7),
         numpy=lambda x, s=size: adaptive(x, s),
         torch=lambda x, s=size: T.adaptive_avg_pool2d(x, s),
-        name=str(size),
+        name=f"{samples} samples {size}",
         output_size=size,
     )
 
@@ -214,6 +214,15 @@ case(
     torch=lambda x, m, v, w, b: T.batch_norm(x, m, v, w, b),
     name="empty",
     with_gradient=(0, 3, 4),
+)
+case(
+    "batch_norm_train",
+    draw(0, 3),
+    draw(3),
+    draw(3),
+    numpy=lambda x, w, b: (x, np.zeros(3), np.zeros(3)),
+    torch=None,  # an error there; an empty shard is none
+    name="empty",
 )
 for shape, norm_shape in [((4, 5), (5,)), ((2, 3, 4), (4,)), ((2, 3, 4), (3, 4)), ((0, 5), (5,))]:
     for affine in (0, 1, 2):
