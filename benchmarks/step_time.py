@@ -94,7 +94,11 @@ def main() -> None:
     print(f"environment {SETTINGS}, unset {', '.join(UNSET)}; medians of {options.rounds} rounds, A B A B")
     workers = {
         side: subprocess.Popen(
-            [sys.executable, __file__, "--serve", side], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--serve", side],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for side in ("phalanx", "torch")
     }

@@ -22,7 +22,10 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
     >>> list(progress([1, 2], "counting"))
     [1, 2]
     """
-    shown = current().rank == 0 and (sys.stdout.isatty() or os.environ.get(PROGRESS) == "1")
+    group = current()
+    # mpirun gives its ranks a terminal of their own, whatever its output goes to
+    terminal = sys.stdout.isatty() and group.backend != "mpi"
+    shown = group.rank == 0 and (terminal or os.environ.get(PROGRESS) == "1")
     if not shown:
         yield from items
         return
