@@ -89,6 +89,8 @@ class ControlMesh:
         """Notified after every change of a peer's state."""
         self.ended: End | None = None
         """The first abort."""
+        self.ended_by: dict[int, str] = {}
+        """The ranks that ended the job before they heard of another's end, but for those that felt a death."""
         self.listeners: list[Listener] = []
         self._listening = listener
         self._closing = False
@@ -163,6 +165,8 @@ class ControlMesh:
             if self.ended is not None:
                 return
             self.ended = End(reason, self.rank, tuple(self.lost()))
+            if not self.ended.lost:
+                self.ended_by[self.rank] = reason
         self.send_all({"kind": "abort", "reason": reason, "lost": self.lost()})
         self._tell("control_changed")
 
@@ -316,6 +320,8 @@ class ControlMesh:
             with self.changed:
                 if self.ended is None:
                     self.ended = End(message["reason"], peer.member.rank, tuple(message["lost"]))
+                if not message["lost"]:
+                    self.ended_by[peer.member.rank] = message["reason"]
             for rank in message["lost"]:
                 if rank in self.peers:
                     self._became(self.peers[rank], LOST)

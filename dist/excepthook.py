@@ -22,9 +22,8 @@ from .communicators.base import Communicator, reason_of
 from .errors import CommunicatorError, DeadlineError, MismatchError, PeerLostError
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells count
-_TURN_S, _LONGEST_TURN_S = 0.05, 1.0
-_LIKEWISE_TURN_S = 0.25
-"""A script's own error often arises on all ranks, each at its own pace; they do not wait for each other as in an operation."""
+_CROSSING_S = 0.3
+"""Longer than the news of an end is on its way: ranks that failed before they heard of each other then know it."""
 
 
 class Ending:
@@ -53,6 +52,8 @@ class Ending:
         if not self._failed.acquire(blocking=False):
             return  # this rank has said why it ends
         code = _INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
+        if self.communicator is not None and not isinstance(error, KeyboardInterrupt):
+            self.communicator.abort(reason_of(error, self.rank))
         is_consequence = self._is_consequence(error)
         words = self._words(error, trace, is_consequence)
         if self.last_words is not None and isinstance(error, CommunicatorError):
@@ -88,19 +89,25 @@ class Ending:
         self.communicator.close()
 
     def _is_consequence(self, error: BaseException) -> bool:
-        """Did another rank cause it, or say it already? Where several fail alike together, one of them speaks for all."""
+        """Did another rank cause it, or does it say the same? Of those that fail alike together the lowest speaks for all.
+
+        A rank that heard of another's end before its own error is one of the others; those that did not have told each
+        other, and their messages have crossed.
+        """
         if isinstance(error, CommunicatorError) and (error.from_peer or isinstance(error, PeerLostError)):
             return True
         if self.communicator is None or isinstance(error, KeyboardInterrupt):
             return False
         together = isinstance(error, (DeadlineError, MismatchError))
-        turn_s = min((_TURN_S if together else _LIKEWISE_TURN_S) * self.rank, _LONGEST_TURN_S)
-        mine, turn = _without_ranks(reason_of(error, self.rank)), time.monotonic() + turn_s
+        mine, crossed = _without_ranks(reason_of(error, self.rank)), time.monotonic() + _CROSSING_S
         while True:
-            for other, reason in self.communicator._ended_by().items():
-                if other < self.rank if together else mine.startswith(_without_ranks(reason)):  # MPI cuts long ones
+            ended_by = self.communicator._ended_by()
+            first = ended_by.pop(self.rank, None) is not None
+            for other, reason in ended_by.items():
+                alike = together or mine.startswith(_without_ranks(reason))  # MPI cuts long reasons
+                if alike and (other < self.rank or not first):
                     return True
-            if time.monotonic() >= turn:
+            if self.rank == 0 or not first or time.monotonic() >= crossed:
                 return False
             time.sleep(0.01)
 

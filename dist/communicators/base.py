@@ -128,7 +128,10 @@ class Communicator(ABC):
         return []
 
     def _ended_by(self) -> dict[int, str]:
-        """The ranks that have ended the job and why, as far as this one has heard and the wire knows."""
+        """The ranks that ended the job by themselves and why, as far as this one has heard and the wire knows.
+
+        Whoever hears of another's end first does not end the job by itself any more; this rank is there if it did.
+        """
         return {}
 
     def _close(self) -> None:  # noqa: B027 - not every wire holds something

@@ -55,6 +55,7 @@ class World:
         self.comm = mpi.COMM_WORLD.Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.reasons: dict[int, str] = {}
+        self.own_reason: str | None = None
         self.next_tag = _FIRST_TAG
         self._ending = threading.Lock()
         self.kept: list[Any] = []  # requests and buffers of what nobody waits for
@@ -69,11 +70,13 @@ class World:
         return self.reasons
 
     def tell(self, reason: str) -> None:
-        """Tell the others why the job is over, and end it soon: whatever the main thread does meanwhile."""
-        data = reason.encode()[:INLINE_NBYTES]
-        for other in range(self.size):
-            if other != self.rank:
-                self.kept.append((self.comm.Isend([data, self.mpi.BYTE], other, _TAG_ABORT), data))
+        """Tell the others why the job is over unless one has told us, and end it soon, whatever the main thread does."""
+        if not self.told():
+            self.own_reason = reason
+            data = reason.encode()[:INLINE_NBYTES]
+            for other in range(self.size):
+                if other != self.rank:
+                    self.kept.append((self.comm.Isend([data, self.mpi.BYTE], other, _TAG_ABORT), data))
         threading.Thread(target=self._end_later, args=(reason,), name="mpi-abort", daemon=True).start()
 
     def _end_later(self, reason: str) -> None:
@@ -214,7 +217,8 @@ class MpiCommunicator(Communicator):
         self._world.tell(reason)
 
     def _ended_by(self) -> dict[int, str]:
-        return dict(self._world.told())
+        own = {} if self._world.own_reason is None else {self.rank: self._world.own_reason}
+        return {**self._world.told(), **own}
 
     def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
         """MPI_Abort with ``code``; does not return. Where another rank failed it is left the time to say why first."""

@@ -302,9 +302,7 @@ class ZeroMQCommunicator(Communicator):
         self._mesh.abort(reason)
 
     def _ended_by(self) -> dict[int, str]:
-        end = self._mesh.ended
-        heard = end is not None and not end.lost and end.told_by != self._mesh.rank and end.told_by in self._ranks
-        return {self._ranks.index(end.told_by): end.reason} if end is not None and heard else {}
+        return {self._ranks.index(rank): why for rank, why in list(self._mesh.ended_by.items()) if rank in self._ranks}
 
     def wake(self) -> None:
         """Let whoever waits here for data look at the control channel's news. Any thread."""

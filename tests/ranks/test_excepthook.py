@@ -21,12 +21,19 @@ class Recorder(AloneCommunicator):
         super().__init__()
         self.ended: list[tuple[str, int, bool]] = []
         self.others_ended: dict[int, str] = {}
+        self.heard_before = False
+        """Did those others end the job before this rank failed? Otherwise the messages cross."""
+        self.own: dict[int, str] = {}
+
+    def abort(self, reason: str) -> None:
+        if not self.heard_before:
+            self.own = {2: reason}
 
     def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
         self.ended.append((reason, code, is_consequence))
 
     def _ended_by(self) -> dict[int, str]:
-        return self.others_ended
+        return self.others_ended | self.own
 
 
 @pytest.fixture
@@ -66,23 +73,42 @@ def test_what_another_rank_caused_is_one_line(
     assert ending.communicator.ended[0][1:] == (1, waits)
 
 
-@pytest.mark.parametrize(("others", "traceback"), [([], True), ([3], True), ([0], False)])
+@pytest.mark.parametrize(
+    ("others", "heard_before", "traceback"),
+    [([], False, True), ([3], False, True), ([0], False, False), ([0, 3], False, False), ([3], True, False)],
+)
 def test_of_ranks_that_notice_the_same_the_lowest_speaks(
-    ending: excepthook.Ending, capfd: pytest.CaptureFixture[str], others: list[int], traceback: bool
+    ending: excepthook.Ending,
+    capfd: pytest.CaptureFixture[str],
+    others: list[int],
+    heard_before: bool,
+    traceback: bool,
 ) -> None:
+    ending.communicator.heard_before = heard_before
     ending.communicator.others_ended = dict.fromkeys(others, "rank 9: both sides")
     raise_it(MismatchError("both sides"), ending)
     assert ("Traceback" in capfd.readouterr().err) == traceback
 
 
 @pytest.mark.parametrize(
-    ("others", "traceback"),
-    [({}, True), ({0: "rank 0: ValueError: on rank 0 of 4"}, False), ({3: "rank 3: ValueError: on rank 3 of 4"}, False),
-     ({0: "rank 0: ValueError: another"}, True), ({0: "rank 0: KeyError: on rank 0 of 4"}, True)],
-)  # fmt: skip
+    ("others", "heard_before", "traceback"),
+    [
+        ({}, False, True),
+        ({0: "rank 0: ValueError: on rank 0 of 4"}, False, False),
+        ({3: "rank 3: ValueError: on rank 3 of 4"}, True, False),
+        ({3: "rank 3: ValueError: on rank 3 of 4"}, False, True),
+        ({0: "rank 0: ValueError: another"}, False, True),
+        ({0: "rank 0: KeyError: on rank 0 of 4"}, True, True),
+    ],
+)
 def test_of_ranks_whose_script_fails_alike_one_speaks(
-    ending: excepthook.Ending, capfd: pytest.CaptureFixture[str], others: dict[int, str], traceback: bool
+    ending: excepthook.Ending,
+    capfd: pytest.CaptureFixture[str],
+    others: dict[int, str],
+    heard_before: bool,
+    traceback: bool,
 ) -> None:
+    ending.communicator.heard_before = heard_before
     ending.communicator.others_ended = others
     raise_it(ValueError("on rank 2 of 4"), ending)
     printed = capfd.readouterr().err
