@@ -54,6 +54,14 @@ def _cupy() -> ModuleType:
     return cupy
 
 
+def gpu_count() -> int:
+    """How many GPUs CuPy sees; 0 without CuPy or without a driver."""
+    try:
+        return int(_cupy().cuda.runtime.getDeviceCount())
+    except (RangeError, RuntimeError):  # CuPy's own errors are RuntimeErrors
+        return 0
+
+
 def array_module(*arrays: Any) -> ModuleType:
     """The module (numpy or cupy) whose functions work on ``arrays``; NumPy unless one of them is CuPy's.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "nn", "optim")
+_PARTS = ("cuda", "data", "nn", "optim")
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
         bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8
@@ -31,6 +31,7 @@ _NAMES_OF: dict[str, str] = {
         true_divide trunc unbind unflatten unique unsqueeze var vstack where zeros zeros_like
     """,
     "core.tensor": "Tensor",
+    "core.generator": "Generator",
     "core.rng": "initial_seed manual_seed",
     "core.errors": "PhalanxError",
     "dist.group": "init rank shutdown size",
@@ -63,6 +64,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from . import cuda as cuda
     from . import data as data
     from . import nn as nn
     from . import optim as optim
@@ -246,6 +248,7 @@ if TYPE_CHECKING:
     from .core.functions import where as where
     from .core.functions import zeros as zeros
     from .core.functions import zeros_like as zeros_like
+    from .core.generator import Generator as Generator
     from .core.rng import initial_seed as initial_seed
     from .core.rng import manual_seed as manual_seed
     from .core.tensor import Tensor as Tensor

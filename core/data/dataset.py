@@ -22,6 +22,7 @@ import numpy as np
 from .. import rng
 from ..backend import is_array
 from ..errors import DataError, RangeError, ShapeError
+from ..generator import Generator
 from ..tensor import Tensor
 
 SPLIT_EPOCH = 0xFFFFFFFF
@@ -157,10 +158,12 @@ class ConcatDataset(Dataset):
         return self.datasets[part][index - (self.cumulative_sizes[part - 1] if part else 0)]
 
 
-def random_split(dataset: Any, lengths: Sequence[float], *, seed: int | None = None) -> list[Subset]:
+def random_split(
+    dataset: Any, lengths: Sequence[float], generator: Generator | None = None, *, seed: int | None = None
+) -> list[Subset]:
     """Cut ``dataset`` at random into parts of the given lengths (integers) or fractions (their sum is 1).
 
-    Keyed: the same on every rank. ``seed`` None is the seed of ``manual_seed``. Remainders of fractions go to the
+    Keyed: the same on every rank. The seed is ``seed``, or the generator's, or that of ``manual_seed``. Remainders of fractions go to the
     first parts, one each, as in PyTorch.
 
     >>> [len(part) for part in random_split(TensorDataset(np.arange(10)), [0.75, 0.25], seed=0)]
@@ -168,7 +171,9 @@ def random_split(dataset: Any, lengths: Sequence[float], *, seed: int | None = N
     """
     total = len(dataset)
     sizes = _split_sizes(lengths, total)
-    order = rng.permutation(total, rng.initial_seed() if seed is None else seed, SPLIT_EPOCH)
+    if seed is None:
+        seed = rng.initial_seed() if generator is None else generator.initial_seed()
+    order = rng.permutation(total, seed, SPLIT_EPOCH)
     ends = list(accumulate(sizes))
     return [Subset(dataset, order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 

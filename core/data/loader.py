@@ -86,6 +86,8 @@ class DataLoader:
         """The current epoch; goes up when its last batch is done."""
         self._position = 0
         """Samples of the current epoch handed out."""
+        if seed is None and options.get("generator") is not None:
+            seed = options["generator"].initial_seed()
         self._seed = None if seed is None else check_integer("seed", seed, 0)
         self._maker: BatchMaker | None = None
         self._fingerprint: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import DataError, RangeError
+from ..generator import Generator
 from .dataset import IterableDataset
 
 _HINTS = {"pin_memory", "pin_memory_device", "persistent_workers", "prefetch_factor", "timeout", "in_order"}
@@ -15,7 +16,7 @@ _REFUSED = {
     "sampler": "the order is keyed by `seed` and each rank gets its own part of the global batch: drop the sampler "
     "(a DistributedSampler too), use shuffle=True, or choose samples with Subset(dataset, indices)",
     "batch_sampler": "batches are cut from the keyed order by `batch_size`: drop it, use shuffle=True and drop_last",
-    "generator": "randomness is keyed: give seed=... instead of a generator",
+    "generator": "randomness is keyed: give seed=..., or a phalanx.Generator, which is no more than a seed",
     "worker_init_fn": "workers are threads and share the data set: set it up before, and draw from `random` or "
     "`numpy.random` inside of __getitem__, where both are seeded for each sample",
     "multiprocessing_context": "workers are threads, not processes: drop it",
@@ -29,7 +30,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         known = ("batch_size", "shuffle", "drop_last", "seed", "collate_fn", "prefetch", "num_workers")
         raise TypeError(f"DataLoader does not know the option(s) {', '.join(unknown)}; it knows {', '.join(known)}")
     for name, reason in _REFUSED.items():
-        if options.get(name) is not None:
+        is_seed = name == "generator" and isinstance(options.get(name), Generator)
+        if options.get(name) is not None and not is_seed:
             raise RangeError(f"DataLoader does not support {name}={options[name]!r}: {reason}")
     if options.get("in_order", True) is not True:
         raise RangeError("DataLoader does not support in_order=False: batches always come in keyed order")

@@ -629,6 +629,22 @@ def test_a_batch_size_that_is_none(value):
         DataLoader(TensorDataset(np.arange(4)), value)
 
 
+def test_a_generator_is_a_seed():
+    from phalanx import Generator
+
+    data = TensorDataset(np.arange(50))
+    split = [part.indices.tolist() for part in random_split(data, [20, 30], Generator().manual_seed(5))]
+    assert split == [part.indices.tolist() for part in random_split(data, [20, 30], seed=5)]
+    loader = DataLoader(data, 10, shuffle=True, generator=Generator().manual_seed(7))
+    assert [batch[0].tolist() for batch in loader] == [
+        b[0].tolist() for b in DataLoader(data, 10, shuffle=True, seed=7)
+    ]
+    with pytest.raises(RangeError, match="sampler"):
+        DataLoader(data, 2, sampler=Generator())
+    with pytest.raises(RangeError, match="an integer, got '7'"):
+        Generator().manual_seed("7")
+
+
 def test_options_that_cannot_be_honoured_are_refused():
     data = TensorDataset(np.arange(4))
     for name in ("sampler", "batch_sampler", "generator", "worker_init_fn", "multiprocessing_context"):

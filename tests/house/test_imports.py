@@ -21,6 +21,7 @@ PATHS = (
     "phalanx.nn.init",
     "phalanx.nn.utils",
     "phalanx.optim",
+    "phalanx.cuda",
     "phalanx.data",
     "phalanx.data.datasets",
     "phalanx.data.transforms",
