@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -55,88 +56,85 @@ def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
     Returns a Tensor, or a tuple of Tensors for an op with several outputs. Raises ShapeError or DTypeError that names the
     op and the inputs' shapes.
     """
-    arrays = [x.array if isinstance(x, Variable) else x for x in inputs]
+    # The hot path of all training: no helper calls, one loop over the inputs.
+    arrays = []
+    wanted = False
+    for x in inputs:
+        if isinstance(x, Variable):
+            arrays.append(x.array)
+            if x.requires_grad:
+                wanted = True
+        else:
+            arrays.append(x)
     try:
         output, saved = op.forward(*arrays, **attributes)
     except (ValueError, TypeError, IndexError) as error:
         if isinstance(error, PhalanxError):
             raise
         raise explained(op, arrays, error) from error
-    several = type(output) is tuple
-    if not several and type(output) is not _ndarray:
+    if output.__class__ is not _ndarray:
+        if output.__class__ is tuple:
+            return _several(op, inputs, output, saved, wanted)
         output = as_array(output)
-    make = bindings.make
-    if mode.enabled and op.differentiable != ():
-        for x in inputs:
-            if isinstance(x, Variable) and x.requires_grad:
-                break
-        else:
-            return tuple([make(as_array(o)) for o in output]) if several else make(output)
-        node = _record(op, inputs, saved)
-        if several:
-            return _outputs(node, output, op.differentiable)
-        node.shape = output.shape
-        result = make(output)
+    result = bindings.make(output)
+    if wanted and mode.enabled and op.differentiable != ():
         result.requires_grad = True
-        result._node = node
-        return result
-    return tuple([make(as_array(o)) for o in output]) if several else make(output)
+        result._node = _record(op, inputs, saved, output.shape)
+    return result
 
 
-def _record(op: Op, inputs: Sequence[Any], saved: Any) -> Node:
+def _record(op: Op, inputs: Sequence[Any], saved: Any, shape: tuple[int, ...] | None) -> Node:
+    """The node of an op that ran; called by ``apply``'s frame or one below it."""
     node = Node()
     node.op = op
     node.saved = saved
-    edges = []
-    needs = []
+    node.shape = shape
+    edges: list[Any] = []
+    leaf = False
     for x in inputs:
         if isinstance(x, Variable) and x.requires_grad:
             source = x._node
-            edges.append(x if source is None else source)
-            needs.append(True)
+            if source is None:
+                edges.append(x)
+                leaf = True
+            else:
+                edges.append(source)
         else:
             edges.append(None)
-            needs.append(False)
-    node.edges = tuple(edges)
-    node.needs = tuple(needs)
+    node.edges = edges
+    node.leaf = leaf
     node.gradient = node.hooks = None
-    node.owned = False
     node.sequence = _sequence()
-    frame = sys._getframe(2)
+    frame: FrameType = sys._getframe(2)
     code = frame.f_code
-    filename = code.co_filename
-    while _inside[filename] if filename in _inside else _is_inside(filename):
+    while _inside[code.co_filename] if code.co_filename in _inside else _is_inside(code.co_filename):
         outer = frame.f_back
         if outer is None:
             break
         frame = outer
         code = frame.f_code
-        filename = code.co_filename
     node.code = code
     node.instruction = frame.f_lasti
     return node
 
 
-def _outputs(node: Node, arrays: tuple[Any, ...], differentiable: tuple[int, ...] | None) -> tuple[Any, ...]:
+def _several(op: Op, inputs: Sequence[Any], arrays: tuple[Any, ...], saved: Any, wanted: bool) -> tuple[Any, ...]:
     """Tensors for the outputs of an op with several; each that carries a gradient gets a node that picks it."""
-    node.shape = None
+    results = tuple([bindings.make(as_array(array)) for array in arrays])
+    if not (wanted and mode.enabled and op.differentiable != ()):
+        return results
+    node = _record(op, inputs, saved, None)
     node.gradient = [None] * len(arrays)
-    results = []
-    for index, array in enumerate(arrays):
-        array = as_array(array)
-        result = bindings.make(array)
-        if differentiable is None or index in differentiable:
-            pick = Node()
-            pick.op, pick.saved, pick.edges, pick.needs = None, index, (node,), (True,)
-            pick.gradient = pick.hooks = None
-            pick.owned = False
-            pick.sequence = _sequence()
-            pick.code, pick.instruction = node.code, node.instruction
-            pick.shape = array.shape
-            result.requires_grad = True
-            result._node = pick
-        results.append(result)
-    return tuple(results)
+    for index in range(len(arrays)) if op.differentiable is None else op.differentiable:
+        pick = Node()
+        pick.op, pick.saved, pick.edges, pick.leaf = None, index, [node], False
+        pick.gradient = pick.hooks = None
+        pick.sequence = _sequence()
+        pick.code, pick.instruction = node.code, node.instruction
+        pick.shape = results[index].array.shape
+        results[index].requires_grad = True
+        results[index]._node = pick
+    return results
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
@@ -207,17 +205,21 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
         if listener is not None:
             listeners.setdefault(id(listener), (listener, []))[1].append(leaf)
     begun: list[Any] = []
+    node = root._node
     try:
         for listener, own in listeners.values():
             listener.backward_begins(own, root)
             begun.append(listener)
-        if root._node is None:
+        if node is None:
             _contribute(root, leaves[root], seed)
         else:
-            root._node.gradient = seed
+            node.gradient = seed
+            summed: set[Node] = set()
             for node in nodes:
-                _step(node, leaves, retain_graph)
-    except BaseException:
+                _step(node, leaves, summed, retain_graph)
+    except BaseException as error:
+        if isinstance(error, Exception) and len(begun) == len(listeners) and node is not None:
+            error.add_note(_where(node))
         for node in nodes:
             node.gradient = None if node.shape is not None else [None] * len(node.gradient)
         raise
@@ -226,60 +228,66 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
             listener.backward_ends()
 
 
-def _step(node: Node, leaves: dict[Any, _Pending], retain_graph: bool) -> None:
-    """Pass one node's gradient on to its inputs."""
+def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_graph: bool) -> None:
+    """Pass one node's gradient on to its inputs. ``summed``: nodes whose gradient was made here, to be added to in place."""
     gradient = node.gradient
     edges = node.edges
     op = node.op
     if node.shape is None:  # several outputs
         node.gradient = [None] * len(gradient)
-        arrived = any(g is not None for g in gradient)
-        gradient = tuple(gradient)
+        gradient = tuple(gradient) if any(g is not None for g in gradient) else None
     else:
         node.gradient = None
-        arrived = gradient is not None
-        if node.hooks is not None and arrived:
+        if node.hooks is not None and gradient is not None:
             gradient = run_hooks(node.hooks, gradient)
-    node.owned = False
     if op is None:
         edges[0].gradient[node.saved] = gradient
         return
-    if not arrived:
-        gradients: Sequence[Any] = _NO_SLOTS[len(edges)] if len(edges) < 8 else (None,) * len(edges)
+    if gradient is None:
+        gradients: Sequence[Any] = [None] * len(edges)
     else:
-        slots: Any = _NO_SLOTS[len(edges)] if len(edges) < 8 else (None,) * len(edges)
-        for index, edge in enumerate(edges):
-            if edge is not None and edge.__class__ is not Node and edge._slot is not None and edge._grad is None:
-                pending = leaves[edge]
-                if pending.remaining == 1 and pending.total is None:
-                    if slots.__class__ is tuple:
-                        slots = list(slots)
-                    slots[index] = edge._slot
-        try:
-            gradients = op.vjp(node.saved, gradient, node.needs, slots)
-        except Exception as error:
-            error.add_note(f"in the backward of {op.name}, whose forward was called at {node.site()}")
-            raise
+        slots = _slots(edges, leaves) if node.leaf else _NO_SLOTS[len(edges)] if len(edges) < 8 else [None] * len(edges)
+        gradients = op.vjp(node.saved, gradient, [edge is not None for edge in edges], slots)
     if not retain_graph and node.saved is not None:
         _free(node)
-    for edge, g in zip(edges, gradients, strict=True):
+    for edge, g in zip(edges, gradients):  # noqa: B905 - strict costs, and the table's tests check the lengths
         if edge is None:
             continue
         if edge.__class__ is Node:
             if g is None:
                 continue
-            shape = edge.shape
-            if g.shape != shape:
-                g = unbroadcast(g, shape)
+            if g.shape != edge.shape:
+                g = unbroadcast(g, edge.shape)
             if edge.gradient is None:
                 edge.gradient = g
-            elif edge.owned:
+            elif edge in summed:
                 edge.gradient += g
             else:
                 edge.gradient = as_array(edge.gradient + g)
-                edge.owned = True
+                summed.add(edge)
         else:
             _contribute(edge, leaves[edge], g)
+
+
+def _slots(edges: Sequence[Any], leaves: dict[Any, _Pending]) -> list[Array | None]:
+    """For each input the slot of its leaf, if all that the leaf will get in this pass comes now."""
+    slots: list[Array | None] = [None] * len(edges)
+    for index, edge in enumerate(edges):
+        if edge is not None and edge.__class__ is not Node and edge._slot is not None and edge._grad is None:
+            pending = leaves[edge]
+            if pending.remaining == 1 and pending.total is None:
+                slots[index] = edge._slot
+    return slots
+
+
+def _where(node: Node) -> str:
+    """For an error in a vjp or a hook: the op, the parameters that it used, the shape of its output, and the line of the script."""
+    name = node.op.name if node.op is not None else "an op with several outputs"
+    leaves = [edge for edge in node.edges if isinstance(edge, Variable)]
+    known = [getattr(leaf._listener, "names", {}).get(leaf) or leaf.name for leaf in leaves]
+    parameters = f" of {', '.join(filter(None, known))}" if any(known) else ""
+    shape = f" (output of shape {node.shape})" if node.shape is not None else ""
+    return f"in the backward of {name}{parameters}{shape}, whose forward was called at {node.site()}"
 
 
 def _free(node: Node) -> None:

@@ -34,36 +34,29 @@ class Variable:
 class Node:
     """One op that ran: what its vjp needs, and where each input's gradient goes."""
 
-    __slots__ = (
-        "code",
-        "edges",
-        "gradient",
-        "hooks",
-        "instruction",
-        "needs",
-        "op",
-        "owned",
-        "saved",
-        "sequence",
-        "shape",
-    )
+    __slots__ = ("code", "edges", "gradient", "hooks", "instruction", "leaf", "op", "saved", "sequence", "shape")
 
     op: Op | None
     """None: picks output ``saved`` of the only edge, a node with several outputs."""
-    edges: tuple[Any, ...]
+    saved: Any
+    shape: tuple[int, ...] | None
+    """Of the output; None for an op with several."""
+    edges: list[Any]
     """For each input: the Node that made it, the leaf Variable, or None if it wants no gradient."""
     gradient: Any
     """What has arrived so far for the output (a list with several outputs), during a walk."""
-    owned: bool
-    """Whether ``gradient`` was made by the walk itself, so that it may be added to in place."""
+    leaf: bool
+    """Whether any edge leads to a leaf."""
+    hooks: dict[int, Callable[..., Any]] | None
+    sequence: int
+    code: CodeType
+    instruction: int
+    """Where in ``code`` the op was called, for :meth:`site`."""
 
     def site(self) -> str:
         """``file:line`` of the call outside of phalanx."""
         line = next((line for lo, hi, line in self.code.co_lines() if lo <= self.instruction < hi), None)
         return f"{self.code.co_filename}:{line}"
-
-    code: CodeType
-    instruction: int
 
 
 class _Bindings:
