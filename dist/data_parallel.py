@@ -24,6 +24,9 @@ from .reduction.bucket import BUCKET_BYTES
 if TYPE_CHECKING:
     from ..core.data.step import Step
 
+_SHOWN = 12
+"""So many differences between two ranks' models are listed."""
+
 
 class DataParallel(Module):
     """Wrap ``module`` so that each optimizer step uses the gradient of the global batch, on all ranks alike.
@@ -184,13 +187,22 @@ def _same_start(module: Module, group: Group) -> None:
     if any(row != rows[0] for row in rows):
         tables = group.control.all_gather_object(table, name="DataParallel tables").wait()
         odd = next(rank for rank, row in enumerate(rows) if row != rows[0])
-        ours, theirs = ({tuple(map(str, entry)) for entry in tables[r]} for r in (0, odd))
-        raise MismatchError(
-            f"the models differ between ranks: only on rank 0: {sorted(ours - theirs)[:5]}; only on rank {odd}: "
-            f"{sorted(theirs - ours)[:5]}"
-        )
+        raise MismatchError(_differences(tables[0], tables[odd], odd))
     for name, tensor in state.items():
         array = tensor.array if tensor.array.flags.c_contiguous else tensor.array.copy()
         group.control.broadcast(array, root=0, name=f"initial {name}").wait()
         if array is not tensor.array:
             tensor.array[...] = array
+
+
+def _differences(ours: list[Any], theirs: list[Any], odd: int) -> str:
+    """What the model of rank ``odd`` has otherwise than rank 0's: names, dtypes and shapes."""
+    here, there = ({name: f"{dtype}{shape}" for name, dtype, shape in table} for table in (ours, theirs))
+    differing = [
+        f"{name} is {there.get(name, 'missing')} on rank {odd}, {here.get(name, 'missing')} on rank 0"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
+    shown = "; ".join(differing[:_SHOWN]) or "the same tensors stand in another order"
+    more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    return f"DataParallel: the model of rank {odd} differs from rank 0's: {shown}{more}. Build the same model on all ranks."

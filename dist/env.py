@@ -160,6 +160,12 @@ def read(environ: Mapping[str, str]) -> RankEnvironment | None:
     return _complete(found, own)
 
 
+def read_timeout_s(environ: Mapping[str, str]) -> float | None:
+    """The deadline of collectives alone, for ranks that no environment describes (threads)."""
+    name = NAMES["timeout_s"]
+    return _seconds(name, environ[name]) if environ.get(name) else None
+
+
 PLACE = ("rank", "size", "local_rank", "local_size", "node")
 
 

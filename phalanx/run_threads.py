@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
+from .dist import env
 from .dist.communicators.base import DEFAULT_TIMEOUT_S
 from .dist.communicators.threads import current_communicator, run_threads
 from .dist.errors import LaunchError
@@ -50,17 +51,18 @@ def run_in_threads(arguments: RunArguments) -> int:
             if leaving.code not in (None, 0):
                 raise
 
-    with _marked_output(arguments):
-        try:
-            run_threads(rank_main, arguments.ranks, timeout_s=arguments.timeout_s or DEFAULT_TIMEOUT_S)
-        except SystemExit as leaving:
-            return _exit_code(leaving)
-        except KeyboardInterrupt:
-            print("phalanx run: interrupted; stopping all ranks", file=sys.stderr)
-            return 130
-        except BaseException as error:
-            traceback.print_exception(error.with_traceback(_from_script(error.__traceback__, code.co_filename)))
-            return 1
+    timeout_s = arguments.timeout_s or env.read_timeout_s(os.environ) or DEFAULT_TIMEOUT_S
+    try:
+        with _marked_output(arguments):
+            run_threads(rank_main, arguments.ranks, timeout_s=timeout_s)
+    except SystemExit as leaving:
+        return _exit_code(leaving)
+    except KeyboardInterrupt:
+        print("phalanx run: interrupted; stopping all ranks", file=sys.stderr)
+        return 130
+    except BaseException as error:
+        traceback.print_exception(error.with_traceback(_from_script(error.__traceback__, code.co_filename)))
+        return 1
     return 0
 
 
