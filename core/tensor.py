@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from .tensor_shape import TensorShape
 
 Self = TypeVar("Self", bound="Tensor")
 _new = object.__new__
+_hook_numbers = itertools.count()
 
 
 class Tensor(TensorMath, TensorShape, TensorConvert, TensorOperators):
@@ -351,7 +353,7 @@ class _Handle:
     """Takes a hook away again."""
 
     def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
-        self._hooks, self._key = hooks, id(self)
+        self._hooks, self._key = hooks, next(_hook_numbers)
         hooks[self._key] = hook
 
     def remove(self) -> None:
