@@ -91,3 +91,7 @@ fresh = Net().to(device)
 fresh.load_state_dict(checkpoint["model"])
 print(f"best accuracy {evaluate(fresh, test_loader):.4f}")
 assert abs(evaluate(fresh, test_loader) - best) < 1e-6
+
+with torch.no_grad():
+    some = dataset.points[:50].to(device)
+    print("repeatable:", torch.equal(fresh(some), fresh(some)))
