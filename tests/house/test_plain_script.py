@@ -150,8 +150,9 @@ def test_plain_script_on_ranks(how: str, tmp_path: Path) -> None:
 def test_ranks_make_the_steps_of_one_process(tmp_path: Path) -> None:
     """Without dropout the mean of the ranks' losses is the loss of one process, but for rounding."""
     text = with_ranks(source("mlp")).replace("nn.Dropout(0.1)", "nn.Dropout(0.0)")
-    text = text.replace("range(1, 13)", "range(1, 4)")
+    text = text.replace("range(1, 13)", "range(1, 4)").replace("return correct", "print('seen', total); return correct")
     alone, _ = run_text(text, tmp_path)
-    two, _ = run_text(text, tmp_path, "run 2")
+    two, output = run_text(text, tmp_path, "run 2")
+    assert "seen 150" in output and "seen 300" not in output  # of 300 test samples
     assert two.losses == pytest.approx(alone.losses, rel=0.002)
     assert two.accuracies == pytest.approx(alone.accuracies, abs=0.004)
