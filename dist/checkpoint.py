@@ -21,6 +21,7 @@ from ..core.checkpoint.parts import Part, compare, complete, measure, read, read
 from ..core.checkpoint.store import Store
 from ..core.errors import CheckpointError, RangeError, StateError
 from ..core.faults import fault_point, set_position
+from . import env
 from . import group as groups
 
 Result = TypeVar("Result")
@@ -166,21 +167,35 @@ class Checkpointer:
         of one checkpoint or of a run. ``allow``: what may differ from the saved run ("seed", "shards", "batch_size",
         "fingerprint", ... as the loader calls them). Raises StateError when the checkpoint is of another model or run (with all
         names at once), CheckpointError when the one asked for is damaged or missing.
+
+        After a restart by ``phalanx run --restarts`` the newest checkpoint of this run goes before what is asked for.
         """
-        if which == "none" or (which == "auto" and self.store is None):
-            return None
-        path, manifest, problems = self._find(self.store if which == "auto" and self.store is not None else Path(which))
+        path, manifest = self._after_restart(which)
+        if path is None and which != "none" and (which != "auto" or self.store is not None):
+            path, manifest, problems = self._find(
+                self.store if which == "auto" and self.store is not None else Path(which)
+            )
+            if path is None and which != "auto":
+                raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
         if path is None or manifest is None:
-            if which == "auto":
-                return None
-            raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
+            return None
         self._restore(path, manifest, allow=tuple(allow))
         self._say(f"resumed from step {manifest.step} ({path})")
         return manifest.step
 
-    def _find(self, where: Store | Path) -> tuple[Path | None, Manifest | None, list[str]]:
+    def _after_restart(self, which: str | os.PathLike[str]) -> tuple[Path | None, Manifest | None]:
+        """What this run saved before the launcher restarted it, if it did."""
+        since = env.restarted_since(os.environ)
+        if since is None or which == "auto" or self.store is None:
+            return None, None
+        path, manifest, _ = self._find(self.store, since)
+        if path is not None:
+            self._say(f"restarted by the launcher: going on from this run's newest checkpoint, not from {str(which)!r}")
+        return path, manifest
+
+    def _find(self, where: Store | Path, since: float = 0.0) -> tuple[Path | None, Manifest | None, list[str]]:
         """The newest checkpoint that all ranks together found whole, and what is wrong with newer ones."""
-        paths, problem = self._on_rank_0("list", lambda: [str(path) for path in _candidates(where)])
+        paths, problem = self._on_rank_0("list", lambda: [str(path) for path in _candidates(where, since)])
         if paths is None:
             raise CheckpointError(problem)
         problems: list[str] = []
@@ -358,10 +373,10 @@ def _dot(prefix: str) -> str:
     return f"{prefix}." if prefix else ""
 
 
-def _candidates(where: Store | Path) -> list[Path]:
-    """The checkpoints to try, newest first: those of a run, or the one that was named."""
+def _candidates(where: Store | Path, since: float) -> list[Path]:
+    """The checkpoints to try, newest first: those of a run, saved after ``since``, or the one that was named."""
     if isinstance(where, Store):
-        return where.list()[::-1]
+        return [path for path in where.list()[::-1] if path.stat().st_mtime >= since]
     if not where.is_dir():
         raise CheckpointError(f"cannot resume from {where}: there is no such folder")
     run = Store(where).list()

@@ -23,7 +23,9 @@ RANK_NAMES = env_foreign.RANK_NAMES
 LAUNCHED = "PHALANX_LAUNCHED"
 """``1`` in every process started by ``phalanx run``, with or without ``--mpi``."""
 RESUME = "PHALANX_RESUME"
-"""``auto`` after a restart by the launcher: continue from the newest valid checkpoint."""
+"""``auto`` after a restart by the launcher: continue from the newest valid checkpoint, whatever the script asks for."""
+STARTED = "PHALANX_STARTED_S"
+"""After a restart: when the launcher began, in seconds since 1970. Older checkpoints are another run's."""
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
 
@@ -166,6 +168,11 @@ def read_timeout_s(environ: Mapping[str, str]) -> float | None:
     return _seconds(name, environ[name]) if environ.get(name) else None
 
 
+def restarted_since(environ: Mapping[str, str]) -> float | None:
+    """None in a first launch; after a restart when the launcher began (seconds since 1970)."""
+    return float(environ.get(STARTED) or 0.0) if environ.get(RESUME) == "auto" else None
+
+
 PLACE = ("rank", "size", "local_rank", "local_size", "node")
 
 
@@ -213,5 +220,5 @@ def describe(environment: RankEnvironment | None) -> str:
 
 def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
-    own = {*NAMES.values(), LAUNCHED, RESUME, PROGRESS} - {NAMES["timeout_s"]}
+    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS} - {NAMES["timeout_s"]}
     return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}

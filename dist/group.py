@@ -13,6 +13,7 @@ from typing import Any
 from ..core import rng
 from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
+from ..core.faults import set_position
 from . import env, excepthook, processor
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
@@ -73,18 +74,12 @@ class Group:
     def listen_for_stop(self) -> None:
         """From now on SIGTERM and SIGUSR1 ask for an agreed stop instead of ending this process.
 
-        For whoever then acts on ``stop_requested`` (the Checkpointer). A second signal ends the process at once.
+        For whoever then acts on ``stop_requested`` (the Checkpointer). A second signal ends the process at once. Where
+        ranks are threads the main thread gets the signals: whoever started them calls :func:`pass_signals_on` there.
         """
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self.stop_heard is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.stop_heard = signal.Signals(number).name
+        if self not in _listening:
+            _listening.append(self)
+        pass_signals_on()
 
     def settle(self, number: int, payload: bytes | None) -> bytes | None:
         """After a rank was lost: what commits step ``number`` if any survivor has it. Every survivor calls once."""
@@ -103,6 +98,26 @@ class Group:
     def agree_to_stop(self, word: str | None) -> None:
         """Called at each commit with the joined vote of all ranks."""
         self.stop_requested = self.stop_requested or word
+
+
+_listening: list[Group] = []
+"""The ranks of this process that can stop when asked to."""
+
+
+def pass_signals_on() -> None:
+    """From now on SIGTERM and SIGUSR1 ask those ranks of this process that listen to stop; in the main thread alone."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _on_signal)
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    groups = list(_listening)
+    if not groups or any(group.stop_heard for group in groups):
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    for group in groups:
+        group.stop_heard = signal.Signals(number).name
 
 
 class _Local(threading.local):
@@ -164,6 +179,8 @@ def _connect(backend: str | None, timeout_s: float | None) -> Group:
             threads.timeout_s = timeout_s
         return Group(threads, threads.split(0), local_rank=threads.rank, local_size=threads.size, source="threads")
     found = env.read(os.environ)
+    if found is not None:
+        set_position(found.rank, -1, found.restart)
     if found is None or found.size == 1:
         alone = AloneCommunicator()
         return Group(alone, alone)
@@ -223,6 +240,8 @@ def shutdown() -> None:
     group, _local.group = _local.group, None
     set_placement(Placement())
     if group is not None:
+        if group in _listening:
+            _listening.remove(group)
         if group.control is not group.communicator:
             group.control.close()
         group.communicator.close()

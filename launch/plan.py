@@ -63,6 +63,8 @@ class Machine:
     terminal: bool = False
     """Does the launcher's own output end on a terminal?"""
     columns: int = 80
+    began_s: float = 0.0
+    """When the launcher began, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def _common(arguments: RunArguments, machine: Machine, restart: int) -> dict[str
         if machine.package_root not in paths:
             values["PYTHONPATH"] = os.pathsep.join([*paths, machine.package_root])
     if restart:
-        values[env.RESUME] = "auto"
+        values |= {env.RESUME: "auto", env.STARTED: f"{machine.began_s:.3f}"}
     if machine.terminal and not machine.environ.get("COLUMNS"):
         values["COLUMNS"] = str(machine.columns)
     return values

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from ..dist import env
@@ -71,6 +72,7 @@ def look_around() -> Machine:
         package_root=_package_root(),
         terminal=terminal,
         columns=shutil.get_terminal_size().columns,
+        began_s=time.time(),
     )
 
 

@@ -19,6 +19,7 @@ from .dist import env
 from .dist.communicators.base import DEFAULT_TIMEOUT_S
 from .dist.communicators.threads import current_communicator, run_threads
 from .dist.errors import LaunchError
+from .dist.group import pass_signals_on
 from .launch.output import FOLD_WINDOW_S, Printer, Sink
 from .launch.plan import RunArguments
 
@@ -52,6 +53,7 @@ def run_in_threads(arguments: RunArguments) -> int:
                 raise
 
     timeout_s = arguments.timeout_s or env.read_timeout_s(os.environ) or DEFAULT_TIMEOUT_S
+    pass_signals_on()
     try:
         with _marked_output(arguments):
             run_threads(rank_main, arguments.ranks, timeout_s=timeout_s)

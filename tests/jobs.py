@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,9 +107,11 @@ class Job:
                 os.kill(pid, signal.SIGKILL)
 
 
-def run_job(how: str, *arguments: str, script: str = EXAMPLE, timeout_s: float = 120.0, **options) -> tuple[int, str]:
-    """Run a script to its end in one of the ways of :func:`launch_command`."""
-    return Job([*launch_command(how), script, *arguments], **options).start().finish(timeout_s)
+def run_job(
+    how: str, *arguments: str, script: str = EXAMPLE, timeout_s: float = 120.0, launcher: Iterable[str] = (), **options
+) -> tuple[int, str]:
+    """Run a script to its end in one of the ways of :func:`launch_command`; ``launcher``: more options for that."""
+    return Job([*launch_command(how), *launcher, script, *arguments], **options).start().finish(timeout_s)
 
 
 def train(how: str, folder: Path, *arguments: str, **options) -> str:
@@ -134,4 +137,12 @@ def tensor_bytes(folder: Path) -> dict[str, bytes]:
         table = json.loads(path.read_text())["tensors"]
         found[str(path.relative_to(folder))] = json.dumps(table, sort_keys=True).encode()
     assert found, f"no checkpoint in {folder}"
+    return found
+
+
+def last_checkpoint(folder: Path, step: int) -> dict[str, bytes]:
+    """What :func:`tensor_bytes` gives of the checkpoint of ``step``, which must be there."""
+    head = f"checkpoints/step-{step:08d}/"
+    found = {name.removeprefix(head): data for name, data in tensor_bytes(folder).items() if name.startswith(head)}
+    assert found, f"no checkpoint of step {step} in {folder}"
     return found
