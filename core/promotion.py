@@ -43,8 +43,10 @@ def result_type(a: Any, b: Any) -> np.dtype:
 
 
 def cast(tensor: Any, dtype: np.dtype) -> Any:
-    """``tensor`` in ``dtype``, differentiably; itself if it is that already."""
-    return tensor if tensor.array.dtype == dtype else apply(CAST, tensor, dtype=dtype)
+    """``tensor`` in ``dtype``; itself if it is that already. Gradients pass from one floating dtype to another."""
+    if tensor.array.dtype == dtype:
+        return tensor
+    return apply(CAST, tensor if dtype.kind == "f" else tensor.array, dtype=dtype)
 
 
 def _operand(value: Any) -> Any:

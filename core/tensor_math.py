@@ -170,8 +170,13 @@ class TensorMath(Variable):
         if min is None and max is None:
             raise RangeError("clamp expects min, max or both, got neither")
         if isinstance(min, Variable) or isinstance(max, Variable):
-            limited: Any = self if min is None else binary(elementary.MAXIMUM, self, min)
-            return limited if max is None else binary(elementary.MINIMUM, limited, max)
+            limited: Any = self
+            for bound, beyond in ((min, elementary.LT), (max, elementary.GT)):
+                if bound is not None:
+                    pair = operands(limited, bound)
+                    assert pair is not None
+                    limited = apply(elementary.WHERE, apply(beyond, *pair), *pair[::-1])
+            return limited
         if self.array.dtype.kind != "f" and float in (type(min), type(max)):
             return cast(self, np.dtype(np.float32)).clamp(min, max)
         return apply(elementary.CLAMP, self, low=min, high=max)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .errors import RangeError
 from .graph import Variable, apply
 from .mode import mode
 from .ops import arithmetic as elementary
@@ -160,10 +161,13 @@ class TensorOperators(TensorInPlace):
 
     def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
         """``self / other``; with rounding_mode "floor" or "trunc" rounded to whole numbers."""
-        if rounding_mode == "floor":
+        if rounding_mode is None:
+            return self / other
+        if rounding_mode not in ("floor", "trunc"):
+            raise RangeError(f"div: rounding_mode is None, 'floor' or 'trunc', got {rounding_mode!r}")
+        if rounding_mode == "floor" and self.array.dtype.kind != "f":
             return self // other
-        quotient = self / other
-        return quotient.trunc() if rounding_mode == "trunc" else quotient
+        return (self / other).floor() if rounding_mode == "floor" else (self / other).trunc()
 
     divide = true_divide = div
 

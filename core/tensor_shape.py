@@ -265,10 +265,11 @@ class TensorShape(Variable):
         """The diagonal of a matrix, or a matrix with this vector on its diagonal."""
         if self.array.ndim == 1:
             size = len(self.array) + abs(diagonal)
-            placed = np.eye(len(self.array), size, max(diagonal, 0), dtype=self.array.dtype)
-            rows = self.unsqueeze(1) * placed
-            missing = np.zeros((size - len(self.array), size), self.array.dtype)
-            return rows if diagonal >= 0 else apply(shape.CAT, missing, rows, axis=0)
+            i = np.arange(len(self.array))
+            place = np.zeros((size, size), np.int64)
+            place[i - min(diagonal, 0), i + max(diagonal, 0)] = i + 1
+            padded = apply(shape.CAT, np.zeros_like(self.array, shape=(1,)), self)
+            return padded[array_module(self.array).asarray(place)]
         rows, columns = self.array.shape
         i = np.arange(max(min(rows + min(diagonal, 0), columns - max(diagonal, 0)), 0))
         return self[i - min(diagonal, 0), i + max(diagonal, 0)]
