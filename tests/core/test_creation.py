@@ -45,11 +45,7 @@ def test_random_distributions() -> None:
     assert abs(phalanx.bernoulli(phalanx.full((n,), 0.3)).mean().item() - 0.3) < 4 * math.sqrt(0.21 / n)
     assert abs(phalanx.zeros(n).uniform_(-2, 4).mean().item() - 1) < 4 * math.sqrt(3 / n)
     assert abs(phalanx.normal(2.0, 3.0, (n,)).mean().item() - 2) < 12 / math.sqrt(n)
-    counts = (
-        phalanx.randint(0, 5, (n,)).bincount()
-        if hasattr(Tensor, "bincount")
-        else phalanx.bincount(phalanx.randint(0, 5, (n,)))
-    )
+    counts = phalanx.bincount(phalanx.randint(0, 5, (n,)))
     assert np.abs(counts.array - n / 5).max() < 5 * math.sqrt(n * 0.16)
 
 
