@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 
 FOLD_WINDOW_S = 0.1
 """How long a line waits for its equals from other ranks."""
+LAST_WORDS_WINDOW_S = 1.0
+"""The same from the line on that begins a rank's last words: ranks that fail alike fail at their own pace."""
+_LAST_WORDS = (b"Traceback (most recent call last)", b'  File "', b"usage: ")
 COLOURS = (36, 33, 32, 35, 34, 31, 96, 93, 92, 95, 94, 91)
 """Terminal colours of the ranks, in turn."""
 
@@ -72,7 +75,8 @@ def _visible(line: bytes) -> bytes:
 class _Pending:
     text: bytes
     ranks: set[int]
-    since: float
+    due: float
+    """When it is printed at the latest."""
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class Folder:
     size: int
     window_s: float = FOLD_WINDOW_S
     _pending: list[_Pending] = field(default_factory=list)
+    _last_words: dict[int, float] = field(default_factory=dict)
 
     def add(self, rank: int, text: bytes, now: float) -> None:
         """A rank's lines keep their order: a line joins only an equal one that stands behind the rank's last."""
@@ -97,7 +102,9 @@ class Folder:
             if entry.text == text and entry.ranks:
                 entry.ranks.add(rank)
                 return
-        self._pending.append(_Pending(text, {rank}, now))
+        if self.window_s and text.startswith(_LAST_WORDS):
+            self._last_words[rank] = now + LAST_WORDS_WINDOW_S
+        self._pending.append(_Pending(text, {rank}, max(now + self.window_s, self._last_words.get(rank, now))))
 
     def note(self, text: bytes, now: float) -> None:
         """A line of no rank: it keeps its place among the ranks' lines."""
@@ -107,7 +114,7 @@ class Folder:
         """Lines that are complete or have waited long enough, in order."""
         count = 0
         for entry in self._pending:
-            if 0 < len(entry.ranks) < self.size and now - entry.since < self.window_s:
+            if 0 < len(entry.ranks) < self.size and now < entry.due:
                 break
             count += 1
         done, self._pending = self._pending[:count], self._pending[count:]
@@ -115,7 +122,7 @@ class Folder:
 
     def deadline(self) -> float | None:
         """When the next line must be printed."""
-        return self._pending[0].since + self.window_s if self._pending else None
+        return self._pending[0].due if self._pending else None
 
 
 def label(ranks: Sequence[int]) -> str:

@@ -33,6 +33,20 @@ def test_equal_lines_that_come_apart_are_not():
     assert printed(2, [(0.0, 0, b"a\n"), (5.0, 1, b"a\n")]) == "[0] a\n[1] a\n"
 
 
+def test_the_last_words_of_ranks_that_fail_alike_are_folded_though_they_come_apart():
+    words = b'Traceback (most recent call last):\n  File "x", line 1\nKeyError: 1\n'
+    lines = words.splitlines(keepends=True)
+    events = [(0.0, 0, words), *((0.4 + number / 10, 1, line) for number, line in enumerate(lines))]
+    assert printed(2, events) == "".join(f"[0-1] {line.decode()}" for line in lines)
+    late = [(0.0, 0, words), (2.0, 1, words)]
+    assert printed(2, late) == "".join(f"[{rank}] {line.decode()}" for rank in (0, 1) for line in lines)
+
+
+def test_after_an_error_that_was_caught_lines_come_as_before():
+    events = [(0.0, 0, b"Traceback (most recent call last):\nKeyError: 1\n"), (5.0, 0, b"a\n"), (5.2, 1, b"a\n")]
+    assert printed(2, events).endswith("KeyError: 1\n[0] a\n[1] a\n")
+
+
 def test_a_ranks_lines_keep_their_order():
     events = [(0.0, 0, b"a\nb\n"), (0.01, 1, b"b\na\n")]
     lines = printed(2, events).splitlines()
