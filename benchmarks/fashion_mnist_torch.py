@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="cnn")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began = time.perf_counter()
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     if size > 1:
         torch.distributed.init_process_group("gloo")
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
@@ -50,13 +51,15 @@ def main() -> None:
     criterion = nn.CrossEntropyLoss()
     share = args.batch_size // size
     for epoch in range(args.epochs):
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1000 * args.seed + epoch))
         model.train()
         for lo in range(0, len(x), args.batch_size):
             mine = order[lo + rank * share : min(lo + (rank + 1) * share, lo + args.batch_size)]
             optimizer.zero_grad()
             criterion(wrapped(x[mine]), y[mine]).backward()
             nn.utils.clip_grad_norm_(wrapped.parameters(), 5.0)
+            step = epoch * -(-len(x) // args.batch_size) + lo // args.batch_size
+            optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / (args.epochs * -(-len(x) // args.batch_size)))
             optimizer.step()
     model.eval()
     with torch.no_grad():

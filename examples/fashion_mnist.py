@@ -78,7 +78,7 @@ def parse():
         "--shards", type=int, help="cut each batch into so many pieces: same bits on any number of ranks"
     )
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1e-3, help="at the start; falls to zero in a straight line")
     parser.add_argument("--clip", type=float, default=5.0, help="largest norm of the gradient")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, help="train on the first so many images only")
@@ -117,6 +117,7 @@ def main():
             for x, y in step:
                 criterion(model(x), y).backward()
             nn.utils.clip_grad_norm_(model.parameters(), args.clip)
+            optimizer.param_groups[0]["lr"] = args.lr * (1 - step.index / (args.epochs * len(loader)))
             optimizer.step()
             ledger.record(loader.step)
             checkpoint.after_step()
