@@ -110,6 +110,7 @@ def main():
     checkpoint.resume(args.resume)
     ledger = phalanx.Ledger(args.ledger, model, optimizer)
 
+    share = None
     while loader.epoch < args.epochs and loader.step != args.max_steps:
         model.train()
         for step in phalanx.progress(loader.steps(), f"epoch {loader.epoch + 1}", total=len(loader)):
@@ -129,8 +130,12 @@ def main():
                 f"epoch {loader.epoch}, step {loader.step}: loss {model.step_loss:.4f}, test accuracy {share:.4f}",
                 flush=True,
             )
+    if args.checkpoint_dir:
+        checkpoint.save()
+    if share is None:  # resumed behind the end
+        share = accuracy(model, test)
     if phalanx.rank() == 0:
-        print(f"test accuracy {accuracy(model, test) if loader.step == 0 else share:.4f}")
+        print(f"test accuracy {share:.4f}")
 
 
 if __name__ == "__main__":
