@@ -14,8 +14,8 @@ import pytest
 
 from tests.jobs import last_checkpoint, ledger, run_job, train
 
-SAVED, STEPS = 20, 30
-ARGUMENTS = "--model mlp --shards 8 --samples 500 --test-samples 100 --epochs 4 --checkpoint-every 5".split()
+EVERY, SAVED, STEPS = 5, 20, 30
+ARGUMENTS = f"--model mlp --shards 8 --samples 500 --test-samples 100 --epochs 4 --checkpoint-every {EVERY}".split()
 CRC = "crc32:[0-9a-f]{8}"
 
 
