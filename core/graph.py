@@ -257,7 +257,7 @@ def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_gra
             if g is None:
                 continue
             if g.shape != edge.shape:
-                g = unbroadcast(g, edge.shape)
+                g = unbroadcast(g, edge.shape)  # type: ignore[arg-type]
             if edge.gradient is None:
                 edge.gradient = g
             elif edge in summed:

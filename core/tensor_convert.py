@@ -42,7 +42,7 @@ class TensorConvert(Variable):
             result = apply(elementary.TO_DEVICE, result, device=Device(device))
         if dtype is not None:
             result = cast(result, as_dtype(dtype))
-        return result.clone() if copy and result is self else result
+        return apply(elementary.CLONE, result) if copy and result is self else result
 
     def type(self, dtype: Any = None) -> Any:
         """The dtype's name, or the tensor in another dtype."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .errors import RangeError
-from .graph import Variable, apply
+from .graph import Variable, apply, wrap
 from .ops import arithmetic as elementary
 from .ops import reduce
 from .ops.activation import GELU, RELU, SIGMOID, TANH
@@ -330,7 +330,7 @@ class TensorMath(Variable):
         order = self.argsort(dim, descending=largest).array
         indices = order[(slice(None),) * axis + (slice(0, k),)]
         from_op = apply(GATHER, self, axis=axis, index=indices)
-        return ValuesIndices(from_op, type(from_op)(indices))
+        return ValuesIndices(from_op, wrap(indices))
 
     # ---- products ----------------------------------------------------------------------------------------------------
 

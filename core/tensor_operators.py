@@ -105,7 +105,7 @@ class TensorOperators(TensorInPlace):
         result._weight = self._weight
         return result
 
-    def __pos__(self) -> Tensor:
+    def __pos__(self) -> Any:
         return self
 
     def __abs__(self) -> Tensor:

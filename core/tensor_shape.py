@@ -10,7 +10,7 @@ import numpy as np
 
 from .backend import array_module
 from .errors import RangeError, ShapeError
-from .graph import Variable, apply
+from .graph import Variable, apply, wrap
 from .ops import indexing, shape
 from .ops.arithmetic import WHERE
 from .tensor_math import axes_of, checked_dim
@@ -40,11 +40,11 @@ class TensorShape(Variable):
     def view(self, *sizes: Any) -> Tensor:
         """The same as :meth:`reshape`; with a dtype as only argument, the memory read as that dtype."""
         if len(sizes) == 1 and isinstance(sizes[0], np.dtype | type):
-            return type(self)(self.array.view(sizes[0]))  # type: ignore[call-arg]
+            return wrap(self.array.view(sizes[0]))
         return apply(shape.RESHAPE, self, shape=_sizes(sizes))
 
     def reshape_as(self, other: Tensor) -> Tensor:
-        return self.reshape(other.shape)
+        return self.reshape(other.array.shape)
 
     view_as = reshape_as
 
@@ -126,7 +126,7 @@ class TensorShape(Variable):
         return apply(shape.EXPAND, self, shape=_sizes(sizes))
 
     def expand_as(self, other: Tensor) -> Tensor:
-        return self.expand(other.shape)
+        return self.expand(other.array.shape)
 
     def broadcast_to(self, size: Sequence[int]) -> Tensor:
         return self.expand(tuple(size))
@@ -241,24 +241,27 @@ class TensorShape(Variable):
 
     def masked_select(self, mask: Tensor) -> Tensor:
         """The elements where ``mask`` is True, as a 1-D tensor."""
-        return self.expand(np.broadcast_shapes(self.array.shape, mask.array.shape))[mask.expand_as(self)]
+        full = np.broadcast_shapes(self.array.shape, mask.array.shape)
+        return self.expand(full)[mask.expand(full)]
 
     def nonzero(self, as_tuple: bool = False) -> Any:
         """Positions of the elements that are not 0: (count, ndim), or a tuple of one 1-D tensor per dimension."""
-        found = [type(self)(positions) for positions in self.array.nonzero()]  # type: ignore[call-arg]
+        found = [wrap(positions) for positions in self.array.nonzero()]
         if as_tuple:
             return tuple(found)
         xp = array_module(self.array)
-        return type(self)(xp.stack([f.array for f in found], 1))  # type: ignore[call-arg]
+        return wrap(xp.stack([f.array for f in found], 1))
 
     def tril(self, diagonal: int = 0) -> Tensor:
         """The lower triangle of the last two dimensions, 0 above ``diagonal``."""
-        keep = np.tri(*self.array.shape[-2:], k=diagonal, dtype=bool)
+        rows, columns = self.array.shape[-2:]
+        keep = np.tri(rows, columns, diagonal, dtype=np.bool_)
         return apply(WHERE, array_module(self.array).asarray(keep), self, self.array.dtype.type(0))
 
     def triu(self, diagonal: int = 0) -> Tensor:
         """The upper triangle of the last two dimensions, 0 below ``diagonal``."""
-        keep = ~np.tri(*self.array.shape[-2:], k=diagonal - 1, dtype=bool)
+        rows, columns = self.array.shape[-2:]
+        keep = ~np.tri(rows, columns, diagonal - 1, dtype=np.bool_)
         return apply(WHERE, array_module(self.array).asarray(keep), self, self.array.dtype.type(0))
 
     def diag(self, diagonal: int = 0) -> Tensor:
@@ -287,10 +290,13 @@ def array_key(key: Any) -> Any:
     return key
 
 
+def _is_index_array(part: Any) -> bool:
+    return bool(hasattr(part, "dtype") and part.ndim)
+
+
 def _mixes(key: tuple[Any, ...]) -> bool:
     """Whether integers stand beside index arrays. PyTorch takes the integers first, NumPy treats them as arrays."""
-    arrays = any(hasattr(part, "dtype") and getattr(part, "ndim", 0) for part in key)
-    return arrays and any(part.__class__ is int or isinstance(part, np.integer) for part in key)
+    return any(map(_is_index_array, key)) and any(part.__class__ is int or isinstance(part, np.integer) for part in key)
 
 
 def _separated(key: tuple[Any, ...], ndim: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -302,7 +308,7 @@ def _separated(key: tuple[Any, ...], ndim: int) -> tuple[tuple[Any, ...], tuple[
         if part is Ellipsis:
             first.extend([slice(None)] * (ndim - taken))
             second.extend([slice(None)] * (ndim - taken))
-        elif hasattr(part, "dtype") and getattr(part, "ndim", 0):
+        elif _is_index_array(part):
             first.extend([slice(None)] * _consumed(part))
             second.append(part)
         else:

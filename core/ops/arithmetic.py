@@ -114,7 +114,8 @@ def _maximum(a: Array, b: Array) -> tuple[Array, Any]:
 
 
 def _extremum_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    return _shares(*saved, gradient, needs)
+    a, b, y = saved
+    return _shares(a, b, y, gradient, needs)
 
 
 def _minimum(a: Array, b: Array) -> tuple[Array, Any]:

@@ -13,6 +13,11 @@ from .arithmetic import Gradients, Needs, no_vjp
 
 Axis = int | tuple[int, ...] | None
 
+add: Any = np.add.reduce
+multiply: Any = np.multiply.reduce
+logical_or: Any = np.logical_or.reduce
+logical_and: Any = np.logical_and.reduce
+
 
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     """``shape`` with the reduced axes at size 1."""
@@ -34,10 +39,10 @@ def _total(x: Array, axis: Axis, keepdims: bool) -> Array:
     """Sum; integers in int64, float16 in float32."""
     kind = x.dtype.kind
     if kind != "f":
-        return np.add.reduce(x, axis=axis, keepdims=keepdims, dtype=np.int64)
+        return add(x, axis=axis, keepdims=keepdims, dtype=np.int64)
     if x.dtype == np.float16:
-        return np.add.reduce(x, axis=axis, keepdims=keepdims, dtype=np.float32)
-    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+        return add(x, axis=axis, keepdims=keepdims, dtype=np.float32)
+    return add(x, axis=axis, keepdims=keepdims)
 
 
 def _sum(x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Any]:
@@ -100,7 +105,7 @@ def _extreme_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradi
         kept = _kept(x.shape, axis)
         y, gradient = y.reshape(kept), gradient.reshape(kept)
     chosen = (x == y).astype(gradient.dtype)
-    return (chosen * (gradient / np.add.reduce(chosen, axis=axis, keepdims=True)),)
+    return (chosen * (gradient / add(chosen, axis=axis, keepdims=True)),)
 
 
 AMAX = define("amax", _extreme("amax", np.maximum.reduce), _extreme_vjp)
@@ -141,8 +146,8 @@ MIN = define("min", _choosing("min", np.argmin), _choosing_vjp, differentiable=(
 
 def _prod(x: Array, axis: int | None = None, keepdims: bool = False) -> tuple[Array, Any]:
     if x.dtype.kind != "f":
-        return np.multiply.reduce(x, axis=axis, keepdims=keepdims, dtype=np.int64), None
-    return np.multiply.reduce(x, axis=axis, keepdims=keepdims), (x, axis, keepdims)
+        return multiply(x, axis=axis, keepdims=keepdims, dtype=np.int64), None
+    return multiply(x, axis=axis, keepdims=keepdims), (x, axis, keepdims)
 
 
 def _exclusive(x: Array) -> Array:
@@ -210,11 +215,11 @@ def _argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> tuple[
 
 
 def _any(x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, None]:
-    return np.logical_or.reduce(x, axis=axis, keepdims=keepdims), None
+    return logical_or(x, axis=axis, keepdims=keepdims), None
 
 
 def _all(x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, None]:
-    return np.logical_and.reduce(x, axis=axis, keepdims=keepdims), None
+    return logical_and(x, axis=axis, keepdims=keepdims), None
 
 
 def _argsort(x: Array, axis: int = -1, descending: bool = False) -> tuple[Array, None]:
