@@ -14,8 +14,8 @@ import pytest
 
 from tests.jobs import EXAMPLE, Job, launch_command, ledger, tensor_bytes, train
 
-STEPS = 30
-ARGUMENTS = f"--model mlp --shards 8 --samples 500 --test-samples 100 --epochs 4 --max-steps {STEPS} --checkpoint-every 5".split()
+STEPS = 40
+ARGUMENTS = f"--model mlp --shards 8 --samples 500 --test-samples 100 --epochs 5 --max-steps {STEPS} --checkpoint-every 5".split()
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ MOMENTS = [
     Kill("launcher", 13, "run 3", "run 2"),
     Kill("launcher", 18, "mpirun 2", "run 2"),
     Kill("launcher", 22, "run 5", "threads 2"),
-    Kill("launcher", 28, "mpi 2", "alone"),
+    Kill("launcher", 24, "mpi 2", "alone"),
 ]
 SUBSET = (0, 4, 6, 10, 15, 17)
 
