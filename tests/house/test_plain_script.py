@@ -133,7 +133,7 @@ def test_plain_script_learns_as_in_pytorch(name: str, tmp_path: Path) -> None:
     assert numbers.sub("#", our_output).strip() == numbers.sub("#", their_output).strip()
 
 
-@pytest.mark.parametrize("how", ["alone", "run 2", "mpirun 2", "threads 2"])
+@pytest.mark.parametrize("how", ["alone", "run 2", "mpirun 2", pytest.param("threads 2", marks=pytest.mark.whole)])
 def test_plain_script_on_ranks(how: str, tmp_path: Path) -> None:
     """The loop is as it was: each rank sees its part of each batch, and all take the same steps."""
     curve, output = run_text(with_ranks(source("mlp")), tmp_path, how)

@@ -375,7 +375,10 @@ while loader.epoch < 5:
         optimizer.step()
 print("finished")
 """
-WAYS = [("alone", 0), ("alone", 4), ("run 2", 0), ("run 2", 4), ("mpirun 2", 4), ("threads 2", 4)]
+WAYS = [
+    ("alone", 0), ("run 2", 0), ("mpirun 2", 4),
+    *(pytest.param(how, 4, marks=pytest.mark.whole) for how in ("alone", "run 2", "threads 2")),
+]  # fmt: skip
 
 
 def fails(how: str, folder: Path, text: str, *arguments: str) -> str:
@@ -397,7 +400,7 @@ def test_nan_ends_the_job(how: str, shards: int, tmp_path: Path) -> None:
     assert output.count("Traceback") == 1, output
 
 
-@pytest.mark.parametrize("how", ["alone", "run 2"])
+@pytest.mark.parametrize("how", ["run 2", pytest.param("alone", marks=pytest.mark.whole)])
 def test_a_rate_that_is_too_high_ends_the_job(how: str, tmp_path: Path) -> None:
     """Its steps make the weights huge: the first loss is finite, a later one is not."""
     output = fails(how, tmp_path, TRAINING, "rate", "4")
@@ -430,7 +433,9 @@ SAME_ON_ALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ["alone", "run 2", "run 4", "threads 2"])
+@pytest.mark.parametrize(
+    "how", ["run 4", *(pytest.param(how, marks=pytest.mark.whole) for how in ("alone", "run 2", "threads 2"))]
+)
 @pytest.mark.parametrize("name", SAME_ON_ALL)
 def test_what_fails_on_all_ranks_is_said_once(name: str, how: str, tmp_path: Path) -> None:
     text, words = SAME_ON_ALL[name]
@@ -473,10 +478,10 @@ def test_no_such_script_from_a_shell() -> None:
 
 
 def test_no_mpirun(tmp_path: Path) -> None:
-    """A Python with nothing beside it and an empty PATH; the launcher needs no package, not even NumPy."""
+    """A Python with nothing beside it, an empty PATH and no packages: the launcher needs none, not even NumPy."""
     python = tmp_path / "python"
     python.symlink_to(Path(sys.executable).resolve())
-    job = Job([str(python), "-m", "phalanx", "run", "--mpi", "-n", "2", EXAMPLE], extra={"PATH": str(tmp_path)})
+    job = Job([str(python), "-S", "-m", "phalanx", "run", "--mpi", "-n", "2", EXAMPLE], extra={"PATH": str(tmp_path)})
     code, output = job.start().finish(30)
     assert code == 2 and output.count("\n") == 1, output
     assert output.startswith("phalanx run: --mpi: there is no mpirun beside") and "pip install 'phalanx[mpi]'" in output
