@@ -178,6 +178,28 @@ def test_inputs_are_not_written(case: Case) -> None:
         np.testing.assert_array_equal(out.array, before)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@every([case for case in CASES if case.numpy is not None and case.wanted()])
+def test_half_precision_stays_half(case: Case) -> None:
+    """Values as from float32, rounded; outputs and gradients in float16."""
+    arrays = inputs_of(case, np.float16)
+    tensors = tensors_of(case, arrays)
+    outputs = run(case, tensors)
+    wide = run(
+        case, tensors_of(case, [x.astype(np.float32) if np.asarray(x).dtype == np.float16 else x for x in arrays])
+    )
+    graded = TABLE[case.op].differentiable
+    for k, (out, reference) in enumerate(zip(outputs, wide, strict=True)):
+        if reference.dtype == np.float32 and "dtype" not in case.attributes and (graded is None or k in graded):
+            assert out.dtype == np.float16
+        if reference.dtype.kind == "f":
+            np.testing.assert_allclose(out.array, reference.array, rtol=4e-3, atol=4e-3)
+    if case in WITH_GRADIENT and all(out.dtype.kind == "f" for out in outputs):
+        for gradient in gradients(case, tensors):
+            assert gradient is not None
+            assert gradient.dtype == np.float16
+
+
 @every(CASES)
 def test_strided_inputs_and_gradients(case: Case) -> None:
     arrays = inputs_of(case, np.float64)
