@@ -50,6 +50,7 @@ from .promotion import cast, operands, result_type
 from .rng import initial_seed as initial_seed
 from .rng import manual_seed as manual_seed
 from .tensor import Tensor as Tensor
+from .tensor_math import with_numpy_names
 
 device = Device
 
@@ -206,6 +207,7 @@ def _alike(tensors: Sequence[Any]) -> list[Tensor]:
     return [cast(x, dtype) for x in given]
 
 
+@with_numpy_names
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors joined along dimension ``dim``; their other sizes are equal.
 
@@ -222,6 +224,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 concat = concatenate = cat
 
 
+@with_numpy_names
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors of one shape joined along a new dimension ``dim``."""
     given = _alike(tensors)

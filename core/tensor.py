@@ -291,6 +291,10 @@ class Tensor(TensorMath, TensorShape, TensorConvert, TensorOperators):
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: Any = False) -> Tensor:
+        """What NumPy's functions of a Tensor return."""
+        return _wrap(as_array(array))
+
     # ---- Python's own protocols --------------------------------------------------------------------------------------
 
     def __bool__(self) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -49,6 +50,22 @@ def axes_of(name: str, dim: Dim, ndim: int) -> int | tuple[int, ...] | None:
     if len(set(axes)) != len(axes):
         raise RangeError(f"{name}: dimensions {tuple(dim)} name one twice")
     return axes if axes and ndim else None
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
+
+
+def with_numpy_names(method: F) -> F:
+    """Let ``method`` take NumPy's ``axis`` and ``keepdims``, as PyTorch does (and NumPy's functions, which pass ``out=None``)."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            kwargs = {_NUMPY_NAMES.get(name, name): value for name, value in kwargs.items() if name != "out" or value}
+        return method(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 class TensorMath(Variable):
@@ -206,28 +223,34 @@ class TensorMath(Variable):
 
     # ---- reductions --------------------------------------------------------------------------------------------------
 
+    @with_numpy_names
     def sum(self, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
         """Sum over ``dim`` (None: all). Integers sum in int64."""
         x = self if dtype is None else self.to(dtype)  # type: ignore[attr-defined]
         return apply(reduce.SUM, x, axis=axes_of("sum", dim, x.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def mean(self, dim: Dim = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
         """Mean over ``dim`` (None: all)."""
         x = self if dtype is None else self.to(dtype)  # type: ignore[attr-defined]
         return apply(reduce.MEAN, x, axis=axes_of("mean", dim, x.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def prod(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Product over ``dim`` (None: all)."""
         return apply(reduce.PROD, self, axis=axes_of("prod", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def amax(self, dim: Dim = (), keepdim: bool = False) -> Tensor:
         """Largest over ``dim`` (all without one); equal ones share the gradient evenly."""
         return apply(reduce.AMAX, self, axis=axes_of("amax", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def amin(self, dim: Dim = (), keepdim: bool = False) -> Tensor:
         """Smallest over ``dim`` (all without one); equal ones share the gradient evenly."""
         return apply(reduce.AMIN, self, axis=axes_of("amin", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def max(self, dim: Any = None, keepdim: bool = False) -> Any:
         """Without ``dim`` the largest element; with it ``(values, indices)``; with a Tensor the elementwise maximum."""
         if dim is None:
@@ -236,6 +259,7 @@ class TensorMath(Variable):
             return self.maximum(dim)  # type: ignore[arg-type]
         return ValuesIndices(*apply(reduce.MAX, self, axis=checked_dim("max", dim, self.array.ndim), keepdims=keepdim))
 
+    @with_numpy_names
     def min(self, dim: Any = None, keepdim: bool = False) -> Any:
         """Without ``dim`` the smallest element; with it ``(values, indices)``; with a Tensor the elementwise minimum."""
         if dim is None:
@@ -244,24 +268,30 @@ class TensorMath(Variable):
             return self.minimum(dim)  # type: ignore[arg-type]
         return ValuesIndices(*apply(reduce.MIN, self, axis=checked_dim("min", dim, self.array.ndim), keepdims=keepdim))
 
+    @with_numpy_names
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Position of the (first) largest element along ``dim``; without it in the flattened tensor."""
         return apply(reduce.ARGMAX, self, axis=axes_of("argmax", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def argmin(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """Position of the (first) smallest element along ``dim``; without it in the flattened tensor."""
         return apply(reduce.ARGMIN, self, axis=axes_of("argmin", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def any(self, dim: Dim = None, keepdim: bool = False) -> Tensor:
         return apply(reduce.ANY, self, axis=axes_of("any", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def all(self, dim: Dim = None, keepdim: bool = False) -> Tensor:
         return apply(reduce.ALL, self, axis=axes_of("all", dim, self.array.ndim), keepdims=keepdim)
 
+    @with_numpy_names
     def cumsum(self, dim: int) -> Tensor:
         """Running sums along ``dim``."""
         return apply(reduce.CUMSUM, self, axis=checked_dim("cumsum", dim, self.array.ndim))
 
+    @with_numpy_names
     def var(
         self, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None
     ) -> Tensor:
@@ -273,12 +303,14 @@ class TensorMath(Variable):
         distance: Any = self - self.mean(dim, keepdim=True)  # type: ignore[operator]
         return distance.square().sum(dim, keepdim) / (count or math.nan if count else 0.0)
 
+    @with_numpy_names
     def std(
         self, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None
     ) -> Tensor:
         """Square root of :meth:`var`."""
         return self.var(dim, unbiased, keepdim, correction=correction).sqrt()
 
+    @with_numpy_names
     def norm(self, p: Any = 2, dim: Dim = None, keepdim: bool = False) -> Tensor:
         """``(sum |x|^p)^(1/p)`` over ``dim`` (None: all)."""
         if p in (2, "fro"):
@@ -289,6 +321,7 @@ class TensorMath(Variable):
             return self.abs().sum(dim, keepdim)
         return (self.abs() ** p).sum(dim, keepdim) ** (1.0 / p)
 
+    @with_numpy_names
     def logsumexp(self, dim: Dim, keepdim: bool = False) -> Tensor:
         """``log(sum(exp(x)))`` over ``dim``, shifted by the maximum."""
         x: Any = self
@@ -300,11 +333,13 @@ class TensorMath(Variable):
         axes = axes_of("logsumexp", dim, self.array.ndim)
         return total.squeeze(axes if axes is not None else tuple(range(self.array.ndim)))
 
+    @with_numpy_names
     def softmax(self, dim: int, dtype: Any = None) -> Tensor:
         """``exp(x) / sum(exp(x))`` along ``dim``."""
         x = self if dtype is None else self.to(dtype)  # type: ignore[attr-defined]
         return apply(SOFTMAX, x, axis=checked_dim("softmax", dim, self.array.ndim))
 
+    @with_numpy_names
     def log_softmax(self, dim: int, dtype: Any = None) -> Tensor:
         """``x - log(sum(exp(x)))`` along ``dim``."""
         x = self if dtype is None else self.to(dtype)  # type: ignore[attr-defined]
@@ -312,16 +347,19 @@ class TensorMath(Variable):
 
     # ---- order -------------------------------------------------------------------------------------------------------
 
+    @with_numpy_names
     def argsort(self, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
         """Positions that sort along ``dim``; equal elements keep their order."""
         return apply(reduce.ARGSORT, self, axis=checked_dim("argsort", dim, self.array.ndim), descending=descending)
 
+    @with_numpy_names
     def sort(self, dim: int = -1, descending: bool = False, stable: bool = True) -> ValuesIndices:
         """``(values, indices)`` in order along ``dim``."""
         indices = self.argsort(dim, descending)
         axis = checked_dim("sort", dim, self.array.ndim)
         return ValuesIndices(apply(GATHER, self, axis=axis, index=indices.array), indices)
 
+    @with_numpy_names
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
         """The ``k`` largest (or smallest) along ``dim`` in order, ``(values, indices)``."""
         axis = checked_dim("topk", dim, self.array.ndim)

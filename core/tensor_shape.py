@@ -13,7 +13,7 @@ from .errors import RangeError, ShapeError
 from .graph import Variable, apply, wrap
 from .ops import indexing, shape
 from .ops.arithmetic import WHERE
-from .tensor_math import axes_of, checked_dim
+from .tensor_math import axes_of, checked_dim, with_numpy_names
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -108,6 +108,7 @@ class TensorShape(Variable):
         """The last two dimensions exchanged."""
         return self.transpose(-1, -2)
 
+    @with_numpy_names
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Tensor:
         """Without dimensions of size 1: all of them, or those of ``dim`` that are."""
         old = self.array.shape
@@ -115,6 +116,7 @@ class TensorShape(Variable):
         axes = (axes,) if isinstance(axes, int) else axes or ()
         return self.reshape(tuple(size for axis, size in enumerate(old) if size != 1 or axis not in axes))
 
+    @with_numpy_names
     def unsqueeze(self, dim: int) -> Tensor:
         """A new dimension of size 1 at ``dim``."""
         axis = checked_dim("unsqueeze", dim, self.array.ndim + 1)
@@ -202,10 +204,12 @@ class TensorShape(Variable):
         """Position ``index`` along ``dim``, which vanishes."""
         return self[(slice(None),) * checked_dim("select", dim, self.array.ndim) + (index,)]
 
+    @with_numpy_names
     def unbind(self, dim: int = 0) -> tuple[Tensor, ...]:
         """All positions along ``dim``."""
         return tuple(self.select(dim, i) for i in range(self.array.shape[dim]))
 
+    @with_numpy_names
     def split(self, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
         """Parts of ``split_size`` (the last may be smaller), or of the given sizes, along ``dim``."""
         size = self.array.shape[checked_dim("split", dim, self.array.ndim)]
@@ -223,6 +227,7 @@ class TensorShape(Variable):
             start += length
         return tuple(parts)
 
+    @with_numpy_names
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
         """At most ``chunks`` parts of equal size (the last may be smaller) along ``dim``."""
         if chunks < 1:

@@ -69,6 +69,9 @@ t.unique(n); t.bincount(n.flatten()); t.meshgrid(t.arange(2), t.arange(3), index
 x.new_tensor([1, 2]); x.new_full((2,), 3.0); t.remainder(x, 2); t.floor_divide(n, 2); x.logical_and(y); x.div(y, rounding_mode="floor")
 x.unsqueeze(1).matmul(y.unsqueeze(2)); x.reshape(3, 2, 2) @ y.reshape(3, 2, 2); x[0] @ y[0]; x.mean(0) - y.mean(0); ((x - y) ** 2).mean()
 (x - x.mean(0)) / (x.std(0) + 1e-5); x.ravel(); x.swapaxes(0, 1); x.view(3, 2, 2).transpose(1, 2).reshape(3, 4); x[0].tolist(); x.sum().item()
+x.sum(axis=1); x.mean(axis=0, keepdims=True); x.argmax(axis=1); t.max(x, axis=0); t.cat([x, y], axis=1); t.stack([x, y], axis=0)
+t.softmax(x, axis=1); x.std(axis=0); t.norm(x, dim=1); x[0].reshape(1, 4).squeeze(axis=0); x[0].unsqueeze(axis=0)
+np.exp(x.detach()); np.array(n)
 """  # the line ends separate as well
 EXPRESSIONS = [part.strip() for line in EXPRESSIONS.strip().split("\n") for part in line.split("; ")]  # type: ignore[attr-defined]
 
@@ -76,7 +79,7 @@ EXPRESSIONS = [part.strip() for line in EXPRESSIONS.strip().split("\n") for part
 def evaluate(expression: str, library: Any, make: Any) -> tuple[Any, list[Any]]:
     """The value of an expression of x, y (leaves) and n (integers), and the leaves' gradients."""
     x, y = make(X.copy()).requires_grad_(True), make(Y.copy()).requires_grad_(True)
-    value = eval(expression, {"t": library, "x": x, "y": y, "n": make(N.copy())})
+    value = eval(expression, {"t": library, "x": x, "y": y, "n": make(N.copy()), "np": np})
     total: Any = None
     for part in value if isinstance(value, tuple | list) else (value,):
         if getattr(part, "requires_grad", False):
@@ -101,6 +104,8 @@ def same(ours: Any, theirs: Any) -> None:
         assert ours.requires_grad == theirs.requires_grad
         loose = 1e-6 if expected.dtype == np.float32 else 1e-3 if expected.dtype == np.float16 else 1e-10
         np.testing.assert_allclose(ours.array, expected, rtol=loose, atol=loose)
+    elif isinstance(theirs, np.ndarray):
+        np.testing.assert_allclose(np.asarray(ours), theirs)
     else:
         assert type(ours) is type(theirs)
         assert ours == theirs
