@@ -427,6 +427,9 @@ SAME_ON_ALL = {
     "a syntax error": ("x = (\n", ["SyntaxError: '(' was never closed", "script.py", "line 1"]),
     "a missing module": ("import phalanx\nimport nosuchmodule\n", ["No module named 'nosuchmodule'", "line 2"]),
     "an error after init": ("import phalanx\nphalanx.init()\n{}['key']\n", ["KeyError: 'key'", "line 3"]),
+    "an error at each rank's own pace": (
+        "import os, time\ntime.sleep(0.15 * int(os.environ.get('PHALANX_RANK', '0')))\n{}['key']\n", ["KeyError: 'key'"],
+    ),
     "a wrong argument of the script": (
         "import argparse\nargparse.ArgumentParser(prog='train').parse_args()\n", ["train: error: unrecognized", "--epocs"],
     ),
