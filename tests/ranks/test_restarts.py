@@ -30,6 +30,7 @@ def test_a_restart_goes_on_from_the_newest_checkpoint(how: str, undisturbed: Pat
     assert last_checkpoint(tmp_path, STEPS) == last_checkpoint(undisturbed, STEPS)
 
 
+@pytest.mark.whole
 def test_a_restart_does_not_go_on_from_an_older_run(undisturbed: Path, tmp_path: Path) -> None:
     """The folder holds checkpoints of another run, which was not to be resumed; this one dies before its first."""
     train("alone", tmp_path, *ARGUMENTS, "--lr", "0.1")

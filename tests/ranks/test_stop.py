@@ -31,11 +31,11 @@ class Stop:
 
 
 STOPS = [
-    Stop("alone", "rank", signal.SIGTERM, "run 3"),
     Stop("run 3", "rank", signal.SIGUSR1, "alone"),
-    Stop("run 2", "launcher", signal.SIGTERM, "mpirun 3"),
-    Stop("mpirun 2", "rank", signal.SIGTERM, "run 3"),
+    Stop("run 2", "launcher", signal.SIGTERM, "mpirun 2"),
+    Stop("mpirun 2", "rank", signal.SIGTERM, "threads 3"),
     Stop("threads 3", "launcher", signal.SIGUSR1, "run 2"),
+    Stop("alone", "rank", signal.SIGTERM, "run 3", whole=True),
     Stop("alone", "rank", signal.SIGUSR1, "mpirun 2", whole=True),
     Stop("run 3", "rank", signal.SIGTERM, "run 5", whole=True),
     Stop("run 3", "launcher", signal.SIGUSR1, "alone", whole=True),
