@@ -334,7 +334,7 @@ def test_models_must_be_equal():
     def main():
         phalanx.DataParallel(nn.Linear(3, 2 + phalanx.rank()))
 
-    with pytest.raises(MismatchError, match="models differ"):
+    with pytest.raises(MismatchError, match="differs from rank 0"):
         on_ranks(2, None, main)
 
 
@@ -391,6 +391,7 @@ def test_observers_go_with_their_model():
     from phalanx.core.data.scope import observers
 
     phalanx.init()
+    gc.collect()
     before = len(observers())
     model = phalanx.DataParallel(net())
     assert len(observers()) == before + 1
