@@ -156,7 +156,9 @@ class DataLoader:
     def _advance(self, position: int) -> None:
         self.step, self._position = self.step + 1, position
 
-    def _source(self, epoch: int, order: np.ndarray, first: int, place: Placement, plain: bool) -> Prefetcher[Any] | Inline[Any]:
+    def _source(
+        self, epoch: int, order: np.ndarray, first: int, place: Placement, plain: bool
+    ) -> Prefetcher[Any] | Inline[Any]:
         """What makes this rank's batches of the epoch from position ``first`` on, in order."""
         tasks = (
             order[lo + a : lo + b]
