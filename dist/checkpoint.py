@@ -102,6 +102,7 @@ class Checkpointer:
         stop: raises SystemExit on all ranks, with 0 when the state was saved.
         """
         self._counted_steps += 1
+        fault_point("after-update")
         if self.store is None:
             return
         word = self._group.stop_requested
