@@ -151,6 +151,10 @@ def init(
     """
     if shards is not None and (not isinstance(shards, int) or isinstance(shards, bool) or shards < 1):
         raise RangeError(f"init expects shards to be None or an integer of at least 1, got {shards!r}")
+    if backend not in (None, *env.BACKENDS):
+        raise RangeError(f"init expects backend to be None or one of {', '.join(env.BACKENDS)}, got {backend!r}")
+    if timeout_s is not None and not timeout_s > 0:
+        raise RangeError(f"init expects timeout_s to be None or a number of seconds above 0, got {timeout_s!r}")
     previous = _local.group
     if previous is not None and previous.size > 1:
         raise LaunchError(f"rank {previous.rank} of {previous.size}: phalanx.init() was called twice")

@@ -232,6 +232,8 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
     "shapes that do not multiply": (lambda: scores() @ scores(), ShapeError, ["matmul", "(4, 3) @ (4, 3)"]),
     "item of many": (lambda: scores().item(), ShapeError, ["(4, 3)", "12 elements"]),
     # ranks
+    "an unknown backend": (lambda: phalanx.init(backend="nccl"), RangeError, ["backend", "zmq, mpi", "'nccl'"]),
+    "a deadline in the past": (lambda: phalanx.init(timeout_s=-1.0), RangeError, ["timeout_s", "above 0", "-1.0"]),
     "no shards": (lambda: phalanx.init(shards=0), RangeError, ["shards", "at least 1", "got 0"]),
     "shards that are no integer": (lambda: phalanx.init(shards=2.0), RangeError, ["shards", "integer", "got 2.0"]),
     "a seed that is no integer": (lambda: phalanx.init(seed="one"), RangeError, ["an integer", "'one'"]),
