@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+
+LONG = re.compile(
+    r"test_mpi\.py::test_contract\[[14]\]"
+    r"|test_zeromq\.py::test_contract\[(.*-)?[14](-.*)?\]"
+    r"|test_zeromq\.py::test_survivors_of_a_kill_at_any_moment.*\[[2-5]\]"
+    r"|test_zeromq\.py::test_a_killed_rank_is_named.*\[(0-middle|2-before|0-long before)\]"
+    r"|test_kills\.py::test_survivors_stand_together\[before-reduce"
+    r"|test_nothing_left\.py::test_nothing_is_left_after_a_signal_to_the_launcher\[2-130"
+    r"|test_nothing_left\.py::test_ranks_may_save_and_leave.*\[10"
+    r"|test_plain_script\.py::test_plain_script_learns_as_in_pytorch\[(cnn|vae)"
+    r"|test_layers_of_house\.py::test_the_checker_sees\[(?!a bare import|an arrow)"
+)
+"""Tests whose shorter siblings cover the same ground: only in `make test-all`."""
 
 JOBS = {
     "runs": ("tests/ranks/test_equal", "tests/ranks/test_kills", "tests/ranks/test_stop", "tests/ranks/test_restarts",
@@ -17,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups: dict[str, list[pytest.Item]] = {group: [] for group in JOBS}
     others = []
     for item in items:
+        if LONG.search(item.nodeid):
+            item.add_marker(pytest.mark.whole)
         group = next((g for g, beginnings in JOBS.items() if item.nodeid.startswith(beginnings)), None)
         if group is None:
             others.append(item)
@@ -24,3 +41,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(group))
             groups[group].append(item)
     items[:] = [item for group in groups.values() for item in group] + others
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What tests have to tell of a run that passed: when each job was killed, and from where it went on."""
+    reports = terminalreporter.getreports("passed")
+    lines = [text for report in reports for name, text in report.user_properties if name == "told"]
+    if lines:
+        terminalreporter.section("told")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -58,7 +58,7 @@ def undisturbed(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "stop", [pytest.param(s, id=str(s), marks=pytest.mark.whole if s.whole else ()) for s in STOPS]
 )
-def test_all_ranks_stop_after_the_same_step(stop: Stop, undisturbed: Path, tmp_path: Path, capsys) -> None:
+def test_all_ranks_stop_after_the_same_step(stop: Stop, undisturbed: Path, tmp_path: Path, record_property) -> None:
     options = ["--ledger", str(tmp_path / "ledger"), "--checkpoint-dir", str(tmp_path / "checkpoints"), *ARGUMENTS]
     job = Job([*launch_command(stop.how), EXAMPLE, *options]).start()
     try:
@@ -83,8 +83,7 @@ def test_all_ranks_stop_after_the_same_step(stop: Stop, undisturbed: Path, tmp_p
     assert f"resumed from step {step} " in resumed, resumed
     assert ledger(tmp_path) == ledger(undisturbed)
     assert last_checkpoint(tmp_path, STEPS) == last_checkpoint(undisturbed, STEPS)
-    with capsys.disabled():
-        print(f"\n  {stop}: stopped after step {step}", end=" ")
+    record_property("told", f"{stop}: stopped after step {step}")
 
 
 def wait_for_step(folder: Path, step: int, timeout_s: float = 60.0) -> None:

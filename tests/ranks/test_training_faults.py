@@ -101,7 +101,7 @@ def outcomes(request, tmp_path_factory) -> Iterator[dict[tuple[str, str], Future
 
 
 @pytest.mark.parametrize(("wire", "fault"), cases())
-def test_a_fault_ends_the_job(wire: str, fault: str, outcomes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_ends_the_job(wire: str, fault: str, outcomes, record_property) -> None:
     outcome = outcomes[wire, fault].result(timeout=200)
     assert outcome.code != 0, outcome.output
     assert not outcome.left, f"processes {outcome.left} are left"
@@ -109,8 +109,7 @@ def test_a_fault_ends_the_job(wire: str, fault: str, outcomes, capsys: pytest.Ca
     said = one_traceback(outcome.output)
     for words in WORDS[fault]:
         assert re.search(words, said, re.DOTALL), f"no {words!r} in:\n{said}"
-    with capsys.disabled():
-        print(f"\n  {wire} 3, {fault}: {outcome.seconds:.1f} s", end=" ")
+    record_property("told", f"{wire} 3, {fault}: ended {outcome.seconds:.1f} s after the fault")
 
 
 def one_traceback(output: str) -> str:
