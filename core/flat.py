@@ -132,11 +132,6 @@ def _pack_group(members: list[Parameter], dtype: np.dtype) -> FlatStore:
     return store
 
 
-def stores_of(parameters: Iterable[Parameter]) -> list[FlatStore]:
-    """The distinct live stores that hold ``parameters``."""
-    return list({id(p._store): p._store for p in parameters if is_packed(p)}.values())
-
-
 def chunk_grid(size: int) -> Iterator[tuple[int, int]]:
     """The fixed grid over one parameter's elements: [lo, hi).
 

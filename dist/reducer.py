@@ -88,7 +88,7 @@ class Reducer:
     def _new_cycle(self) -> None:
         self._open = self._cycle_counts = False
         self._expects = False  # the loader opened a step: this rank takes part even when it owns no samples
-        self._carried: list[np.ndarray] | None = None
+        self._carried: dict[Parameter, np.ndarray] = {}
         self._again = False
         self._foreseeable = True
         self.records: list[Entry] = []
@@ -231,10 +231,9 @@ class Reducer:
             self._foreseeable = False  # this pass began before the new layout was known
         self._open = True
         self._cycle_counts = self._all_have_samples()
-        if self.with_shards and any(p._grad is not None for p in self.parameters):
+        if self.with_shards:
             # as in PyTorch, gradients that nobody cleared are added to: kept aside until the sum is complete
-            self._carried = [lane.store.gradient.copy() for lane in self.fold.lanes]
-            self._carried_parameters = [p for p in self.parameters if p._grad is not None]
+            self._carried = {p: p._grad.array.copy() for p in self.parameters if p._grad is not None}
 
     def _weight_of(self, root: Any) -> float:
         if root.weight is not None:
@@ -309,6 +308,8 @@ class Reducer:
                 f"optimizer.step() (or clipping) while shard {self._shard - lo + 1} of {hi - lo} is open: it belongs after the loop "
                 "`for batch in step:`, not inside"
             )
+        if not self._open:  # no samples on this rank: what others do at their first backward is due here
+            self._begin_cycle()
         fault_point("before-reduce")
         passes, last = self._passes, None
         if not self.with_shards:
@@ -328,16 +329,9 @@ class Reducer:
 
     def _commit(self, state: ShardState | None) -> None:
         """All ranks are known to hold the complete sum: from here on things change."""
-        carried = self._carried
         weight = state.weight if state is not None else 0.0
         if state is not None and weight:
             write_means(self.fold.lanes, self.parameters, state)
-            if carried is not None:
-                for lane, before in zip(self.fold.lanes, carried, strict=True):
-                    lane.store.gradient += before
-                for p in self._carried_parameters:
-                    if p._grad is None:
-                        p._grad = Tensor(p._slot)
             commit_statistics(self.module, state)
             self.step_loss = state.loss / weight
             for key, text in unused(self.parameters, self.names, state):
@@ -345,5 +339,15 @@ class Reducer:
         else:
             for parameter in self.parameters:
                 parameter._grad = None
+        self._add_carried()
         self.group.steps_committed += 1
         self._new_cycle()
+
+    def _add_carried(self) -> None:
+        for parameter, before in self._carried.items():
+            slot: Any = parameter._slot
+            if parameter._grad is None:
+                slot[...] = before
+                parameter._grad = Tensor(slot)
+            else:
+                slot += before

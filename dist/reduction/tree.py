@@ -8,7 +8,7 @@ rank doing it for one slice of the elements. A shard without samples is an absen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from ...core.data.shards import owned_range
@@ -108,11 +108,6 @@ def _parents(shards: int) -> dict[Node, tuple[Node, Node]]:
     if shards:
         visit((0, shards))
     return table
-
-
-def pending_partials(ranges: Iterable[tuple[int, int]], shards: int) -> int:
-    """The most partial sums that any of the ranks must hold: the memory price of the fold."""
-    return max((len(whole_subtrees(lo, hi, shards)) for lo, hi in ranges), default=0)
 
 
 def slices(length: int, parts: int) -> list[tuple[int, int]]:
