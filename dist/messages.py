@@ -46,6 +46,9 @@ class Wire(Protocol):
 
     rank: int
     size: int
+    waiting_for: tuple[int, ...]
+    arrived: int
+    sent_bytes: int
 
     def _post(self, dest: int, header: Header, view: memoryview) -> None: ...
     def _flush(self, deadline: float) -> None: ...
@@ -74,16 +77,21 @@ class Messages:
     def post(self, dest: int, buffer: Any, part: str = "") -> None:
         """Start to send a C-contiguous array, or bytes, to ``dest``."""
         view = flat_bytes(buffer).data if isinstance(buffer, np.ndarray) else memoryview(buffer)
+        self._wire.sent_bytes += view.nbytes
         self._wire._post(dest, Header(self.rank, self.sequence, self.operation, part, view.nbytes), view)
 
     def take(self, source: int, out: np.ndarray | None = None, part: str = "") -> Any:
         """Receive from ``source``: into ``out`` (C-contiguous, of equal size), or as bytes of any size."""
         target = None if out is None else flat_bytes(out)
         expected = Header(source, self.sequence, self.operation, part, -1 if target is None else target.nbytes)
+        wire = self._wire
+        wire.waiting_for = (source,)
         try:
-            data = self._wire._take(source, expected, target, self._deadline)
+            data = wire._take(source, expected, target, self._deadline)
         except TimeoutError:
             raise self._late(source, part) from None
+        wire.waiting_for = ()
+        wire.arrived += 1
         self._heard.add(source)
         return data if out is None else out
 

@@ -6,10 +6,26 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .rendezvous import Member
 
+if TYPE_CHECKING:
+    from .communicators.base import Communicator
+
 STALL_S = 20.0
+
+communicators: set[Communicator] = set()
+"""Those of this process that are open and have more than one rank."""
+
+
+def begin(communicator: Communicator) -> None:
+    """From now on ``communicator`` is looked after, until :func:`end`."""
+    communicators.add(communicator)
+
+
+def end(communicator: Communicator) -> None:
+    communicators.discard(communicator)
 
 
 def _to_stderr(line: str) -> None:

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import PhalanxError, RangeError, ShapeError
+from .. import watch
 from ..errors import AbortedError, CommunicatorError
+from ..flight import FlightRecorder
 from ..messages import Header, Messages, Program, aligned_bytes, check, consequence, flat_bytes
 from ..reduction import collectives
 from ..reduction.tree import slices
@@ -46,10 +48,13 @@ class Work:
 
     def wait(self, timeout_s: float | None = None) -> Any:
         """The result. Raises the operation's own error (deadline, mismatch, lost peer) or TimeoutError."""
-        if timeout_s is None and self._comm is not None:
-            self._comm._help(self)
+        comm, began = self._comm, time.monotonic()
+        if timeout_s is None and comm is not None:
+            comm._help(self)
         if not self._done.wait(timeout_s):
             raise TimeoutError(f"{self.name} is not done after {timeout_s} s")
+        if comm is not None:
+            comm.flight.waited(self.name, began)
         if self._error is not None:
             raise self._error
         return self._result
@@ -70,6 +75,7 @@ class _Entry:
     sequence: int
     timeout_s: float
     flush: bool
+    submitted: float = 0.0
 
 
 class Communicator(ABC):
@@ -86,6 +92,13 @@ class Communicator(ABC):
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self.current: tuple[str, float] | None = None
         """Operation in progress and the time it began (``time.monotonic``), for stall reports."""
+        self.waiting_for: tuple[int, ...] = ()
+        """The ranks whose message the operation in progress waits for now."""
+        self.arrived = 0
+        """Grows with everything that comes from other ranks."""
+        self.sent_bytes = 0
+        """Payload bytes that this rank sent to others."""
+        self.flight = FlightRecorder()
         self._sequence = 0
         self._pair_sequences: dict[tuple[int, int], int] = {}
         self._broken: BaseException | None = None
@@ -95,6 +108,8 @@ class Communicator(ABC):
         self._running = threading.Lock()  # held while a program runs, by whichever thread runs it
         self._thread: threading.Thread | None = None
         self._scratch_bytes = aligned_bytes(0)
+        if size > 1:
+            watch.begin(self)
 
     # -- what a backend implements: called by one thread at a time (not always the same), except _abort -------------
 
@@ -154,7 +169,9 @@ class Communicator(ABC):
             self._sequence += 1
             work = Work(name)
             limit_s = self.timeout_s if timeout_s is None else timeout_s
-            self._execute(_Entry(program, work, self._sequence, limit_s, True))
+            began = time.monotonic()
+            self._execute(_Entry(program, work, self._sequence, limit_s, True, began))
+            self.flight.waited(name, began)
         finally:
             self._running.release()
         return work.wait()
@@ -163,7 +180,8 @@ class Communicator(ABC):
         self, program: Program, name: str, sequence: int, timeout_s: float | None = None, flush: bool = True
     ) -> Work:
         work = Work(name, self)
-        entry = _Entry(program, work, sequence, self.timeout_s if timeout_s is None else timeout_s, flush)
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        entry = _Entry(program, work, sequence, limit_s, flush, time.monotonic())
         if self._broken is not None:
             work._finish(error=self._broken)
         elif self.size == 1:
@@ -209,15 +227,18 @@ class Communicator(ABC):
             entry.work._finish(error=self._broken)
             return
         self.current = (entry.work.name, time.monotonic())
+        sent, slot = self.sent_bytes, self.flight.begin(entry.sequence, entry.work.name, submitted=entry.submitted)
         messages = Messages(self, entry.sequence, entry.work.name, entry.timeout_s)
         try:
             result = entry.program(messages)
             if entry.flush:
                 messages.flush()
         except BaseException as error:  # carried to whoever waits
+            self.flight.end(slot, error, self.sent_bytes - sent)
             entry.work._finish(error=self._fail(error))
         else:
             self.current = None
+            self.flight.end(slot, None, self.sent_bytes - sent)
             entry.work._finish(result)
 
     def _fail(self, error: BaseException) -> BaseException:
@@ -323,6 +344,7 @@ class Communicator(ABC):
             self._waiting.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=_ABORT_GRACE_S if self._broken else self.timeout_s)
+        watch.end(self)
         self._close()
         if self._broken is None:
             self._broken = CommunicatorError(f"rank {self.rank}: this communicator is closed")

@@ -110,8 +110,6 @@ class ZeroMQCommunicator(Communicator):
         self._push: dict[int, Any] = {}
         self._inbox: dict[int, deque[tuple[bytes, Any]]] = defaultdict(deque)  # source -> (header or b"", piece)
         self._trackers: list[tuple[int, Any]] = []
-        self._arrived = 0
-        self._waits_for: int | None = None
         self._released = False
         zmq = _zmq()
         self._waker = job.context.socket(zmq.PUSH)
@@ -214,12 +212,10 @@ class ZeroMQCommunicator(Communicator):
                 self._trackers.pop(0)
 
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any:
-        self._waits_for = source
         text, piece = self._next(source, deadline)
         came = Header.decode(text)
         check(expected, came, self.rank)
         if out is None and len(piece) == came.nbytes:
-            self._waits_for = None
             return bytes(piece)
         target = np.empty(came.nbytes, np.uint8) if out is None else out
         at = 0
@@ -228,7 +224,6 @@ class ZeroMQCommunicator(Communicator):
             at += len(piece)
             if at < came.nbytes:
                 _, piece = self._next(source, deadline)
-        self._waits_for = None
         return target.tobytes() if out is None else out
 
     def _next(self, source: int, deadline: float) -> tuple[bytes, Any]:
@@ -266,7 +261,7 @@ class ZeroMQCommunicator(Communicator):
         body = _PREFIX.size + length
         piece = data[body:] if len(frames) == 1 else frames[1].buffer
         self._inbox[source].append((bytes(data[_PREFIX.size : body]), piece))
-        self._arrived += 1
+        self.arrived += 1
 
     def _has_come(self, source: int) -> bool:
         return bool(self._inbox[source])
@@ -312,11 +307,11 @@ class ZeroMQCommunicator(Communicator):
 
     def look_for_stall(self, now: float) -> None:
         """Print a line when the operation in progress has not moved for long. The control thread calls it."""
-        current, source = self.current, self._waits_for
+        current = self.current
         if current is None or self._broken is not None:
             return self._stall.look(None, now)
-        sources = () if source is None else (self._job.members[self._ranks[source]],)
-        self._stall.look(Wait(current[0], current[1], self._arrived, sources), now)
+        sources = tuple(self._job.members[self._ranks[source]] for source in self.waiting_for)
+        self._stall.look(Wait(current[0], current[1], self.arrived, sources), now)
 
     def _close(self) -> None:
         job = self._job
