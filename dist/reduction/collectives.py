@@ -15,14 +15,13 @@ import numpy as np
 
 from ...core.errors import ShapeError
 from ..messages import Messages
+from . import tree
 from .tree import Node, fold, slices, whole_subtrees
 
 T = TypeVar("T")
 Add = Callable[..., Any]
 """``add(left, right, out=left)`` for arrays, as ``numpy.add``."""
 
-RANK_ORDER_SUM = False
-"""Negative control of the tests: sum in the order of ranks instead of by the tree. Equality tests must then fail."""
 
 SMALL_NBYTES = 32768
 """Up to this size the partial sums for one rank travel as one copied message; above it each by itself, not copied."""
@@ -194,7 +193,7 @@ def _fold(leaves: dict[Node, np.ndarray | None], shards: int, add: Add) -> np.nd
 
 
 def _reduce(leaves: Mapping[Node, T | None], shards: int, merge: Callable[[T, T], T]) -> T | None:
-    if not RANK_ORDER_SUM:
+    if not tree.RANK_ORDER_SUM:
         return fold((0, shards), leaves, merge) if shards else None
     total: T | None = None
     for node in sorted(leaves):

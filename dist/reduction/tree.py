@@ -17,6 +17,9 @@ T = TypeVar("T")
 Node = tuple[int, int]
 """A subtree: the shards [a, b)."""
 
+RANK_ORDER_SUM = False
+"""Negative control of the tests: sum in the order of ranks instead of by the tree. Equality tests must then fail."""
+
 
 def split_point(node: Node) -> int:
     """Where the node over [a, b) splits: a + the largest power of two below b - a.

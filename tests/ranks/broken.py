@@ -5,12 +5,12 @@ import sys
 
 from phalanx.core import rng
 from phalanx.dist import group
-from phalanx.dist.reduction import collectives
+from phalanx.dist.reduction import tree
 from tests.jobs import EXAMPLE
 
 breakage = sys.argv.pop(1)
 if breakage == "rank-order":
-    collectives.RANK_ORDER_SUM = True
+    tree.RANK_ORDER_SUM = True
 else:
     right = rng.next_key
 

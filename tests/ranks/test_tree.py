@@ -42,9 +42,9 @@ def over_ranks(size: int, leaves: list[np.ndarray | None], ranges: list[tuple[in
 
 @pytest.fixture
 def rank_order() -> Iterator[None]:
-    collectives.RANK_ORDER_SUM = True
+    tree.RANK_ORDER_SUM = True
     yield
-    collectives.RANK_ORDER_SUM = False
+    tree.RANK_ORDER_SUM = False
 
 
 @quick

@@ -1,0 +1,296 @@
+"""Memory that the ranks of one host share, and how they meet in it.
+
+Every block is an anonymous file (memfd): one rank makes it, the others open it through ``/proc`` while it does; it has no
+name that a death could leave behind, and it is reserved when it is made, so that full memory is an error then and not a
+crash later.
+
+A *meeting* is all that ranks need to agree on where data lies: each writes a text (which operation this is) and a few
+bytes into its own area and then advances its phase word; once all words have advanced, everybody may read all areas.
+Areas alternate, so that nobody overwrites what a slower rank still reads: who starts the next but one meeting knows that
+all have passed the one between, and so have read this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...core.backend import ALIGNMENT_BYTES
+
+INLINE_NBYTES = 1 << 16
+"""Data up to this size travels in the meeting itself."""
+TEXT_NBYTES = 1024
+NOTE_NBYTES = 3072
+"""Where a rank says in which blocks its data lies."""
+_AREA = TEXT_NBYTES + NOTE_NBYTES + INLINE_NBYTES
+_HEAD = 4096  # phase word, sleepers word
+_ROW = _HEAD + 2 * _AREA
+_PHASE, _LENGTHS, _SLEEPERS = 0, 64, 1024  # bytes; each on cache lines of its own
+RANKS_LIMIT = _HEAD - _SLEEPERS
+"""A byte of each row tells whether a certain other rank sleeps until this one arrives."""
+_MASK, _HALF = 0xFFFFFFFF, 0x80000000
+_SLICE_S = 0.05
+"""A sleeping rank looks this often whether the one that it waits for still lives."""
+_FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine())
+_FUTEX_WAIT, _FUTEX_WAKE = 0, 1
+_EVERYBODY = 0x7FFFFFFF
+SPINS_ALONE, SPINS_BESIDE = 2000, 30
+"""How often to yield before sleeping: in a thread that has nothing else to do, and beside one that computes."""
+
+
+def supported() -> bool:
+    """Whether this system has anonymous shared files and a futex."""
+    return sys.platform == "linux" and _FUTEX is not None and hasattr(os, "memfd_create")
+
+
+class Block:
+    """One mapping that all local ranks share, cut into equal ``parts`` of ``nbytes``: one for each of them, or a single one."""
+
+    def __init__(self, number: int, root: np.ndarray, nbytes: int, parts: int) -> None:
+        self.number, self.nbytes, self.parts = number, nbytes, parts
+        self.address = int(root.__array_interface__["data"][0])
+        self.stride = root.nbytes // parts
+        self._root = weakref.ref(root)
+
+    def part(self, index: int) -> np.ndarray:
+        """The bytes of local rank ``index`` (of the single part where there is only one)."""
+        root = self._root()
+        assert root is not None, "this block was let go of"
+        start = (index if self.parts > 1 else 0) * self.stride
+        return root[start : start + self.nbytes]
+
+
+class LocalSpace:
+    """The shared memory of one group's ranks on one host.
+
+    Args:
+        members: the ranks of the group that are on this host, in order.
+        index: which of them this process is.
+        control: the mapping that :func:`create` made or :func:`attach` opened, with a row for each member.
+        look: raises when one of the given ranks cannot come any more.
+    """
+
+    def __init__(
+        self, members: Sequence[int], index: int, control: mmap.mmap, look: Callable[[Sequence[int]], None]
+    ) -> None:
+        self.members, self.index, self.size = list(members), index, len(members)
+        self.blocks: dict[int, Block] = {}
+        self.serving: threading.Thread | None = None
+        """The thread that works beside another one that computes; it goes to sleep early."""
+        self._look = look
+        self._bytes = memoryview(control)
+        self._words = self._bytes.cast("I")
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(control))
+        self._fence = threading.Lock()
+        self._number = 0
+        self._made = 0
+        self._others = [i for i in range(self.size) if i != index]
+        self._nobody = bytes(self.size)
+
+    # -- meeting -------------------------------------------------------------------------------------------------------
+
+    def arrive(self, text: bytes, note: bytes = b"", inline: Sequence[Any] = ()) -> None:
+        """Write this rank's area and let the others read it. ``inline``: bytes or 1-D byte views, at most INLINE_NBYTES together."""
+        number = self._number = (self._number + 1) & _MASK
+        at = self._area(self.index, number)
+        buffer, words = self._bytes, self._words
+        buffer[at : at + len(text)] = text
+        start = at + TEXT_NBYTES
+        buffer[start : start + len(note)] = note
+        start = end = start + NOTE_NBYTES
+        for piece in inline:
+            nbytes = len(piece)
+            buffer[end : end + nbytes] = piece
+            end += nbytes
+        row = self.index * _ROW
+        lengths = (row + _LENGTHS) // 4 + 4 * (number & 1)
+        words[lengths], words[lengths + 1], words[lengths + 2] = len(text), len(note), end - start
+        with self._fence:  # a full barrier: what was written is visible before the phase is
+            pass
+        words[(row + _PHASE) // 4] = number
+        with self._fence:  # and the phase before we look who sleeps
+            pass
+        if buffer[row + _SLEEPERS : row + _SLEEPERS + self.size] != self._nobody:
+            _futex(self._base + row + _PHASE, _FUTEX_WAKE, _EVERYBODY)
+
+    def wait_for(self, index: int, deadline: float) -> None:
+        """Until local rank ``index`` has arrived at the meeting that this rank is at. TimeoutError at the deadline."""
+        word = (index * _ROW + _PHASE) // 4
+        words, number = self._words, self._number
+        if (words[word] - number) & _MASK < _HALF:
+            return
+        spins = SPINS_BESIDE if threading.current_thread() is self.serving else SPINS_ALONE
+        for _ in range(spins):
+            if (words[word] - number) & _MASK < _HALF:
+                return
+            os.sched_yield()
+        self._sleep_until_there(index, word, deadline)
+
+    def has_come(self, index: int) -> bool:
+        """Whether local rank ``index`` is at, or past, the meeting that this rank is at."""
+        return (self._words[(index * _ROW + _PHASE) // 4] - self._number) & _MASK < _HALF
+
+    def _sleep_until_there(self, index: int, word: int, deadline: float) -> None:
+        asleep = index * _ROW + _SLEEPERS + self.index
+        try:
+            while True:
+                self._bytes[asleep] = 1
+                with self._fence:
+                    pass
+                seen = self._words[word]
+                if (seen - self._number) & _MASK < _HALF:
+                    return
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError
+                _futex(self._base + 4 * word, _FUTEX_WAIT, seen, min(left_s, _SLICE_S))
+                if not self.has_come(index):
+                    self._look_after(index)
+        finally:
+            self._bytes[asleep] = 0
+
+    def _look_after(self, index: int) -> None:
+        """Raises when local rank ``index`` cannot come any more; what it said before its end counts."""
+        try:
+            self._look((self.members[index],))
+        except Exception:
+            if not self.has_come(index):
+                raise
+
+    def others(self) -> list[int]:
+        """The other local ranks' indices."""
+        return self._others
+
+    def text(self, index: int) -> bytes:
+        """What local rank ``index`` said of the present meeting."""
+        at = self._area(index, self._number)
+        return bytes(self._bytes[at : at + self._length(index, 0)])
+
+    def note(self, index: int) -> bytes:
+        at = self._area(index, self._number) + TEXT_NBYTES
+        return bytes(self._bytes[at : at + self._length(index, 1)])
+
+    def inline(self, index: int) -> memoryview:
+        """A view of what local rank ``index`` brought; valid until this rank arrives at its next meeting."""
+        at = self._area(index, self._number) + TEXT_NBYTES + NOTE_NBYTES
+        return self._bytes[at : at + self._length(index, 2)]
+
+    def _length(self, index: int, which: int) -> int:
+        return self._words[(index * _ROW + _LENGTHS) // 4 + 4 * (self._number & 1) + which]
+
+    @staticmethod
+    def _area(index: int, number: int) -> int:
+        return index * _ROW + _HEAD + (number & 1) * _AREA
+
+    def wake(self) -> None:
+        """Let every local rank that sleeps look around; for news that came another way."""
+        for index in range(self.size):
+            _futex(self._base + index * _ROW + _PHASE, _FUTEX_WAKE, _EVERYBODY)
+
+    # -- blocks --------------------------------------------------------------------------------------------------------
+
+    def adopt(self, mapping: mmap.mmap, nbytes: int, parts: int) -> np.ndarray:
+        """Register a mapping that all local ranks hold under the same number; the array keeps it."""
+        root = np.frombuffer(mapping, np.uint8)
+        self._made += 1
+        block = Block(self._made, root, nbytes, parts)
+        self.blocks[block.number] = block
+        weakref.finalize(root, self.blocks.pop, block.number, None)
+        return block.part(self.index)
+
+    def skip(self) -> None:
+        """Count a block that could not be made, so that numbers stay equal on all ranks."""
+        self._made += 1
+
+    def find(self, array: np.ndarray) -> tuple[int, int, int] | None:
+        """(block, part, offset in bytes) of a C-contiguous array, or None when it lies in no block."""
+        address = int(array.__array_interface__["data"][0])
+        for block in self.blocks.values():
+            offset = address - block.address
+            if 0 <= offset < block.parts * block.stride:
+                return block.number, offset // block.stride, offset % block.stride
+        return None
+
+    def at(self, place: tuple[int, int, int], dtype: np.dtype, count: int) -> np.ndarray:
+        """The 1-D array that another rank's :meth:`find` described."""
+        number, part, offset = place
+        raw = self.blocks[number].part(part)
+        return raw[offset : offset + count * dtype.itemsize].view(dtype)
+
+
+# -- making and opening ------------------------------------------------------------------------------------------------
+
+
+def control_nbytes(size: int) -> int:
+    """Size of the control mapping of ``size`` local ranks."""
+    return size * _ROW
+
+
+def create(nbytes: int, name: str) -> tuple[int, mmap.mmap]:
+    """A new anonymous file of ``nbytes`` zeros, reserved and mapped. Raises OSError when memory does not suffice."""
+    descriptor = os.memfd_create(f"phalanx-{name}", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, nbytes)
+        os.posix_fallocate(descriptor, 0, nbytes)
+        return descriptor, _map(descriptor, nbytes)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def attach(pid: int, descriptor: int, nbytes: int) -> mmap.mmap:
+    """Map the file that another process of this host made and still holds open. Raises OSError when it cannot be reached."""
+    opened = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.fstat(opened).st_size < nbytes:
+            raise OSError(errno.EINVAL, f"pid {pid} holds another file there")
+        return _map(opened, nbytes)
+    finally:
+        os.close(opened)
+
+
+def aligned(nbytes: int) -> int:
+    """``nbytes``, rounded up so that parts of a block begin on the boundary of every buffer."""
+    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _map(descriptor: int, nbytes: int) -> mmap.mmap:
+    return mmap.mmap(descriptor, nbytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
+
+
+def _load_syscall() -> Any:
+    with contextlib.suppress(OSError, AttributeError):
+        call = ctypes.CDLL(None).syscall
+        call.restype = ctypes.c_long
+        call.argtypes = [
+            ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32,
+        ]  # fmt: skip
+        return call
+    return None
+
+
+_syscall = _load_syscall()
+
+
+def _futex(address: int, operation: int, value: int, timeout_s: float | None = None) -> None:
+    """futex(2) between processes; spurious returns are fine for every caller here."""
+    limit = None
+    if timeout_s is not None:
+        limit = ctypes.byref(_Timespec(int(timeout_s), int(timeout_s % 1 * 1e9)))
+    _syscall(_FUTEX, address, operation, value, limit, None, 0)

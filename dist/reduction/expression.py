@@ -1,0 +1,154 @@
+"""The order of a sum as an expression, and its value, block by block in the cache.
+
+A *term* is an array and the number that it is multiplied with (None: taken as it is). The expression says in which order
+terms are added: by the tree over shards, whatever of it each term covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import tree
+from .tree import Node, split_point
+
+Expression = Any
+"""A node (a leaf of the expression), or a pair of expressions."""
+
+BLOCK_NBYTES = 1 << 18
+"""Two or three blocks of this size fit in a core's own cache."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """What one rank brings for one node of the tree over shards: ``array * scale``, rounded to the sum's dtype."""
+
+    array: np.ndarray
+    scale: float | None = None
+
+
+def expression(root: Node, present: Collection[Node]) -> Expression | None:
+    """How the tree below ``root`` adds the nodes that are ``present``; None when none is.
+
+    >>> expression((0, 4), {(0, 1), (1, 2), (2, 4)})
+    (((0, 1), (1, 2)), (2, 4))
+    """
+    if tree.RANK_ORDER_SUM:
+        return _in_order(present)
+    if root in present:
+        return root
+    a, b = root
+    if b - a <= 1:
+        return None
+    middle = split_point(root)
+    left, right = expression((a, middle), present), expression((middle, b), present)
+    if left is None or right is None:
+        return right if left is None else left
+    return left, right
+
+
+def _in_order(present: Collection[Node]) -> Expression | None:
+    total: Expression | None = None
+    for node in sorted(present):
+        total = node if total is None else (total, node)
+    return total
+
+
+def maximal(nodes: Collection[Node], shards: int) -> list[Node]:
+    """The largest nodes of the tree over ``shards`` that the given ones make up, in order.
+
+    >>> maximal([(0, 1), (1, 2), (2, 4), (5, 6)], 8)
+    [(0, 4), (5, 6)]
+    """
+    given = set(nodes)
+    found: list[Node] = []
+
+    def whole(node: Node) -> bool:
+        if node in given:
+            return True
+        a, b = node
+        if b - a <= 1:
+            return False
+        middle = split_point(node)
+        halves = [(a, middle), (middle, b)]
+        covered = [whole(half) for half in halves]
+        if not all(covered):
+            found.extend(half for half, yes in zip(halves, covered, strict=True) if yes)
+        return all(covered)
+
+    if shards and given and whole((0, shards)):
+        found.append((0, shards))
+    return sorted(found)
+
+
+class Evaluator:
+    """Values of expressions over 1-D terms; keeps its work arrays for the next one. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._free: dict[np.dtype, list[np.ndarray]] = {}
+
+    def evaluate(
+        self, order: Expression, terms: Mapping[Node, Term], targets: Sequence[np.ndarray], lo: int = 0
+    ) -> None:
+        """Write the value of elements [lo, lo + len(targets[0])) of ``order`` into every target.
+
+        A target may be the memory of a term: it is written after all terms of its elements were read.
+        """
+        first = targets[0]
+        step = max(1, BLOCK_NBYTES // first.itemsize)
+        for start in range(0, first.size, step):
+            stop = min(start + step, first.size)
+            out = first[start:stop]
+            self._into(out, order, terms, slice(lo + start, lo + stop))
+            for other in targets[1:]:
+                np.copyto(other[start:stop], out)
+
+    def _into(self, out: np.ndarray, order: Expression, terms: Mapping[Node, Term], part: slice) -> None:
+        if isinstance(order[0], int):
+            _leaf(terms[order], part, out)
+            return
+        left, left_work = self._value(order[0], terms, part, out.dtype)
+        right, right_work = self._value(order[1], terms, part, out.dtype)
+        np.add(left, right, out=out)
+        self._give(left_work)
+        self._give(right_work)
+
+    def _value(
+        self, order: Expression, terms: Mapping[Node, Term], part: slice, dtype: np.dtype
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The value and the work array that it lies in; a term's own memory (None) where nothing is to be computed."""
+        if isinstance(order[0], int):
+            term = terms[order]
+            if term.scale is None and term.array.dtype == dtype:
+                return term.array[part], None
+            work = self._take(dtype)
+            out = work[: part.stop - part.start]
+            _leaf(term, part, out)
+            return out, work
+        left, left_work = self._value(order[0], terms, part, dtype)
+        right, right_work = self._value(order[1], terms, part, dtype)
+        if left_work is None:
+            left_work, right_work = right_work, None
+        work = self._take(dtype) if left_work is None else left_work
+        out = work[: left.size]
+        np.add(left, right, out=out)
+        self._give(right_work)
+        return out, work
+
+    def _take(self, dtype: np.dtype) -> np.ndarray:
+        free = self._free.setdefault(dtype, [])
+        return free.pop() if free else np.empty(max(1, BLOCK_NBYTES // dtype.itemsize), dtype)
+
+    def _give(self, work: np.ndarray | None) -> None:
+        if work is not None:
+            self._free[work.dtype].append(work)
+
+
+def _leaf(term: Term, part: slice, out: np.ndarray) -> None:
+    if term.scale is None:
+        np.copyto(out, term.array[part])
+    else:
+        np.multiply(term.array[part], out.dtype.type(term.scale), out=out, dtype=out.dtype)
