@@ -58,14 +58,14 @@ class FlightRecorder:
         self.waits = 0
         self.waited_s = 0.0
         """Seconds that callers have waited for operations since the start: what computing could not hide."""
-        self._rows: list[list[Any]] = [[0, "", 0.0, 0.0, 0.0, 0, None] for _ in range(capacity)]
+        self._rows: list[list[Any]] = [[0, "", 0.0, 0.0, 0.0, 0, ""] for _ in range(capacity)]
         self._waits: list[list[Any]] = [["", 0.0, 0.0] for _ in range(capacity)]
 
     def begin(self, sequence: int, operation: str, nbytes: int = 0, submitted: float = 0.0) -> int:
         """An operation begins; the slot for :meth:`end`. ``submitted``: when it was asked for (0: just now)."""
         now = time.monotonic()
         slot = self.begun % self.capacity
-        self._rows[slot][:] = (sequence, operation, submitted or now, now, 0.0, nbytes, None)
+        self._rows[slot][:] = (sequence, operation, submitted or now, now, 0.0, nbytes, "")
         self.begun += 1
         return slot
 
@@ -87,8 +87,7 @@ class FlightRecorder:
 
     def operations(self) -> list[Operation]:
         """The last operations, oldest first."""
-        rows = [list(self._rows[number % self.capacity]) for number in _last(self.begun, self.capacity)]
-        return [Operation(*row[:6], row[6] or "") for row in rows]
+        return [Operation(*self._rows[number % self.capacity]) for number in _last(self.begun, self.capacity)]
 
     def waitings(self) -> list[Waiting]:
         """The last stretches of waiting, oldest first."""
@@ -96,7 +95,7 @@ class FlightRecorder:
 
     def last(self) -> Operation | None:
         """The operation that began last."""
-        return Operation(*self._rows[(self.begun - 1) % self.capacity][:6]) if self.begun else None
+        return Operation(*self._rows[(self.begun - 1) % self.capacity]) if self.begun else None
 
 
 def _last(count: int, capacity: int) -> range:

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .rendezvous import Member
+from .whereabouts import communicators
 
 if TYPE_CHECKING:
     from .communicators.base import Communicator
 
 STALL_S = 20.0
-
-communicators: set[Communicator] = set()
-"""Those of this process that are open and have more than one rank."""
 
 
 def begin(communicator: Communicator) -> None:

@@ -15,13 +15,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...core.errors import PhalanxError, RangeError, ShapeError
-from .. import watch
+from .. import flight_file, watch, whereabouts
 from ..errors import AbortedError, CommunicatorError
 from ..flight import FlightRecorder
 from ..messages import Header, Messages, Program, aligned_bytes, check, consequence, flat_bytes
@@ -85,6 +86,8 @@ class Communicator(ABC):
     """
 
     backend: str = "?"
+    _mesh: Any = None
+    """The connections (a ControlMesh) by which ranks ask each other where they stand; None where there are none."""
 
     def __init__(self, rank: int, size: int, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         if not 0 <= rank < size:
@@ -99,6 +102,13 @@ class Communicator(ABC):
         self.sent_bytes = 0
         """Payload bytes that this rank sent to others."""
         self.flight = FlightRecorder()
+        self.job_ranks: Sequence[int] = range(size)
+        """Each rank's number among all ranks of the job: another one in groups that came from ``split``."""
+        self.owner = threading.get_ident()
+        """The thread of the training loop, whose Python line is shown when others wait for this rank."""
+        self.family: object = self
+        """What all ranks of this group share that are in this process: themselves alone, unless ranks are threads."""
+        self.stall_s = watch.STALL_S
         self._sequence = 0
         self._pair_sequences: dict[tuple[int, int], int] = {}
         self._broken: BaseException | None = None
@@ -137,6 +147,10 @@ class Communicator(ABC):
     def _has_come(self, source: int) -> bool:
         """Is there a message of ``source`` that nobody took? Tells who is missing when a deadline passes."""
         return False
+
+    def _where(self, ranks: Sequence[int]) -> str:
+        """Where these ranks stand, in words, as far as they can be asked within a second; for the error of a deadline."""
+        return whereabouts.describe(self, ranks)
 
     def _unread(self) -> list[int]:
         """The ranks that have not read what was posted to them, where the wire knows; told when a flush is late."""
@@ -247,6 +261,7 @@ class Communicator(ABC):
             self._broken = error
             if not getattr(error, "from_peer", False):
                 self._abort(reason_of(error, self.rank))
+            flight_file.failed(self, error)
         return self._broken
 
     def _scratch(self, nbytes: int) -> np.ndarray:
