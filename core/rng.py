@@ -19,7 +19,7 @@ import numpy as np
 from .errors import RangeError
 from .kernels.table import kernel
 
-PURPOSES = {"dropout": 1, "init": 2, "user": 3, "order": 4, "transform": 5}
+PURPOSES = {"dropout": 1, "init": 2, "user": 3, "order": 4, "transform": 5, "compression": 6}
 _LONE = 128
 """Added to a purpose outside of any shard."""
 
@@ -34,11 +34,11 @@ class Key:
     shard: int
     call: int
 
-    def bits(self, count: int, device: str = "cpu") -> np.ndarray:
-        """``count`` random uint32."""
+    def bits(self, count: int, device: str = "cpu", first: int = 0) -> np.ndarray:
+        """``count`` random uint32, from word ``first`` (a multiple of 4) of this draw on."""
         mixed = splitmix64(self.seed * 0x9E3779B97F4A7C15 + self.purpose)
         words = (self.call, self.shard, self.step)
-        return kernel("philox_bits", device)(count, (mixed & 0xFFFFFFFF, mixed >> 32), words)
+        return kernel("philox_bits", device)(count, (mixed & 0xFFFFFFFF, mixed >> 32), words, first)
 
 
 class _State(threading.local):

@@ -16,17 +16,17 @@ _BLOCK = 8192
 """Counters a pass: eight work arrays of 64 KiB stay in the second-level cache."""
 
 
-def philox_bits(count: int, key: tuple[int, int], words: tuple[int, int, int]) -> np.ndarray:
-    """``count`` random uint32: word i is lane i % 4 of the counter (i // 4, *words) under ``key``.
+def philox_bits(count: int, key: tuple[int, int], words: tuple[int, int, int], first: int = 0) -> np.ndarray:
+    """``count`` random uint32 from word ``first`` (a multiple of 4) on: word i is lane i % 4 of the counter (i // 4, *words).
 
     >>> [hex(x) for x in philox_bits(4, (0, 0), (0, 0, 0))]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    blocks = -(-count // 4)
+    begin, blocks = first // 4, -(-count // 4)
     out = np.empty((blocks, 4), np.uint32)
     for start in range(0, blocks, _BLOCK):
         stop = min(start + _BLOCK, blocks)
-        _rounds(np.arange(start, stop, dtype=np.uint64), key, words, out[start:stop])
+        _rounds(np.arange(begin + start, begin + stop, dtype=np.uint64), key, words, out[start:stop])
     return out.reshape(-1)[:count]
 
 

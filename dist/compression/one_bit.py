@@ -1,0 +1,53 @@
+"""One bit a number: its sign, and per block the mean of the numbers of each sign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .codec import Codec, Draw, aligned, blocks, require_block, rows, sum_by_halves
+
+
+@dataclass(frozen=True, slots=True)
+class OneBit(Codec):
+    """Signs, and two float32 means per block; what is left out comes back in the next step (error feedback).
+
+    Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent", Interspeech 2014 (there a block is a column of a matrix).
+    Error feedback: Karimireddy, Rebjock, Stich, Jaggi, ICML 2019.
+
+    >>> OneBit(block=1024).nbytes(4096)
+    544
+    """
+
+    feedback: ClassVar[bool] = True
+    block: int = 1024
+    """Elements that share their two means."""
+
+    def __post_init__(self) -> None:
+        require_block("OneBit", self.block)
+
+    def nbytes(self, size: int) -> int:
+        return 8 * blocks(size, self.block) + aligned(-(-size // 8))
+
+    def encode(self, values: np.ndarray, out: np.ndarray, draw: Draw) -> None:
+        means, bits = self._split(out, values.size)
+        negative = values < 0
+        bits[:] = np.packbits(negative)
+        for part, (numbers, below) in rows(self.block, values, negative):
+            count = below.sum(axis=1)
+            with np.errstate(all="ignore"):
+                for column, members, how_many in ((0, ~below, below.shape[1] - count), (1, below, count)):
+                    total = sum_by_halves(np.where(members, numbers, np.float32(0)))
+                    means[part, column] = total / np.maximum(how_many, 1).astype(np.float32)
+
+    def decode(self, data: np.ndarray, out: np.ndarray) -> None:
+        means, bits = self._split(data, out.size)
+        negative = np.unpackbits(bits, count=out.size).view(np.bool_)
+        for part, (numbers, below) in rows(self.block, out, negative):
+            numbers[...] = np.where(below, means[part, 1:], means[part, :1])
+
+    def _split(self, data: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        head = 8 * blocks(size, self.block)
+        return data[:head].view(np.float32).reshape(-1, 2), data[head : head + -(-size // 8)]
