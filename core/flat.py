@@ -7,10 +7,13 @@ zero. An all-reduce bucket is a slice, an optimizer step one pass, a checkpoint 
 Optimizer state lives here too, in buffers of the same layout, so that a structural change (a replaced head, another
 dtype, an unfrozen layer, DataParallel around what an optimizer already holds) moves parameters, gradients and state
 together: :func:`pack` builds the new store and re-binds the views.
+
+With ZeRO a rank *owns* a range of the store: it keeps that part of the state (and, if asked, of the gradients) alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,6 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from .backend import device_kind, empty_aligned
+from .owned import Keeper, OwnPart, absent, coarser
 
 if TYPE_CHECKING:
     from .nn.parameter import Parameter
@@ -47,10 +51,17 @@ class FlatStore:
         self.state: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
         """Optimizer -> name -> buffer of this layout."""
         self.views: list[Any] = [None] * len(self.parameters)
+        self.grain = "element"
+        """The coarsest of the optimizers that were made on this store: ownership is cut there."""
+        self.keeper: Keeper | None = None
+        self.owned: tuple[int, int] | None = None
+        """The elements [lo, hi) whose state this rank keeps and updates; None: all."""
+        self.gradient_owned = False
+        """Whether ``gradient`` covers the owned range alone; parameters then have no slot."""
 
-    def new_buffer(self, dtype: Any = None) -> Any:
-        """A zeroed buffer of this layout."""
-        buffer = empty_aligned(self.length, np.dtype(dtype or self.dtype))
+    def new_buffer(self, dtype: Any = None, length: int | None = None) -> Any:
+        """A zeroed buffer of this layout, or of ``length`` elements."""
+        buffer = empty_aligned(self.length if length is None else length, np.dtype(dtype or self.dtype))
         buffer[...] = 0
         return buffer
 
@@ -64,11 +75,107 @@ class FlatStore:
         return buffer[lo:hi].reshape(self.parameters[index].array.shape)
 
     def state_buffer(self, owner: Any, name: str) -> Any:
-        """The state buffer ``name`` of an optimizer, made of zeros at first use."""
+        """The state buffer ``name`` of an optimizer (of the owned range), made of zeros at first use."""
         buffers = self.state.setdefault(owner, {})
         if name not in buffers:
-            buffers[name] = self.new_buffer()
+            lo, hi = self.range
+            buffers[name] = self.new_buffer(length=hi - lo)
         return buffers[name]
+
+    # -- ownership ----------------------------------------------------------------------------------------------------
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """What this rank owns: all without ZeRO."""
+        return (0, self.length) if self.owned is None else self.owned
+
+    def clip(self, lo: int, hi: int) -> tuple[int, int]:
+        """The owned part of the elements [lo, hi); of length 0 where there is none."""
+        low, high = self.range
+        lo = min(max(lo, low), high)
+        return lo, max(lo, min(hi, high))
+
+    def state_part(self, owner: Any, name: str, lo: int, hi: int) -> Any:
+        """The owned elements [lo, hi) in a state buffer."""
+        low = self.range[0]
+        return self.state_buffer(owner, name)[lo - low : hi - low]
+
+    def gradient_part(self, lo: int, hi: int) -> Any:
+        """The elements [lo, hi) of the gradient; owned ones where each rank keeps its own alone."""
+        low = self.range[0] if self.gradient_owned else 0
+        return self.gradient[lo - low : hi - low]
+
+    def state_of(self, owner: Any, name: str, index: int) -> Any:
+        """State of parameter ``index``: a live view in its shape, an :class:`OwnPart` when the state is spread over ranks."""
+        if self.owned is None:
+            return self.view(self.state_buffer(owner, name), index)
+        lo, hi = self.clip(*self.extent(index))
+        array = self.state_part(owner, name, lo, hi)
+        return OwnPart(array, lo - self.offsets[index] if lo < hi else 0, self.parameters[index].array.shape)
+
+    def set_state(self, owner: Any, name: str, index: int, value: Any) -> None:
+        """Take the owned part of ``value``, which is of the parameter's shape."""
+        lo, hi = self.clip(*self.extent(index))
+        start = self.offsets[index]
+        self.state_part(owner, name, lo, hi)[...] = np.reshape(value, -1)[lo - start : hi - start]
+
+    def own(self, lo: int, hi: int, *, gradients: bool) -> None:
+        """From now on keep only [lo, hi) of the state, which is whole now, and of the ``gradients`` if that is asked."""
+        for buffers in self.state.values():
+            for name, buffer in buffers.items():
+                buffers[name] = self.new_buffer(buffer.dtype, hi - lo)
+                buffers[name][...] = buffer[lo:hi]
+        self.owned = lo, hi
+        if gradients:
+            held, self.gradient = self.gradient, self.new_buffer(length=hi - lo)
+            self.gradient[...] = held[lo:hi]
+            self.gradient_owned = True
+            for index, parameter in enumerate(self.parameters):
+                if parameter._grad is not None and parameter._grad.array is not parameter._slot:
+                    self.take_gradient(index, parameter._grad.array)
+                parameter._slot = None
+                if parameter._grad is not None:
+                    parameter._grad.array = self.own_gradient(index)
+
+    def disown(self) -> None:
+        """The opposite of :meth:`own`: everything whole on this rank again. Collective."""
+        keeper = self.keeper
+        assert keeper is not None and self.owned is not None
+        buffers = [(held, name) for held in self.state.values() for name in held]
+        for number, (held, name) in enumerate(buffers):
+            held[name] = keeper.whole(self, held[name], f"{name}, {number + 1} of {len(buffers)}")
+        if self.gradient_owned:
+            held = [parameter._grad is not None for parameter in self.parameters]
+            self.gradient = keeper.whole(self, self.gradient, "gradient") if any(held) else self.new_buffer()
+            self.gradient_owned = False
+            for index, parameter in enumerate(self.parameters):
+                if self.holds(parameter):
+                    parameter._slot = self.view(self.gradient, index)
+                    if parameter._grad is not None:
+                        parameter._grad.array = parameter._slot
+        self.owned = self.keeper = None
+
+    def own_gradient(self, index: int) -> Any:
+        """What ``grad`` of parameter ``index`` holds where gradients are spread: its view if it is owned whole, else :func:`absent`."""
+        lo, hi = self.extent(index)
+        shape = self.parameters[index].array.shape
+        if self.clip(lo, hi) == (lo, hi):
+            return self.gradient_part(lo, hi).reshape(shape)
+        return absent(shape, self.dtype)
+
+    def take_gradient(self, index: int, array: Any) -> None:
+        """Take the owned part of a gradient that somebody else made. What is absent here is left alone."""
+        lo, hi = self.clip(*self.extent(index))
+        if array.flags.writeable and not np.may_share_memory(array, self.gradient):
+            start = self.offsets[index]
+            self.gradient_part(lo, hi)[...] = array.reshape(-1)[lo - start : hi - start]
+
+    def require_grain(self, grain: str) -> None:
+        """An optimizer of ``grain`` will update this store: it must not be cut finer. Collective where ranks own parts."""
+        if (coarse := coarser(self.grain, grain)) != self.grain:
+            self.grain = coarse
+            if self.keeper is not None:
+                self.keeper.recut(self)
 
     def _adopt(self, index: int, parameter: Parameter) -> None:
         """Copy one parameter with its gradient and state in and bind its views to this store."""
@@ -126,7 +233,12 @@ def _pack_group(members: list[Parameter], dtype: np.dtype) -> FlatStore:
     # neighbours in a store that is given up come along, behind: their views must not be left in a dead buffer
     for store in stores.values():
         order.extend(p for p in store.parameters if store.holds(p))
+    for store in stores.values():
+        if store.keeper is not None:
+            store.keeper.release(store)
+    grains = [store.grain for store in stores.values()]
     store = FlatStore(list(dict.fromkeys(order)), dtype)
+    store.grain = functools.reduce(coarser, grains, store.grain)
     for index, parameter in enumerate(store.parameters):
         store._adopt(index, parameter)
     return store

@@ -170,7 +170,9 @@ class Tensor(TensorMath, TensorShape, TensorConvert, TensorOperators):
     @data.setter
     def data(self, value: Any) -> None:
         array = value.array if isinstance(value, Variable) else as_array(value)
-        if self._slot is not None and self.array.shape == array.shape and self.array.dtype == array.dtype:
+        store = getattr(self, "_store", None)  # with ZeRO a parameter in a store may have no gradient slot
+        bound = self._slot is not None or (store is not None and store.holds(self))
+        if bound and self.array.shape == array.shape and self.array.dtype == array.dtype:
             if array is not self.array:
                 self.array[...] = array
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from ..errors import NonFiniteError
 from ..flat import chunk_grid, tree_sum
 from ..nn.parameter import Parameter
+from ..owned import Keeper
 from ..tensor import Tensor
-from .optimizer import want_gradients
+from .optimizer import own_gradient, want_gradients
 
 
 def clip_grad_norm_(
@@ -28,15 +30,16 @@ def clip_grad_norm_(
     """
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     want_gradients(given)
-    gradients = [p._grad.array for p in dict.fromkeys(given) if p._grad is not None]
-    norm = _norm(gradients, norm_type)
+    present = [p for p in dict.fromkeys(given) if p._grad is not None]
+    norm = _norm(present, norm_type)
     if error_if_nonfinite and not np.isfinite(norm):
         raise NonFiniteError(
             f"clip_grad_norm_: the norm of the gradients is {norm}; lower the learning rate or find the layer"
         )
     scale = max_norm / (norm + 1e-6)
     if scale < 1.0:
-        for gradient in gradients:
+        for parameter in present:
+            gradient = own_gradient(parameter)
             gradient *= gradient.dtype.type(scale)
     return Tensor(np.float32(norm))
 
@@ -47,16 +50,38 @@ def clip_grad_value_(parameters: Iterable[Parameter] | Parameter, clip_value: fl
     want_gradients(given)
     for parameter in dict.fromkeys(given):
         if parameter._grad is not None:
-            np.clip(parameter._grad.array, -clip_value, clip_value, out=parameter._grad.array)
+            gradient = own_gradient(parameter)
+            np.clip(gradient, -clip_value, clip_value, out=gradient)
 
 
-def _norm(gradients: list[Any], norm_type: float) -> float:
+def _norm(parameters: Sequence[Parameter], norm_type: float) -> float:
+    """The joint norm, from one number for each chunk of the grid, in the order of parameters and chunks."""
+    grids = [list(chunk_grid(int(np.prod(p._grad.array.shape)))) for p in parameters]
+    ends = list(itertools.accumulate(map(len, grids)))
+    values = np.zeros(ends[-1] if ends else 0)
+    own = np.ones(values.size, bool)
+    keepers: dict[int, tuple[Keeper, list[int]]] = {}
+    for parameter, grid, end in zip(parameters, grids, ends, strict=True):
+        flat, lo = own_gradient(parameter).reshape(-1), 0
+        if (store := parameter._store) is not None and store.gradient_owned and store.holds(parameter):
+            lo = store.clip(*store.extent(parameter._index))[0] - store.offsets[parameter._index]
+            keepers.setdefault(id(store.keeper), (store.keeper, []))[1].extend(range(end - len(grid), end))
+        for number, (start, stop) in enumerate(grid, end - len(grid)):
+            own[number] = lo <= start and stop <= lo + flat.size
+            if own[number]:
+                values[number] = _chunk(flat[start - lo : stop - lo], norm_type)
+    for keeper, numbers in keepers.values():
+        part = values[numbers]
+        keeper.gather_values(part, own[numbers])
+        values[numbers] = part
     if norm_type == float("inf"):
-        return max((float(np.abs(g).max()) for g in gradients if g.size), default=0.0)
-    sums: list[float] = []
-    for gradient in gradients:
-        flat = gradient.reshape(-1)
-        for lo, hi in chunk_grid(flat.size):
-            chunk = flat[lo:hi] if flat.dtype != np.float16 else flat[lo:hi].astype(np.float32)
-            sums.append(float(np.dot(chunk, chunk)) if norm_type == 2.0 else float((np.abs(chunk) ** norm_type).sum()))
-    return tree_sum(sums) ** (1.0 / norm_type)
+        return max((float(values[e - len(g) : e].max()) for g, e in zip(grids, ends, strict=True) if g), default=0.0)
+    return tree_sum(values.tolist()) ** (1.0 / norm_type)
+
+
+def _chunk(chunk: Any, norm_type: float) -> float:
+    if norm_type == float("inf"):
+        return float(np.abs(chunk).max())
+    if chunk.dtype == np.float16:
+        chunk = chunk.astype(np.float32)
+    return float(np.dot(chunk, chunk)) if norm_type == 2.0 else float((np.abs(chunk) ** norm_type).sum())

@@ -2,7 +2,8 @@
 
 A subclass writes two small things: ``state_names(group)``, which buffers it keeps, and ``update(...)``, the pass over
 one contiguous run of the store. Neighbouring parameters of a group that all have a gradient and the same number of
-steps form one run, so that the common case is one call for the whole model.
+steps form one run, so that the common case is one call for the whole model. Where ranks own parts of the store (ZeRO),
+each updates its part of every run, and the new parameters are gathered.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..flat import FlatStore, is_packed, pack
 from ..graph import enable_grad
 from ..nn.module import Module
 from ..nn.parameter import Parameter
+from ..owned import Keeper
 from ..tensor import Tensor
 
 Options = dict[str, Any]
@@ -30,7 +32,8 @@ class Optimizer:
     """
 
     grain = "element"
-    """The smallest unit that an update needs whole: "element", "parameter" or "matrix"; ZeRO cuts only there."""
+    """The smallest unit that an update needs whole; ZeRO cuts only there. "element": any piece of a run; "parameter": each call
+    of :meth:`update` gets one whole parameter; "matrix": the same in the parameter's own shape."""
 
     def __init__(self, params: Iterable[Any], defaults: Options) -> None:
         self.defaults = defaults
@@ -55,7 +58,7 @@ class Optimizer:
         raise NotImplementedError
 
     def update(self, data: Any, gradient: Any, state: dict[str, Any], group: Options, step: int) -> None:
-        """Update ``data`` in place; all arrays are 1-D pieces of the store; ``step`` counts from 1."""
+        """Update ``data`` in place; all arrays are 1-D pieces of the store (see ``grain``); ``step`` counts from 1."""
         raise NotImplementedError
 
     # -- parameters --------------------------------------------------------------------------------------------------
@@ -76,7 +79,11 @@ class Optimizer:
             if id(parameter) in present:
                 raise RangeError("a parameter appears in more than one parameter group")
         self.param_groups.append({**self.defaults, **group, "params": list(dict.fromkeys(params))})
-        pack(self._all())
+        self._pack()
+
+    def _pack(self) -> None:
+        for store in pack(self._all()):
+            store.require_grain(self.grain)
 
     def _all(self) -> list[Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -90,7 +97,7 @@ class Optimizer:
             if set_to_none or parameter._grad is None:
                 parameter._grad = None
             else:
-                parameter._grad.array[...] = 0
+                own_gradient(parameter)[...] = 0
         for listener in listeners.values():
             listener.gradients_cleared()
 
@@ -104,11 +111,25 @@ class Optimizer:
                 loss = closure()
         want_gradients(self._all())
         if any(p.requires_grad and not is_packed(p) for p in self._all()):
-            pack(self._all())
+            self._pack()
+        spans: dict[FlatStore, tuple[int, int]] = {}
         for group in self.param_groups:
             for store, first, last, count in self._runs(group):
-                self._update_run(group, store, first, last, count)
+                lo, hi = store.offsets[first], store.extent(last)[1]
+                self._update_run(group, store, (first, last), count)
+                before = spans.get(store, (lo, hi))
+                spans[store] = min(lo, before[0]), max(hi, before[1])
+        self._gather(spans)
         return loss
+
+    def _gather(self, spans: Mapping[FlatStore, tuple[int, int]]) -> None:
+        """Where ranks own parts: all get the parameters that others updated."""
+        keepers: dict[int, tuple[Keeper, list[tuple[FlatStore, int, int]]]] = {}
+        for store in dict.fromkeys(p._store for p in self._all()):  # an order that all ranks share
+            if store in spans and store.keeper is not None:
+                keepers.setdefault(id(store.keeper), (store.keeper, []))[1].append((store, *spans[store]))
+        for keeper, updated in keepers.values():
+            keeper.gather_parameters(updated)
 
     def _runs(self, group: Options) -> list[tuple[FlatStore, int, int, int]]:
         """(store, first index, last index, steps so far) of neighbours that can be updated in one pass."""
@@ -117,38 +138,40 @@ class Optimizer:
         runs: list[tuple[FlatStore, int, int, int]] = []
         for parameter in ready:
             store, index, count = parameter._store, parameter._index, self._steps.get(parameter, 0)
-            gradient = parameter._grad.array
-            if gradient is not parameter._slot:
-                parameter._slot[...] = gradient
-                parameter._grad.array = parameter._slot
+            settle_gradient(parameter)
             self._steps[parameter] = count + 1
-            if runs and runs[-1][0] is store and runs[-1][2] == index - 1 and runs[-1][3] == count:
+            joins = self.grain == "element" and runs and runs[-1][0] is store
+            if joins and runs[-1][2] == index - 1 and runs[-1][3] == count:
                 runs[-1] = (store, runs[-1][1], index, count)
             else:
                 runs.append((store, index, index, count))
         return runs
 
-    def _update_run(self, group: Options, store: FlatStore, first: int, last: int, count: int) -> None:
-        lo, hi = store.offsets[first], store.extent(last)[1]
-        state = {name: store.state_buffer(self, name)[lo:hi] for name in self.state_names(group)}
-        gradient = store.gradient[lo:hi]
-        self.update(store.data[lo:hi], -gradient if group.get("maximize") else gradient, state, group, count + 1)
+    def _update_run(self, group: Options, store: FlatStore, ends: tuple[int, int], count: int) -> None:
+        """Update the owned part of the parameters from the first to the last of ``ends``."""
+        names = self.state_names(group)
+        for name in names:  # on all ranks alike, also where nothing of the run is owned
+            store.state_buffer(self, name)
+        lo, hi = store.clip(store.offsets[ends[0]], store.extent(ends[1])[1])
+        if lo >= hi:
+            return
+        shape = store.parameters[ends[0]].array.shape if self.grain == "matrix" else (-1,)
+        state = {name: store.state_part(self, name, lo, hi).reshape(shape) for name in names}
+        gradient = store.gradient_part(lo, hi).reshape(shape)
+        data = store.data[lo:hi].reshape(shape)
+        self.update(data, -gradient if group.get("maximize") else gradient, state, group, count + 1)
 
     # -- state, by parameter name (checkpoints) -----------------------------------------------------------------------
 
     def state_arrays(self, names: Mapping[Parameter, str]) -> dict[str, Any]:
-        """Live views of all state, keyed "buffer/parameter name"."""
+        """Live views of all state, keyed "buffer/parameter name"; parts of them (OwnPart) where ranks own parts."""
         found: dict[str, Any] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
                 if self._steps.get(parameter, 0):
                     for name in self.state_names(group):
-                        found[f"{name}/{names[parameter]}"] = self._state_view(parameter, name)
+                        found[f"{name}/{names[parameter]}"] = parameter._store.state_of(self, name, parameter._index)
         return found
-
-    def _state_view(self, parameter: Parameter, name: str) -> Any:
-        store = parameter._store
-        return store.view(store.state_buffer(self, name), parameter._index)
 
     def state_scalars(self, names: Mapping[Parameter, str]) -> dict[str, Any]:
         """Everything else that must survive, as JSON: options of each group and step counts by parameter name."""
@@ -174,7 +197,7 @@ class Optimizer:
         for group, saved in zip(self.param_groups, scalars["groups"], strict=True):
             group.update({key: tuple(v) if isinstance(v, list) else v for key, v in saved["options"].items()})
         self._steps = {p: scalars["steps"][names[p]] for p in self._all() if names[p] in scalars["steps"]}
-        pack(self._all())
+        self._pack()
         wanted = set(keys)
         if set(self.state_arrays(names)) != wanted:
             missing, extra = (
@@ -186,8 +209,12 @@ class Optimizer:
     # -- state, by position (PyTorch's form) ---------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """PyTorch's form: ``{"state": {index: {"step", buffers...}}, "param_groups": [...]}``; arrays are copies."""
+        """PyTorch's form: ``{"state": {index: {"step", buffers...}}, "param_groups": [...]}``; arrays are copies.
+
+        Complete on every rank; where ranks own parts (ZeRO) they are gathered, so that all ranks must call.
+        """
         index = {p: i for i, p in enumerate(self._all())}
+        whole: dict[tuple[FlatStore, str], Any] = {}
         state: dict[int, dict[str, Any]] = {}
         groups = []
         for group in self.param_groups:
@@ -196,9 +223,17 @@ class Optimizer:
             )
             for p in group["params"]:
                 if count := self._steps.get(p, 0):
-                    buffers = {name: self._state_view(p, name).copy() for name in self.state_names(group)}
+                    buffers = {name: self._whole_state(p, name, whole) for name in self.state_names(group)}
                     state[index[p]] = {"step": count, **buffers}
         return {"state": state, "param_groups": groups}
+
+    def _whole_state(self, parameter: Parameter, name: str, whole: dict[tuple[FlatStore, str], Any]) -> Any:
+        """A copy of one parameter's state; ``whole`` remembers what was gathered."""
+        store, index = parameter._store, parameter._index
+        if (store, name) not in whole:
+            buffer = store.state_buffer(self, name)
+            whole[store, name] = buffer if store.owned is None else store.keeper.whole(store, buffer, name)
+        return store.view(whole[store, name], index).copy()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take what :meth:`state_dict` gave, for the same number of groups and parameters."""
@@ -209,13 +244,14 @@ class Optimizer:
             )
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({k: v for k, v in saved.items() if k != "params"})
-        pack(self._all())
+        self._pack()
         for position, parameter in enumerate(self._all()):
             saved = state_dict["state"].get(position)
             self._steps[parameter] = int(saved["step"]) if saved else 0
             for name, value in (saved or {}).items():
                 if name != "step":
-                    self._state_view(parameter, name)[...] = np.asarray(getattr(value, "array", value))
+                    array = np.asarray(getattr(value, "array", value))
+                    parameter._store.set_state(self, name, parameter._index, array)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -230,6 +266,26 @@ def want_gradients(parameters: Iterable[Parameter]) -> None:
     listeners = {id(p._listener): p._listener for p in parameters if p._listener is not None}
     for listener in listeners.values():
         listener.gradients_wanted()
+
+
+def own_gradient(parameter: Parameter) -> Any:
+    """The gradient of ``parameter``, or the part of it that lies on this rank (1-D), to be worked on in place."""
+    store, index = parameter._store, parameter._index
+    if store is None or not store.gradient_owned or not store.holds(parameter):
+        return parameter._grad.array
+    settle_gradient(parameter)
+    return store.gradient_part(*store.clip(*store.extent(index)))
+
+
+def settle_gradient(parameter: Parameter) -> None:
+    """A gradient that somebody assigned goes where the optimizer reads it: into its place in the store."""
+    store, gradient, slot = parameter._store, parameter._grad.array, parameter._slot
+    if store.gradient_owned:
+        store.take_gradient(parameter._index, gradient)
+        parameter._grad.array = store.own_gradient(parameter._index)
+    elif gradient is not slot:
+        slot[...] = gradient
+        parameter._grad.array = slot
 
 
 def check_range(optimizer: str, **values: tuple[float, float, float]) -> None:
