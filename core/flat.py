@@ -145,8 +145,8 @@ class FlatStore:
         for number, (held, name) in enumerate(buffers):
             held[name] = keeper.whole(self, held[name], f"{name}, {number + 1} of {len(buffers)}")
         if self.gradient_owned:
-            held = [parameter._grad is not None for parameter in self.parameters]
-            self.gradient = keeper.whole(self, self.gradient, "gradient") if any(held) else self.new_buffer()
+            present = any(parameter._grad is not None for parameter in self.parameters)
+            self.gradient = keeper.whole(self, self.gradient, "gradient") if present else self.new_buffer()
             self.gradient_owned = False
             for index, parameter in enumerate(self.parameters):
                 if self.holds(parameter):

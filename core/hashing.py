@@ -7,7 +7,7 @@ fingerprint against accidents, not against an adversary.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,19 +26,41 @@ def hash_array(array: Any) -> int:
     >>> hash_array(np.zeros(3, np.float32)) != hash_array(-np.zeros(3, np.float32))
     True
     """
+    return hash_of_sums([sum_of_part(array)], array.nbytes)
+
+
+def sum_of_part(array: Any, start: int = 0) -> int:
+    """What a part of a tensor adds to its hash, for ranks that each hold a part; ``start``: its first byte in the tensor.
+
+    ``start`` must be a multiple of 4, and so must be the part's size unless it is the last.
+
+    >>> import numpy as np
+    >>> whole = np.arange(9, dtype=np.float32)
+    >>> parts = [sum_of_part(whole[:4]), sum_of_part(whole[4:], 16)]
+    >>> hash_of_sums(parts, whole.nbytes) == hash_array(whole)
+    True
+    """
     raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
     whole = raw.size // 4 * 4
     mix = kernel("hash_words", device_kind(array))
-    total = mix(raw[:whole].view(np.uint32), 0)
+    total = mix(raw[:whole].view(np.uint32), start // 4)
     if whole < raw.size:
         tail = int.from_bytes(raw[whole:].tobytes(), "little")
-        total += mix(np.array([tail], np.uint32), whole // 4)
-    return splitmix64((total + raw.size) & _MASK)
+        total += mix(np.array([tail], np.uint32), (start + whole) // 4)
+    return total & _MASK
+
+
+def hash_of_sums(sums: Iterable[int], nbytes: int) -> int:
+    """The hash of a tensor of ``nbytes`` bytes from what all its parts add (:func:`sum_of_part`)."""
+    return splitmix64((sum(sums) + nbytes) & _MASK)
 
 
 def hash_named(arrays: Mapping[str, Any]) -> int:
     """One hash for named arrays, whatever their order: each name is mixed into its array's hash."""
-    total = 0
-    for name, array in arrays.items():
-        total += splitmix64(hash_array(array) ^ zlib.crc32(name.encode()) << 16)
+    return hash_named_hashes({name: hash_array(array) for name, array in arrays.items()})
+
+
+def hash_named_hashes(hashes: Mapping[str, int]) -> int:
+    """What :func:`hash_named` gives, from the arrays' own hashes."""
+    total = sum(splitmix64(value ^ zlib.crc32(name.encode()) << 16) for name, value in hashes.items())
     return splitmix64(total & _MASK)

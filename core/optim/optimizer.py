@@ -279,7 +279,8 @@ def own_gradient(parameter: Parameter) -> Any:
 
 def settle_gradient(parameter: Parameter) -> None:
     """A gradient that somebody assigned goes where the optimizer reads it: into its place in the store."""
-    store, gradient, slot = parameter._store, parameter._grad.array, parameter._slot
+    store, gradient = parameter._store, parameter._grad.array
+    slot: Any = parameter._slot
     if store.gradient_owned:
         store.take_gradient(parameter._index, gradient)
         parameter._grad.array = store.own_gradient(parameter._index)
