@@ -2,13 +2,15 @@
 
 It carries the end of a job (who aborted and why), goodbyes, and what survivors agree on. The kernel closes a dead process's
 connections at once, so the end of a stream without a goodbye *is* the news of a death; a hub would take that news along
-when it dies itself, hence the full mesh. One thread reads all of them; anybody may send.
+when it dies itself, hence the full mesh. A host that is gone closes nothing: ranks of other hosts get a heartbeat every second,
+and a kernel that acknowledges none for 8 s is not there any more (a process that merely stands still has one that does).
+One thread reads all of them; anybody may send.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
+import errno
 import json
 import selectors
 import socket
@@ -20,10 +22,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .errors import DeadlineError, PeerLostError
-from .rendezvous import Member, address_of
+from .member import Member, address_of
+from .secret import NONCE_CHARACTERS, nonce, proof, proves
 
 ALIVE, LEFT, LOST = "alive", "left", "lost"
 TICK_S = 0.5
+BEAT_S = 1.0
+SILENCE_S = 8.0
+"""How long another host's kernel may acknowledge nothing."""
+UNREACHABLE = f"nothing acknowledged for {SILENCE_S:.0f} s: the link is cut or the host is gone"
+_CUT = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 HELLO_LIMIT_BYTES = 1024
 STRANGER_S = 5.0
 _LENGTHS = struct.Struct("<II")  # of the JSON text, of the payload
@@ -59,6 +67,10 @@ class Peer:
     state: str = ALIVE
     since: float = 0.0
     """When it left or was lost (``time.monotonic``)."""
+    why: str = ""
+    """How it was lost, where that is not a plain death."""
+    remote: bool = False
+    """Whether it is on another host."""
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
     sending: threading.Lock = field(default_factory=threading.Lock)
@@ -70,6 +82,7 @@ class _Stranger:
 
     connection: socket.socket
     came: float
+    nonce: str = field(default_factory=nonce)
     received: bytearray = field(default_factory=bytearray)
 
 
@@ -83,8 +96,8 @@ class ControlMesh:
 
     def __init__(self, rank: int, members: Iterable[Member], listener: socket.socket, secret: str) -> None:
         self.rank, self._secret = rank, secret
-        self.peers = {member.rank: Peer(member) for member in members if member.rank != rank}
-        self.me = next(member for member in members if member.rank == rank)
+        self.me = me = next(member for member in members if member.rank == rank)
+        self.peers = {m.rank: Peer(m, remote=m.identity != me.identity) for m in members if m.rank != rank}
         self.changed = threading.Condition()
         """Notified after every change of a peer's state."""
         self.ended: End | None = None
@@ -106,10 +119,10 @@ class ControlMesh:
             socket_.setblocking(False)
         self._selector.register(self._listening, selectors.EVENT_READ, None)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
+        self._thread.start()
         for peer in self.peers.values():
             if peer.member.rank < self.rank:
                 self._connect(peer, deadline)
-        self._thread.start()
         with self.changed:
             while missing := [peer.member for peer in self.peers.values() if peer.connection is None]:
                 left_s = deadline - time.monotonic()
@@ -120,28 +133,33 @@ class ControlMesh:
                     )
 
     def _connect(self, peer: Peer, deadline: float) -> None:
+        connection: socket.socket | None = None
         try:
             connection = socket.create_connection(
                 address_of(peer.member.control), timeout=max(0.01, deadline - time.monotonic())
             )
-            connection.sendall(json.dumps([self.rank, self._proof(self.rank, peer.member.rank)]).encode() + b"\n")
-        except OSError as error:
+            number = _exactly(connection, NONCE_CHARACTERS + 1).decode().strip()
+            words = [self.rank, proof(self._secret, number, f"{self.rank}>{peer.member.rank}")]
+            connection.sendall(json.dumps(words).encode() + b"\n")
+        except (OSError, ValueError) as error:
+            if connection is not None:
+                connection.close()
             raise PeerLostError(
-                f"rank {self.rank} cannot reach {peer.member} at {peer.member.control}: {error}; it died after the rendezvous"
+                f"rank {self.rank} cannot reach {peer.member} at {peer.member.control}: {error}; it died after the "
+                "rendezvous" + (", or a firewall stands between the hosts" if peer.remote else "")
             ) from None
         self._adopt(peer, connection)
+        self._wake()
 
     def _adopt(self, peer: Peer, connection: socket.socket) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._selector.register(connection, selectors.EVENT_READ, peer)
+        if peer.remote and hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_S * 1000))
         with self.changed:
-            peer.connection = connection
+            peer.connection = connection  # the thread registers it
             self.changed.notify_all()
-
-    def _proof(self, source: int, dest: int) -> str:
-        return hmac.digest(self._secret.encode(), f"{source}>{dest}".encode(), "sha256").hex()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -167,7 +185,9 @@ class ControlMesh:
             self.ended = End(reason, self.rank, tuple(self.lost()))
             if not self.ended.lost:
                 self.ended_by[self.rank] = reason
-        self.send_all({"kind": "abort", "reason": reason, "lost": self.lost()})
+        lost = self.lost()
+        why = [self.peers[rank].why for rank in lost]
+        self.send_all({"kind": "abort", "reason": reason, "lost": lost, "why": why})
         self._tell("control_changed")
 
     def lost(self) -> list[int]:
@@ -210,15 +230,20 @@ class ControlMesh:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        next_tick = time.monotonic() + TICK_S
+        next_tick = next_beat = time.monotonic() + TICK_S
         while not self._closing:
             self._stop_listening_when_complete()
-            self._watch_writable()
+            self._watch_connections()
             for key, events in self._selector.select(timeout=max(0.0, next_tick - time.monotonic())):
                 self._handle(key, events)
             if (now := time.monotonic()) >= next_tick:
                 next_tick = now + TICK_S
                 self._drop_silent(now)
+                if now >= next_beat:
+                    next_beat = now + BEAT_S
+                    for rank, peer in self.peers.items():
+                        if peer.remote and peer.state == ALIVE and peer.connection is not None:
+                            self.send(rank, {"kind": "beat"})
                 for listener in list(self.listeners):
                     listener.control_tick(now)
         for key in list(self._selector.get_map().values()):
@@ -231,13 +256,17 @@ class ControlMesh:
             self._selector.unregister(self._listening)
             self._listening.close()
 
-    def _watch_writable(self) -> None:
+    def _watch_connections(self) -> None:
+        """Register what was connected since, and wait for room only where something is unsent."""
         for peer in self.peers.values():
-            if peer.connection is not None and peer.state != LOST and peer.connection.fileno() >= 0:
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
-                with contextlib.suppress(KeyError):
-                    if self._selector.get_key(peer.connection).events != events:
-                        self._selector.modify(peer.connection, events, peer)
+            if peer.connection is None or peer.state == LOST or peer.connection.fileno() < 0:
+                continue
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
+            try:
+                if self._selector.get_key(peer.connection).events != events:
+                    self._selector.modify(peer.connection, events, peer)
+            except KeyError:
+                self._selector.register(peer.connection, events, peer)
 
     def _handle(self, key: selectors.SelectorKey, events: int) -> None:
         if key.fileobj is self._listening:
@@ -256,11 +285,13 @@ class ControlMesh:
         with contextlib.suppress(OSError):
             connection, _ = self._listening.accept()
             connection.setblocking(False)
-            self._selector.register(connection, selectors.EVENT_READ, _Stranger(connection, time.monotonic()))
+            stranger = _Stranger(connection, time.monotonic())
+            connection.send(stranger.nonce.encode() + b"\n")
+            self._selector.register(connection, selectors.EVENT_READ, stranger)
 
     def _greet(self, stranger: _Stranger) -> None:
         """One line, read byte for byte up to its end: what follows belongs to the peer."""
-        data = _receive(stranger.connection, HELLO_LIMIT_BYTES)
+        data, _ = _receive(stranger.connection, HELLO_LIMIT_BYTES)
         if data is None:
             return
         stranger.received += data
@@ -268,7 +299,7 @@ class ControlMesh:
         if data and not newline and len(line) <= HELLO_LIMIT_BYTES:
             return
         self._selector.unregister(stranger.connection)
-        peer = self._recognise(line) if newline else None
+        peer = self._recognise(line, stranger.nonce) if newline else None
         if peer is None:
             stranger.connection.close()
             return
@@ -276,27 +307,26 @@ class ControlMesh:
         self._adopt(peer, stranger.connection)
         self._take_messages(peer)
 
-    def _recognise(self, line: bytes) -> Peer | None:
+    def _recognise(self, line: bytes, number: str) -> Peer | None:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
-            rank, proof = json.loads(line)
+            rank, claimed = json.loads(line)
             peer = self.peers.get(rank)
-            if (
-                peer is not None
-                and peer.connection is None
-                and hmac.compare_digest(str(proof), self._proof(rank, self.rank))
-            ):
-                return peer
+            if peer is not None and peer.connection is None:
+                return peer if proves(claimed, self._secret, number, f"{rank}>{self.rank}") else None
         return None
 
     def _read(self, peer: Peer) -> None:
-        data = _receive(peer.connection, _READ_BYTES)  # type: ignore[arg-type]
+        assert peer.connection is not None
+        data, error = _receive(peer.connection, _READ_BYTES)
         if data is None:
             return
         peer.received += data
         self._take_messages(peer)
         if not data:
-            self._selector.unregister(peer.connection)  # type: ignore[arg-type]
-            peer.connection.close()  # type: ignore[union-attr]
+            self._selector.unregister(peer.connection)
+            peer.connection.close()
+            if peer.state == ALIVE and error in _CUT:
+                peer.why = UNREACHABLE
             self._became(peer, LOST if peer.state == ALIVE else peer.state)
 
     def _take_messages(self, peer: Peer) -> None:
@@ -322,11 +352,12 @@ class ControlMesh:
                     self.ended = End(message["reason"], peer.member.rank, tuple(message["lost"]))
                 if not message["lost"]:
                     self.ended_by[peer.member.rank] = message["reason"]
-            for rank in message["lost"]:
+            for rank, why in zip(message["lost"], message["why"], strict=True):
                 if rank in self.peers:
+                    self.peers[rank].why = self.peers[rank].why or why
                     self._became(self.peers[rank], LOST)
             self._tell("control_changed")
-        else:
+        elif message["kind"] != "beat":
             for listener in list(self.listeners):
                 listener.control_message(peer.member.rank, message, payload)
 
@@ -348,11 +379,19 @@ class ControlMesh:
                 key.data.connection.close()
 
 
-def _receive(connection: socket.socket, limit: int) -> bytes | None:
-    """What has come; empty at the end of the stream or after an error; None when nothing has."""
+def _receive(connection: socket.socket, limit: int) -> tuple[bytes | None, int | None]:
+    """What has come, and the error; empty at the end of the stream or after an error; None when nothing has."""
     try:
-        return connection.recv(limit)
+        return connection.recv(limit), None
     except (BlockingIOError, InterruptedError):
-        return None
-    except OSError:
-        return b""
+        return None, None
+    except OSError as error:
+        return b"", error.errno
+
+
+def _exactly(connection: socket.socket, nbytes: int) -> bytes:
+    """The next ``nbytes`` bytes of a connection that blocks. Raises OSError at its end."""
+    data = connection.recv(nbytes, socket.MSG_WAITALL)
+    if len(data) < nbytes:
+        raise ConnectionError("the connection was closed")
+    return data

@@ -1,15 +1,15 @@
 """The rendezvous: where the ranks of a ZeroMQ job learn each other's addresses.
 
 Rank 0 serves it in a thread, on a listening socket that the launcher hands down (so that no port is ever guessed) or
-on the address of the environment. Every rank, rank 0 too, says hello in one line of JSON and gets the table of all
-ranks once the last one has come. Strangers and garbage on that port are refused and never disturb the others.
+on the address of the environment. Every rank, rank 0 too, says hello in one line of JSON. Once the last one has come all
+learn which hosts there are, say where they listen (beyond the loopback only if there are several), and get the table of all
+ranks. The job's secret is never said, only proved over a number that the server makes for each connection. Strangers and
+garbage on that port are refused and never disturb the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hmac
 import json
 import selectors
 import socket
@@ -17,12 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .env import RankEnvironment
 from .errors import CommunicatorError, DeadlineError, LaunchError
+from .member import Member, address_of, address_text, listen
+from .secret import NONCE_CHARACTERS, job_of, nonce, proof, proves
+
+__all__ = ["Member", "RendezvousServer", "address_of", "job_of", "join", "listen", "serve"]
 
 REPORT_EVERY_S = 5.0
 LINE_LIMIT_BYTES = 4096
@@ -34,60 +37,8 @@ _ANSWER_GRACE_S = 2.0
 _BACKLOG = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One rank of the job, as the others see it."""
-
-    rank: int
-    host: str
-    pid: int
-    data: str
-    """Address of its data socket, in the words of its wire."""
-    control: str
-    """Address where it takes control connections, ``host:port``."""
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} (host {self.host}, pid {self.pid})"
-
-
-def address_of(text: str) -> tuple[str, int]:
-    """``"127.0.0.1:4000"`` as a pair."""
-    host, _, port = text.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def listen(address: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
-    """A listening socket. Raises LaunchError that names who holds the port."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        holder = f" by {port_holder(address[1])}" if error.errno == errno.EADDRINUSE else ""
-        raise LaunchError(
-            f"cannot listen at {address[0]}:{address[1]}: {error.strerror}{holder}. Choose another port, or end that "
-            "process."
-        ) from None
-    return listener
-
-
-def port_holder(port: int) -> str:
-    """Who listens at a TCP port of this machine, in words; what /proc does not tell is "another process"."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                columns = line.split()
-                if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:  # 0A: LISTEN
-                    inodes.add(f"socket:[{columns[9]}]")
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(str(link.readlink()) in inodes for link in (process / "fd").iterdir()):
-                return f"pid {process.name} ({(process / 'comm').read_text().strip()})"
-    return "another process"
+Place = Callable[[list[str], str], tuple[str, str]]
+"""``place(identities of the hosts of all ranks, this rank's address towards the rendezvous)`` -> (data, control) addresses."""
 
 
 @dataclass(eq=False, slots=True)
@@ -96,8 +47,11 @@ class _Visitor:
 
     connection: socket.socket
     came: float
+    nonce: str = field(default_factory=nonce)
     line: bytearray = field(default_factory=bytearray)
     member: Member | None = None
+    placed: bool = False
+    """Whether it has said where it listens since the hosts were told last."""
 
 
 class RendezvousServer:
@@ -124,7 +78,7 @@ class RendezvousServer:
         self._listener = listener or listen()
         self._listener.setblocking(False)
         host, port = self._listener.getsockname()[:2]
-        self.address = f"{host}:{port}"
+        self.address = address_text(host, port)
         self._report = report or (lambda line: print(f"phalanx: {line}", file=sys.stderr, flush=True))
         self._members: dict[int, Member] = {}
         self._complete = False
@@ -182,6 +136,7 @@ class RendezvousServer:
             connection.setblocking(False)
             visitor = _Visitor(connection, time.monotonic())
             self._selector.register(connection, selectors.EVENT_READ, visitor)
+            connection.send(visitor.nonce.encode() + b"\n")
             strangers = [other for other in self._visitors() if other.member is None]
             if len(strangers) > STRANGERS_LIMIT:
                 self._drop(min(strangers, key=lambda other: other.came))
@@ -193,25 +148,27 @@ class RendezvousServer:
             return
         except OSError:
             data = b""
-        if not data or visitor.member is not None:  # a rank that has joined says nothing more
+        if not data:
             if visitor.member is not None and not self._complete:
                 del self._members[visitor.member.rank]  # died while waiting; its restart may come
             self._drop(visitor)
             return
         visitor.line += data
-        if b"\n" in visitor.line:
-            self._hello(visitor, bytes(visitor.line.partition(b"\n")[0]))
+        line, newline, rest = bytes(visitor.line).partition(b"\n")
+        if newline:
+            visitor.line[:] = rest
+            (self._hello if visitor.member is None else self._place)(visitor, line)
         elif len(visitor.line) > LINE_LIMIT_BYTES:
             self._refuse(visitor, "the line is too long")
 
     def _hello(self, visitor: _Visitor, line: bytes) -> None:
         try:
-            words = json.loads(line)
-            job, size, fields = words["job"], words["size"], words["member"]
-            member = Member(**{name: kind(fields[name]) for name, kind in _FIELDS.items()})
+            said, words = _open(line)
+            size, fields = words["size"], words["member"]
+            member = Member(**{name: kind(fields[name]) for name, kind in _FIELDS.items()}, data="", control="")
         except (ValueError, TypeError, KeyError, RecursionError):
             return self._refuse(visitor, "this is the rendezvous of a phalanx job; the hello was not understood")
-        if not hmac.compare_digest(str(job).encode(), self.job.encode()):
+        if not proves(said["proof"], self.job, visitor.nonce, said["text"]):
             return self._refuse(visitor, "this is the rendezvous of another job (PHALANX_JOB differs)")
         if size != self.size or not 0 <= member.rank < self.size:
             return self._refuse(
@@ -226,9 +183,22 @@ class RendezvousServer:
             )
         self._members[member.rank], visitor.member = member, member
         if len(self._members) == self.size:
+            for other in self._visitors():
+                other.placed = False
+            self._answer_all({"hosts": [self._members[rank].identity for rank in range(self.size)]})
+
+    def _place(self, visitor: _Visitor, line: bytes) -> None:
+        """A rank says where it listens; the last one that does completes the table."""
+        member = visitor.member
+        assert member is not None
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            said, words = _open(line)
+            if proves(said["proof"], self.job, visitor.nonce, said["text"]) and not self._complete:
+                self._members[member.rank] = replace(member, data=str(words["data"]), control=str(words["control"]))
+                visitor.placed = True
+        if len(self._members) == self.size and sum(other.placed for other in self._visitors()) == self.size:
             self._complete = True
-            table = [asdict(self._members[rank]) for rank in range(self.size)]
-            self._answer_all({"table": table})
+            self._answer_all({"table": [asdict(self._members[rank]) for rank in range(self.size)]})
 
     def _refuse(self, visitor: _Visitor, why: str) -> None:
         self._answer(visitor, {"error": why})
@@ -247,7 +217,7 @@ class RendezvousServer:
     def _answer(self, visitor: _Visitor, answer: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # whoever does not read is gone, or stuck
             visitor.connection.settimeout(1.0)
-            visitor.connection.sendall(json.dumps(answer).encode() + b"\n")
+            visitor.connection.sendall(_seal(self.job, "server " + visitor.nonce, answer))
             visitor.connection.setblocking(False)
 
     def _drop(self, visitor: _Visitor) -> None:
@@ -265,7 +235,19 @@ class RendezvousServer:
         return f"{len(self._members)} of {self.size} ranks joined, waiting for rank{'s' * (len(missing) > 1)} {shown}"
 
 
-_FIELDS: dict[str, Callable[[Any], Any]] = {"rank": int, "host": str, "pid": int, "data": str, "control": str}
+_FIELDS: dict[str, Callable[[Any], Any]] = {"rank": int, "host": str, "pid": int, "identity": str}
+
+
+def _seal(secret: str, number: str, words: dict[str, Any]) -> bytes:
+    """One line that holds ``words`` and the proof of who says them."""
+    text = json.dumps(words)
+    return json.dumps({"text": text, "proof": proof(secret, number, text)}).encode() + b"\n"
+
+
+def _open(line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What :func:`_seal` made: the envelope, whose proof is still to be checked, and the words in it."""
+    said = json.loads(line)
+    return said, json.loads(said["text"])
 
 
 # -- the side of a rank ----------------------------------------------------------------------------------------------
@@ -288,27 +270,37 @@ def serve(environment: RankEnvironment, timeout_s: float) -> RendezvousServer:
     return RendezvousServer(environment.size, job_of(environment), timeout_s, listener=listener).start()
 
 
-def join(environment: RankEnvironment, member: Member, timeout_s: float) -> list[Member]:
+def join(environment: RankEnvironment, member: Member, timeout_s: float, place: Place | None = None) -> list[Member]:
     """Say hello and wait for the table: one Member per rank, in order.
 
-    Raises LaunchError when refused, DeadlineError that names who did not come.
+    ``place`` is called once all have come, to listen where the others reach this rank; without it the member's own
+    addresses are told. Raises LaunchError when refused, DeadlineError that names who did not come.
     """
     deadline = time.monotonic() + timeout_s + _ANSWER_GRACE_S  # the server's word, which names the missing, comes first
-    who = f"rank {environment.rank} of {environment.size}"
-    hello = {"job": job_of(environment), "size": environment.size, "member": asdict(member)}
+    who, secret = f"rank {environment.rank} of {environment.size}", job_of(environment)
+    me = {name: getattr(member, name) for name in _FIELDS}
+    words: dict[str, Any] = {"size": environment.size, "member": me}
+    addresses: tuple[str, str] | None = None if place else (member.data, member.control)
     with _connected(environment, who, deadline) as connection:
-        connection.sendall(json.dumps(hello).encode() + b"\n")
-        answer = _answer(connection, environment, who, deadline)
-    if "deadline" in answer:
-        raise DeadlineError(f"{who}: rendezvous at {environment.rendezvous}: {answer['deadline']}")
-    if "error" in answer:
-        raise LaunchError(f"{who}: rendezvous at {environment.rendezvous} refused this process: {answer['error']}")
-    return [Member(**row) for row in answer["table"]]
-
-
-def job_of(environment: RankEnvironment) -> str:
-    """What all processes of this start of the job share; those of an earlier start do not."""
-    return f"{environment.job or ''}/{environment.restart}"
+        number = _line(connection, environment, who, deadline).decode(errors="replace")
+        if len(number) != NONCE_CHARACTERS:
+            raise LaunchError(f"{who}: what listens at {environment.rendezvous} is not a phalanx rendezvous")
+        while True:
+            with contextlib.suppress(OSError):  # the answer, or its absence, says more
+                connection.sendall(_seal(secret, number, words))
+            answer = _answer(connection, environment, who, deadline, number)
+            if "deadline" in answer:
+                raise DeadlineError(f"{who}: rendezvous at {environment.rendezvous}: {answer['deadline']}")
+            if "error" in answer:
+                raise LaunchError(
+                    f"{who}: rendezvous at {environment.rendezvous} refused this process: {answer['error']}"
+                )
+            if "table" in answer:
+                return [Member(**row) for row in answer["table"]]
+            if place is not None and addresses is None:
+                addresses = place(answer["hosts"], connection.getsockname()[0])
+            assert addresses is not None
+            words = {"data": addresses[0], "control": addresses[1]}
 
 
 def _rendezvous(environment: RankEnvironment) -> str:
@@ -334,12 +326,13 @@ def _connected(environment: RankEnvironment, who: str, deadline: float) -> socke
             time.sleep(_RETRY_S)
 
 
-def _answer(connection: socket.socket, environment: RankEnvironment, who: str, deadline: float) -> dict[str, Any]:
+def _line(connection: socket.socket, environment: RankEnvironment, who: str, deadline: float) -> bytes:
     data = bytearray()
     try:
         while not data.endswith(b"\n"):
             connection.settimeout(max(0.01, deadline - time.monotonic()))
-            more = connection.recv(65536)
+            there, newline, _ = connection.recv(65536, socket.MSG_PEEK).partition(b"\n")
+            more = connection.recv(len(there) + len(newline))
             if not more:
                 raise CommunicatorError(
                     f"{who}: the rendezvous at {environment.rendezvous} closed before all ranks had come: rank 0 ended"
@@ -352,7 +345,17 @@ def _answer(connection: socket.socket, environment: RankEnvironment, who: str, d
         ) from None
     except OSError as error:
         raise CommunicatorError(f"{who}: lost the rendezvous at {environment.rendezvous}: {error}") from None
+    return bytes(data[:-1])
+
+
+def _answer(
+    connection: socket.socket, environment: RankEnvironment, who: str, deadline: float, number: str
+) -> dict[str, Any]:
+    """What the server says; only a refusal may come from one that does not know the job's secret."""
     try:
-        return json.loads(data)
-    except ValueError:
+        said, words = _open(_line(connection, environment, who, deadline))
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise LaunchError(f"{who}: what listens at {environment.rendezvous} is not a phalanx rendezvous") from None
+    if "error" not in words and not proves(said["proof"], job_of(environment), "server " + number, said["text"]):
+        raise LaunchError(f"{who}: what listens at {environment.rendezvous} does not know this job's secret")
+    return words

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -126,13 +125,10 @@ def test_who_does_not_belong_is_refused_and_the_others_meet(start: Any) -> None:
 
 def test_a_rank_that_died_while_waiting_may_come_again(start: Any) -> None:
     server = start(2)
-    hello = {
-        "job": f"{JOB}/0",
-        "size": 2,
-        "member": {"rank": 1, "host": "h", "pid": 1, "data": "a:1", "control": "a:2"},
-    }
+    words = {"size": 2, "member": {"rank": 1, "host": "h", "pid": 1, "identity": "h"}}
     with socket.create_connection(address_of(server.address)) as dying:
-        dying.sendall(json.dumps(hello).encode() + b"\n")
+        number = dying.recv(100).decode().strip()
+        dying.sendall(rendezvous._seal(f"{JOB}/0", number, words))
         time.sleep(0.2)
     again, other = Joining(environment(server, 1, 2)), Joining(environment(server, 0, 2))
     assert again.outcome() == other.outcome() == [member(0), member(1)]
