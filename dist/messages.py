@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..core.errors import ShapeError
 from .errors import AbortedError, CommunicatorError, DeadlineError, MismatchError
 
+if TYPE_CHECKING:
+    from .communicators.shared_memory import LocalSpace
+    from .reduction.programs import Programs
+
 _MISMATCH = "ranks issued different operations"
 _ALIGNMENT_BYTES = 256
+TEXT_NBYTES = 1024
+"""What a rank says of the operation that it is in, at a meeting in shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,12 @@ class Wire(Protocol):
     def _flush(self, deadline: float) -> None: ...
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any: ...
     def _has_come(self, source: int) -> bool: ...
+    def _where(self, ranks: Sequence[int]) -> str: ...
     def _unread(self) -> list[int]: ...
     def _scratch(self, nbytes: int) -> np.ndarray: ...
+
+    local: LocalSpace | None
+    programs: Programs
 
 
 class Messages:
@@ -95,6 +105,52 @@ class Messages:
         self._heard.add(source)
         return data if out is None else out
 
+    def meet(self, part: str, note: bytes = b"", inline: Sequence[Any] = ()) -> LocalSpace:
+        """Wait until all ranks of this host have come to ``part`` of this operation; then their notes and data can be read."""
+        wire, local = self._wire, self.local
+        assert local is not None
+        text = f"{self.sequence}\n{part}\n{self.operation}".encode()[:TEXT_NBYTES]
+        local.arrive(text, note, inline)
+        for index in local.others():
+            wire.waiting_for = (local.members[index],)
+            try:
+                local.wait_for(index, self._deadline)
+            except TimeoutError:
+                raise self._late_meeting(local, part) from None
+            wire.arrived += 1
+            if local.text(index) != text:
+                self._differs(local.members[index], local.text(index), part)
+        wire.waiting_for = ()
+        return local
+
+    @property
+    def local(self) -> LocalSpace | None:
+        """The memory that the ranks of this host share, if they do."""
+        return self._wire.local
+
+    @property
+    def programs(self) -> Programs:
+        """The collectives that suit where the ranks are, for programs that are made of others."""
+        return self._wire.programs
+
+    def count_sent(self, nbytes: int) -> None:
+        """Count bytes that other ranks read from this one's memory."""
+        self._wire.sent_bytes += nbytes
+
+    def _differs(self, source: int, text: bytes, part: str) -> None:
+        sequence, theirs, operation = (text.decode(errors="replace").split("\n", 2) + ["", ""])[:3]
+        check(
+            Header(source, self.sequence, self.operation, part, -1),
+            Header(source, int(sequence), operation, theirs, -1),
+            self.rank,
+        )
+        raise AssertionError(f"texts of a meeting differ in no field: {text!r}")
+
+    def _late_meeting(self, local: LocalSpace, part: str) -> DeadlineError:
+        missing = [local.members[i] for i in local.others() if not local.has_come(i)]
+        self._heard.update(rank for rank in local.members if rank not in missing)
+        return self._late(missing[0] if missing else None, part)
+
     def flush(self) -> None:
         """Wait until everything posted has left this process, so that our death can no longer take it back."""
         try:
@@ -119,9 +175,11 @@ class Messages:
         else:
             missing = [source]
             what = f"rank {source} came but did not go on" + (f" to part {part!r}" if part else "")
+        waited_s = time.monotonic() - self._began
+        where = self._wire._where(missing)
         return DeadlineError(
-            f"rank {self.rank} of {self.size} waited {time.monotonic() - self._began:.1f} s in {self.operation}: {what}. "
-            f"Look at what {_ranks(missing) or 'the other ranks'} did last: a crash, a hang, or another branch. If only "
+            f"rank {self.rank} of {self.size} waited {waited_s:.1f} s in {self.operation}: {what}. "
+            f"{where and where + '. '}Look at what {_ranks(missing) or 'the other ranks'} did last: a crash, a hang, or another branch. If only "
             "slow, give a longer timeout_s."
         )
 

@@ -10,7 +10,6 @@ caller that waits runs what has not begun yet by itself, which saves the way to 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -21,52 +20,22 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import PhalanxError, RangeError, ShapeError
+from ...core.errors import PhalanxError, RangeError
 from .. import flight_file, watch, whereabouts
 from ..errors import AbortedError, CommunicatorError
 from ..flight import FlightRecorder
-from ..messages import Header, Messages, Program, aligned_bytes, check, consequence, flat_bytes
-from ..reduction import collectives
+from ..messages import Header, Messages, Program, aligned_bytes, check, consequence
+from ..reduction import over_wire
+from ..reduction.programs import Programs
 from ..reduction.tree import slices
+from .shared_memory import LocalSpace
+from .verbs import Verbs
+from .work import Work
 
 __all__ = ["Communicator", "Header", "Messages", "Program", "Work", "check", "consequence", "slices"]
 
 DEFAULT_TIMEOUT_S = 600.0
 _ABORT_GRACE_S = 5.0
-
-
-class Work:
-    """A running operation. ``wait()`` blocks until it is done and returns its result, or raises its error."""
-
-    __slots__ = ("_comm", "_done", "_error", "_result", "name")
-
-    def __init__(self, name: str, comm: Communicator | None = None) -> None:
-        self.name = name
-        self._comm = comm
-        self._done = threading.Event()
-        self._error: BaseException | None = None
-        self._result: Any = None
-
-    def wait(self, timeout_s: float | None = None) -> Any:
-        """The result. Raises the operation's own error (deadline, mismatch, lost peer) or TimeoutError."""
-        comm, began = self._comm, time.monotonic()
-        if timeout_s is None and comm is not None:
-            comm._help(self)
-        if not self._done.wait(timeout_s):
-            raise TimeoutError(f"{self.name} is not done after {timeout_s} s")
-        if comm is not None:
-            comm.flight.waited(self.name, began)
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    @property
-    def done(self) -> bool:
-        return self._done.is_set()
-
-    def _finish(self, result: Any = None, error: BaseException | None = None) -> None:
-        self._result, self._error, self._comm = result, error, None
-        self._done.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +48,7 @@ class _Entry:
     submitted: float = 0.0
 
 
-class Communicator(ABC):
+class Communicator(Verbs, ABC):
     """A group of ranks. Every method must be called by all ranks of it in the same order (``send``/``recv``: by two).
 
     ``timeout_s``: deadline of every operation, from the moment that this rank begins it.
@@ -102,6 +71,9 @@ class Communicator(ABC):
         self.sent_bytes = 0
         """Payload bytes that this rank sent to others."""
         self.flight = FlightRecorder()
+        self.local: LocalSpace | None = None
+        """The memory that this rank shares with others of its host, after :meth:`share_memory`."""
+        self.programs: Programs = over_wire
         self.job_ranks: Sequence[int] = range(size)
         """Each rank's number among all ranks of the job: another one in groups that came from ``split``."""
         self.owner = threading.get_ident()
@@ -144,6 +116,9 @@ class Communicator(ABC):
     def _abort(self, reason: str) -> None:
         """Tell every other rank that the job is over, and why. Any thread may call it; must return at once."""
 
+    def _look(self, ranks: Sequence[int]) -> None:
+        """Raise what ``_take`` would raise of ``ranks`` when the job is over or one of them cannot come any more."""
+
     def _has_come(self, source: int) -> bool:
         """Is there a message of ``source`` that nobody took? Tells who is missing when a deadline passes."""
         return False
@@ -163,7 +138,7 @@ class Communicator(ABC):
         """
         return {}
 
-    def _close(self) -> None:  # noqa: B027 - not every wire holds something
+    def _close(self) -> None:
         """Release what the wire holds. If ``_broken`` is None all is flushed, and a goodbye tells who still waits for us."""
 
     # -- running programs -------------------------------------------------------------------------------------------
@@ -206,6 +181,8 @@ class Communicator(ABC):
                 self._waiting.notify()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name=f"phalanx-comm-{self.rank}", daemon=True)
+                if self.local is not None:
+                    self.local.serving = self._thread
                 self._thread.start()
         return work
 
@@ -269,82 +246,6 @@ class Communicator(ABC):
             self._scratch_bytes = aligned_bytes(nbytes)
         return self._scratch_bytes
 
-    # -- verbs -----------------------------------------------------------------------------------------------------
-
-    def all_reduce(self, array: np.ndarray, *, name: str) -> Work:
-        """Sum ``array`` (C-contiguous) over ranks, in place, by the fixed tree over ranks: equal bits everywhere."""
-        return self.run(lambda m: collectives.all_reduce(m, array), name=_fingerprint("all_reduce", name, array))
-
-    def reduce_scatter(self, array: np.ndarray, *, name: str) -> Work:
-        """Sum over ranks; the result is this rank's slice of ``slices(len(array), size)`` of the 1-D ``array``, a view.
-
-        The other slices keep what this rank had there.
-        """
-        if array.ndim != 1:
-            raise ShapeError(f"reduce_scatter {name!r}: expected a 1-D array, got shape {array.shape}")
-        return self.run(
-            lambda m: collectives.reduce_scatter(m, array), name=_fingerprint("reduce_scatter", name, array)
-        )
-
-    def all_gather(self, array: np.ndarray, out: np.ndarray, *, name: str) -> Work:
-        """``out[r]`` becomes rank r's ``array`` on all ranks; ``out`` has shape ``(size, *array.shape)``."""
-        if out.shape != (self.size, *array.shape) or out.dtype != array.dtype:
-            expected = f"{array.dtype}{[self.size, *array.shape]}"
-            raise ShapeError(f"all_gather {name!r}: expected out of {expected}, got {out.dtype}{list(out.shape)}")
-        flat_bytes(out)
-        return self.run(lambda m: collectives.all_gather(m, array, out), name=_fingerprint("all_gather", name, array))
-
-    def broadcast(self, array: np.ndarray, *, root: int = 0, name: str) -> Work:
-        """``array`` of rank ``root`` on all ranks, in place."""
-        self._check_rank(root, "root", name)
-        name = _fingerprint(f"broadcast from {root}", name, array)
-        return self.run(lambda m: collectives.broadcast(m, array, root), name=name)
-
-    def all_gather_object(self, value: Any, *, name: str) -> Work:
-        """A list of every rank's ``value``, which must be JSON: nothing is ever pickled."""
-        data = _to_json(value, name)
-        return self.run(lambda m: collectives.all_gather_object(m, data), name=f"all_gather_object {name!r}")
-
-    def broadcast_object(self, value: Any, *, root: int = 0, name: str) -> Work:
-        """Rank ``root``'s ``value`` (JSON) on all ranks; what the others pass is not looked at."""
-        self._check_rank(root, "root", name)
-        data = _to_json(value, name) if self.rank == root else b""
-        fingerprint = f"broadcast_object from {root} {name!r}"
-        return self.run(lambda m: collectives.broadcast_object(m, data, root), name=fingerprint)
-
-    def barrier(self, *, name: str = "barrier", timeout_s: float | None = None) -> Work:
-        """Done when all ranks have come here."""
-        return self.run(collectives.barrier, name=f"barrier {name!r}", timeout_s=timeout_s)
-
-    def send(self, array: np.ndarray, dest: int, *, name: str) -> Work:
-        """Send a copy of ``array`` to ``dest``, which calls ``recv`` with the same name, shape and dtype.
-
-        Done as soon as the copy is on its way: two ranks may send to each other before they receive.
-        """
-        self._check_peer(dest, "dest", name)
-        copy = flat_bytes(array).copy()
-        return self._pair(self.rank, dest, lambda m: m.post(dest, copy), _fingerprint("send", name, array))
-
-    def recv(self, array: np.ndarray, source: int, *, name: str) -> Work:
-        """Receive into ``array`` (C-contiguous) what ``source`` sends; the result is ``array``."""
-        self._check_peer(source, "source", name)
-        return self._pair(source, self.rank, lambda m: m.take(source, array), _fingerprint("send", name, array))
-
-    def _pair(self, source: int, dest: int, program: Program, name: str) -> Work:
-        # pairs count for themselves, below zero: they must not shift the numbers of the operations of all ranks
-        number = self._pair_sequences[source, dest] = self._pair_sequences.get((source, dest), 0) - 1
-        return self._submit(program, name, number, flush=False)
-
-    def split(self, color: int, key: int | None = None) -> Communicator:
-        """The group of all ranks that gave the same ``color``, ordered by ``key`` (default: rank). Collective."""
-        raise CommunicatorError(f"backend {self.backend!r} cannot split a group")
-
-    def _members(self, color: int, key: int | None) -> tuple[int, list[int]]:
-        """What a backend's ``split`` needs: a number that no other split here has, and the group's ranks, in order."""
-        number = self._sequence
-        rows = self.all_gather_object([color, self.rank if key is None else key], name="split").wait()
-        return number, [rank for _, rank in sorted((k, rank) for rank, (c, k) in enumerate(rows) if c == color)]
-
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -393,15 +294,6 @@ class Communicator(ABC):
     def __repr__(self) -> str:
         return f"<{self.backend} communicator, rank {self.rank} of {self.size}>"
 
-    def _check_rank(self, rank: int, what: str, name: str) -> None:
-        if not 0 <= rank < self.size:
-            raise RangeError(f"{name!r}: {what} must be a rank in 0..{self.size - 1}, got {rank}")
-
-    def _check_peer(self, rank: int, what: str, name: str) -> None:
-        self._check_rank(rank, what, name)
-        if rank == self.rank:
-            raise RangeError(f"{name!r}: {what} is this rank itself ({rank})")
-
 
 def reason_of(error: BaseException, rank: int) -> str:
     """One line for the other ranks: who failed and why."""
@@ -409,15 +301,3 @@ def reason_of(error: BaseException, rank: int) -> str:
     if isinstance(error, CommunicatorError):
         return text if text.startswith(f"rank {rank} ") else f"rank {rank}: {text}"
     return f"rank {rank}: {type(error).__name__}: {text}" if text else f"rank {rank}: {type(error).__name__}"
-
-
-def _fingerprint(verb: str, name: str, array: np.ndarray) -> str:
-    flat_bytes(array)  # raises where the caller stands
-    return f"{verb} {name!r} {array.dtype}{list(array.shape)}"
-
-
-def _to_json(value: Any, name: str) -> bytes:
-    try:
-        return json.dumps(value).encode()
-    except TypeError as error:
-        raise TypeError(f"{name!r}: objects between ranks must be JSON (nothing is pickled): {error}") from None

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -104,6 +104,7 @@ class MpiCommunicator(Communicator):
     def __init__(self, world: World, members: list[int], tag: int, *, timeout_s: float) -> None:
         super().__init__(members.index(world.rank), len(members), timeout_s=timeout_s)
         self._world, self._members_of_world, self._tag = world, members, tag
+        self.job_ranks = members
         self._sending: list[tuple[Any, int, Any]] = []  # request, receiver, memory
         world.next_tag = max(world.next_tag, tag + 2)
 
@@ -183,6 +184,10 @@ class MpiCommunicator(Communicator):
             for lo in range(0, data.nbytes, PIECE_NBYTES)
         ]
         self._poll(lambda: world.mpi.Request.Testall(requests), deadline)
+
+    def _look(self, ranks: Sequence[int]) -> None:
+        for reason in self._world.told().values():
+            raise consequence(reason)
 
     def _has_come(self, source: int) -> bool:
         return bool(self._world.comm.Iprobe(self._members_of_world[source], self._tag))

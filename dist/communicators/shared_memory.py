@@ -28,12 +28,14 @@ from typing import Any
 import numpy as np
 
 from ...core.backend import ALIGNMENT_BYTES
+from ..messages import TEXT_NBYTES
+from ..reduction.expression import Evaluator
 
 INLINE_NBYTES = 1 << 16
 """Data up to this size travels in the meeting itself."""
-TEXT_NBYTES = 1024
 NOTE_NBYTES = 3072
 """Where a rank says in which blocks its data lies."""
+STAGING_NBYTES = 1 << 20
 _AREA = TEXT_NBYTES + NOTE_NBYTES + INLINE_NBYTES
 _HEAD = 4096  # phase word, sleepers word
 _ROW = _HEAD + 2 * _AREA
@@ -76,16 +78,19 @@ class LocalSpace:
     """The shared memory of one group's ranks on one host.
 
     Args:
-        members: the ranks of the group that are on this host, in order.
-        index: which of them this process is.
-        control: the mapping that :func:`create` made or :func:`attach` opened, with a row for each member.
+        hosts: the ranks of the group on each host, in order.
+        rank: this one.
+        control: the mapping of ``control_nbytes`` bytes that :func:`create` made or :func:`attach` opened.
         look: raises when one of the given ranks cannot come any more.
     """
 
     def __init__(
-        self, members: Sequence[int], index: int, control: mmap.mmap, look: Callable[[Sequence[int]], None]
+        self, hosts: Sequence[Sequence[int]], rank: int, control: mmap.mmap, look: Callable[[Sequence[int]], None]
     ) -> None:
-        self.members, self.index, self.size = list(members), index, len(members)
+        self.hosts = [list(host) for host in hosts]
+        self.members = next(host for host in self.hosts if rank in host)
+        self.index, self.size = self.members.index(rank), len(self.members)
+        self.evaluator = Evaluator()
         self.blocks: dict[int, Block] = {}
         self.serving: threading.Thread | None = None
         """The thread that works beside another one that computes; it goes to sleep early."""
@@ -96,7 +101,11 @@ class LocalSpace:
         self._fence = threading.Lock()
         self._number = 0
         self._made = 0
-        self._others = [i for i in range(self.size) if i != index]
+        self._others = [i for i in range(self.size) if i != self.index]
+        root, start = np.frombuffer(control, np.uint8), self.size * _ROW
+        rows = [root[start + i * STAGING_NBYTES : start + (i + 1) * STAGING_NBYTES] for i in range(self.size + 1)]
+        self.staging, self.staged_result = rows[:-1], rows[-1]
+        """Where arrays that lie in no block are taken through: a piece of each rank's, and of the result."""
         self._nobody = bytes(self.size)
 
     # -- meeting -------------------------------------------------------------------------------------------------------
@@ -235,7 +244,7 @@ class LocalSpace:
 
 def control_nbytes(size: int) -> int:
     """Size of the control mapping of ``size`` local ranks."""
-    return size * _ROW
+    return size * _ROW + (size + 1) * STAGING_NBYTES
 
 
 def create(nbytes: int, name: str) -> tuple[int, mmap.mmap]:

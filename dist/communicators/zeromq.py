@@ -27,7 +27,7 @@ from ..env import RankEnvironment
 from ..errors import AbortedError, LaunchError, PeerLostError
 from ..messages import Header, check, consequence
 from ..rendezvous import Member, RendezvousServer, job_of, join, listen, serve
-from ..watch import STALL_S, StallWatch, Wait, lost_message
+from ..watch import STALL_S, lost_message
 from .base import DEFAULT_TIMEOUT_S, Communicator
 
 INLINE_BYTES = 1 << 15
@@ -93,8 +93,7 @@ class _Job:
             group.wake()
 
     def control_tick(self, now: float) -> None:
-        for group in list(self.groups):
-            group.look_for_stall(now)
+        """Stalls are seen by the watch thread."""
 
 
 class ZeroMQCommunicator(Communicator):
@@ -116,7 +115,7 @@ class ZeroMQCommunicator(Communicator):
         self._waker.linger = 0
         self._waker.connect(f"inproc://{token.hex()}")
         self._waking = threading.Lock()
-        self._stall = StallWatch(self.rank, job.stall_s)
+        self.job_ranks, self.stall_s = self._ranks, job.stall_s
         job.groups.append(self)
 
     @classmethod
@@ -263,6 +262,10 @@ class ZeroMQCommunicator(Communicator):
         self._inbox[source].append((bytes(data[_PREFIX.size : body]), piece))
         self.arrived += 1
 
+    def _look(self, ranks: Sequence[int]) -> None:
+        for rank in ranks:
+            self._raise_if_ended(rank)
+
     def _has_come(self, source: int) -> bool:
         return bool(self._inbox[source])
 
@@ -304,14 +307,6 @@ class ZeroMQCommunicator(Communicator):
         with self._waking:
             if not self._released:
                 self._waker.send(b"")
-
-    def look_for_stall(self, now: float) -> None:
-        """Print a line when the operation in progress has not moved for long. The control thread calls it."""
-        current = self.current
-        if current is None or self._broken is not None:
-            return self._stall.look(None, now)
-        sources = tuple(self._job.members[self._ranks[source]] for source in self.waiting_for)
-        self._stall.look(Wait(current[0], current[1], self.arrived, sources), now)
 
     def _close(self) -> None:
         job = self._job

@@ -39,7 +39,7 @@ def all_reduce(messages: Messages, array: np.ndarray) -> np.ndarray:
     """Sum over ranks in place, by the tree with one leaf per rank."""
     flat = array.reshape(-1)
     reduce_scatter(messages, flat)
-    _gather_slices(messages, flat)
+    all_gather_slices(messages, flat, slices(flat.size, messages.size))
     return array
 
 
@@ -119,6 +119,10 @@ def tree_all_reduce(
     shards: int,
     out: np.ndarray,
     add: Add = np.add,
+    cut: Sequence[tuple[int, int]] | None = None,
+    gather: bool = True,
+    nodes: list[list[Node]] | None = None,
+    members: Sequence[int] | None = None,
 ) -> bool:
     """Sum over all shards into ``out`` (1-D) on every rank, in the order of the tree over ``shards``.
 
@@ -127,9 +131,9 @@ def tree_all_reduce(
     may be ``out`` itself. ``add(left, right, out=...)`` works on elements. Returns whether any shard was present; if none
     was, ``out`` is set to zero.
     """
-    nodes = [whole_subtrees(lo, hi, shards) for lo, hi in ranges]
+    nodes = nodes or [whole_subtrees(lo, hi, shards) for lo, hi in ranges]
     own = _checked(partials, nodes[messages.rank], out, messages)
-    cut = slices(out.size, messages.size)
+    cut = cut or slices(out.size, messages.size)
     for other in others(messages):
         _post_partials(messages, other, [None if p is None else p[slice(*cut[other])] for p in own])
     mine = out[slice(*cut[messages.rank])]
@@ -144,7 +148,8 @@ def tree_all_reduce(
         leaves.update(zip(nodes[other], _take_partials(messages, other, rows), strict=True))
     present = any(leaf is not None for leaf in leaves.values())
     _store(_fold(leaves, shards, add), mine)
-    _gather_slices(messages, out)
+    if gather:
+        all_gather_slices(messages, out, cut)
     return present
 
 
@@ -175,9 +180,8 @@ def tree_merge(
 # -- parts ---------------------------------------------------------------------------------------------------------
 
 
-def _gather_slices(messages: Messages, array: np.ndarray) -> None:
-    """Each rank's slice of the even cut of the 1-D ``array``, to all; empty slices are not sent."""
-    cut = slices(array.size, messages.size)
+def all_gather_slices(messages: Messages, array: np.ndarray, cut: Sequence[tuple[int, int]]) -> None:
+    """Each rank's own range of the 1-D ``array``, to all; empty ranges are not sent."""
     mine = array[slice(*cut[messages.rank])]
     for other in others(messages):
         if mine.size:

@@ -147,6 +147,27 @@ class Evaluator:
             self._free[work.dtype].append(work)
 
 
+def partial_sums(
+    terms: Mapping[Node, Term | None], nodes: Sequence[Node], like: np.ndarray, evaluator: Evaluator | None = None
+) -> list[np.ndarray | None]:
+    """The value of each of ``nodes`` from the terms below it, in memory of its own; None where none is present.
+
+    ``like``: an array of the result's shape and dtype.
+    """
+    evaluator = evaluator or Evaluator()
+    present = {node: term for node, term in terms.items() if term is not None}
+    found: list[np.ndarray | None] = []
+    for a, b in nodes:
+        order = expression((a, b), [n for n in present if a <= n[0] and n[1] <= b])
+        if order is None:
+            found.append(None)
+            continue
+        value = np.empty_like(like)
+        evaluator.evaluate(order, present, [value])
+        found.append(value)
+    return found
+
+
 def _leaf(term: Term, part: slice, out: np.ndarray) -> None:
     if term.scale is None:
         np.copyto(out, term.array[part])
