@@ -6,11 +6,12 @@ Nothing here communicates: a :class:`Keeper` does, and ``dist/zero.py`` provides
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .backend import to_host
 from .errors import RangeError
 
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ class Keeper(Protocol):
 
     def recut(self, store: FlatStore) -> None:
         """Cut anew: the grain of the store has become coarser."""
+
+
+def on_host(array: Any) -> np.ndarray | OwnPart:
+    """An array, or a rank's part of one, in host memory; itself if it is there already."""
+    if isinstance(array, OwnPart):
+        return array if isinstance(array.array, np.ndarray) else replace(array, array=to_host(array.array))
+    return to_host(array)
 
 
 def coarser(first: str, second: str) -> str:

@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..core.backend import array_module, to_host
-from ..core.checkpoint.format import BLOCK_NBYTES, Layout, plain, plan, share
+from ..core.backend import array_module
+from ..core.checkpoint import parts as disk
+from ..core.checkpoint.format import BLOCK_NBYTES, Layout, Range, plain, plan, share
 from ..core.checkpoint.manifest import Manifest, decode, encode
 from ..core.checkpoint.parts import Part, compare, complete, measure, read, read_manifest, require_fit, write
 from ..core.checkpoint.store import Store
 from ..core.errors import CheckpointError, RangeError, StateError
 from ..core.faults import fault_point, set_position
+from ..core.owned import OwnPart, on_host
 from . import env
 from . import group as groups
 
@@ -122,7 +124,7 @@ class Checkpointer:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
         set_position(self._group.rank, self.step)
         fault_point("checkpoint-begin")
-        arrays = {name: to_host(array) for name, array in self._arrays().items()}
+        arrays = {name: on_host(array) for name, array in self._arrays().items()}
         layout = plan(arrays)
         folder, problem = self._on_rank_0("begin", lambda: str(store.begin(self.step, layout)))
         if folder is None:
@@ -139,8 +141,13 @@ class Checkpointer:
         self._saved = self.step, Path(path)
         return Path(path), ""
 
-    def _write(self, folder: Path, layout: Layout, arrays: Mapping[str, np.ndarray]) -> list[Part]:
-        ranges = share(layout.files, self._group.size, self.block_nbytes)[self._group.rank]
+    def _write(self, folder: Path, layout: Layout, arrays: Mapping[str, np.ndarray | OwnPart]) -> list[Part]:
+        # of what is spread over the ranks each writes its own; the rest they share
+        rest = {entry.file for entry in layout.tensors if not isinstance(arrays[entry.name], OwnPart)}
+        shared = [entry for entry in layout.files if entry.name in rest]
+        ranges = share(shared, self._group.size, self.block_nbytes)[self._group.rank]
+        if self._group.rank == 0:
+            ranges += [Range(entry.name, 0, entry.header_nbytes) for entry in layout.files if entry not in shared]
         parts = write(folder, layout, ranges, arrays)
         fault_point("checkpoint-after-write")
         return parts
@@ -239,13 +246,18 @@ class Checkpointer:
     def _read(self, path: Path, manifest: Manifest) -> None:
         arrays = self._arrays()  # only now: preparing state may have moved parameters into a store
         require_fit(path, (t for t in manifest.tensors if self._wants(t.name)), arrays)
-        staged = {name: a if isinstance(a, np.ndarray) else to_host(a) for name, a in arrays.items()}
-        _, problem = self._on_all_ranks("read", lambda: read(path, manifest, staged))
+        staged = {name: on_host(array) for name, array in arrays.items()}
+        rows, problem = self._on_all_ranks("read", lambda: read(path, manifest, staged))
+        if rows is not None:
+            spread = [name for name, array in arrays.items() if isinstance(array, OwnPart)]
+            parts = (Part(*row) for own in rows for row in own)
+            problem = "; ".join(disk.compare_tensors(manifest, spread, parts))
         if problem:
             raise CheckpointError(f"checkpoint {path}: {problem}")
         for name, array in arrays.items():
-            if staged[name] is not array:
-                array[...] = array_module(array).asarray(staged[name])
+            here, there = (a.array if isinstance(a, OwnPart) else a for a in (staged[name], array))
+            if here is not there:
+                there[...] = array_module(there).asarray(here)
 
     def _refuse_other_model(self, path: Path, manifest: Manifest) -> None:
         """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError, StateError
+from ..owned import OwnPart
 from . import checksum
 from .format import Layout, Piece, Range, byte_view, pieces, share
 from .manifest import FileEntry, Manifest, TensorEntry, decode
@@ -58,21 +59,51 @@ def telling(what: str, path: Path) -> Iterator[None]:
 # -- write -------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, layout: Layout, ranges: Sequence[Range], arrays: Mapping[str, np.ndarray]) -> list[Part]:
-    """Write ``ranges`` of the files, make them durable, and return the checksum of each piece."""
+Arrays = Mapping[str, np.ndarray | OwnPart]
+
+
+def write(folder: Path, layout: Layout, ranges: Sequence[Range], arrays: Arrays) -> list[Part]:
+    """Write ``ranges`` of the files, make them durable, and return the checksum of each piece.
+
+    Of a tensor that is spread over the ranks (OwnPart) each writes what it holds, whatever its ranges are.
+    """
+    by_file: dict[str, list[Piece]] = {}
+    for piece in pieces(layout.files, layout.tensors, ranges):
+        if not isinstance(arrays.get(piece.tensor or ""), OwnPart):
+            by_file.setdefault(piece.file, []).append(piece)
+    for piece, _ in _own_pieces(layout.tensors, arrays):
+        by_file.setdefault(piece.file, []).append(piece)
     parts: list[Part] = []
     with telling("write to", folder):
-        for part in ranges:
-            descriptor = os.open(folder / part.file, os.O_WRONLY)
+        for file, own in by_file.items():
+            descriptor = os.open(folder / file, os.O_WRONLY)
             try:
-                for piece in pieces(layout.files, layout.tensors, [part]):
-                    header = piece.tensor is None
-                    data = memoryview(layout.headers[piece.file]) if header else byte_view(arrays[piece.tensor or ""])
-                    parts.append(_write_piece(descriptor, piece, data[piece.lo : piece.lo + piece.nbytes]))
+                for piece in sorted(own, key=lambda piece: piece.offset):
+                    parts.append(_write_piece(descriptor, piece, _data_of(piece, layout, arrays)))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
     return parts
+
+
+def _own_pieces(tensors: Iterable[TensorEntry], arrays: Arrays) -> Iterator[tuple[Piece, OwnPart]]:
+    """What this rank holds of the tensors that are spread over ranks."""
+    for entry in tensors:
+        part = arrays.get(entry.name)
+        if isinstance(part, OwnPart) and part.array.size:
+            lo = part.lo * part.dtype.itemsize
+            yield Piece(entry.file, entry.name, entry.offset + lo, lo, part.array.nbytes), part
+
+
+def _data_of(piece: Piece, layout: Layout, arrays: Arrays) -> memoryview:
+    if piece.tensor is None:
+        data, lo = memoryview(layout.headers[piece.file]), 0
+    else:
+        array = arrays[piece.tensor]
+        spread = isinstance(array, OwnPart)
+        data = byte_view(array.array if isinstance(array, OwnPart) else array)
+        lo = piece.lo if spread else 0
+    return data[piece.lo - lo : piece.lo - lo + piece.nbytes]
 
 
 def _write_piece(descriptor: int, piece: Piece, data: memoryview) -> Part:
@@ -88,6 +119,10 @@ def _write_piece(descriptor: int, piece: Piece, data: memoryview) -> Part:
 
 def complete(layout: Layout, parts: Iterable[Part]) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...]]:
     """The layout's files and tensors with checksums, from the parts of all writers. All bytes must be covered once."""
+    parts = list(parts)
+    written, expected = sum(part.nbytes for part in parts), sum(entry.nbytes for entry in layout.files)
+    if written != expected:
+        raise CheckpointError(f"the ranks wrote {written} bytes of {expected}")
     sums = _join(layout.files, layout.tensors, parts)
     return (
         tuple(replace(entry, checksum=sums[entry.name, None]) for entry in layout.files),
@@ -176,11 +211,16 @@ def compare(manifest: Manifest, parts: Iterable[Part]) -> list[str]:
         if sums[entry.name, None] != entry.checksum
     ]
     return problems + [
-        f"{entry.file}: the checksum of tensor {entry.name} differs: {entry.checksum} in the manifest, "
-        f"{sums[entry.file, entry.name]} on disk"
+        _tensor_problem(entry, sums[entry.file, entry.name])
         for entry in manifest.tensors
         if sums[entry.file, entry.name] != entry.checksum
     ]
+
+
+def _tensor_problem(entry: TensorEntry, found: str) -> str:
+    return (
+        f"{entry.file}: the checksum of tensor {entry.name} differs: {entry.checksum} in the manifest, {found} on disk"
+    )
 
 
 def verify(folder: Path) -> Manifest:
@@ -220,16 +260,41 @@ def require_fit(folder: Path, tensors: Iterable[TensorEntry], arrays: Mapping[st
         raise StateError("\n".join([head, *lines, "  build the model and optimizer that it was saved from"]))
 
 
-def read(folder: Path, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
+def read(folder: Path, manifest: Manifest, arrays: Arrays) -> list[Part]:
     """Read tensors in place into ``arrays`` by name, checking each checksum. Others in the checkpoint are left alone.
+
+    Of a tensor that is spread over the ranks (OwnPart) each reads what it holds; the parts that it returns tell the
+    checksums, to be joined over all ranks and given to :func:`compare_tensors`.
 
     Raises StateError when one is missing or of another shape or dtype, CheckpointError when the bytes are wrong.
     """
     entries = [entry for entry in manifest.tensors if entry.name in arrays]
     require_fit(folder, entries, arrays)
     for entry in entries:
-        with telling("read", folder), open(folder / entry.file, "rb", buffering=0) as file:
-            _read_tensor(file.fileno(), entry, arrays[entry.name])
+        array = arrays[entry.name]
+        if not isinstance(array, OwnPart):
+            with telling("read", folder), open(folder / entry.file, "rb", buffering=0) as file:
+                _read_tensor(file.fileno(), entry, array)
+    parts = []
+    for piece, part in _own_pieces(entries, arrays):
+        view = byte_view(part.array)
+        with telling("read", folder), open(folder / piece.file, "rb", buffering=0) as file:
+            _fill(file.fileno(), view, piece.offset)
+        _copy_back(view, part.array)
+        parts.append(Part(piece.file, piece.tensor, piece.lo, piece.nbytes, checksum.crc32(view)))
+    return parts
+
+
+def compare_tensors(manifest: Manifest, names: Iterable[str], parts: Iterable[Part]) -> list[str]:
+    """What differs between the manifest and the ``parts`` that all ranks read of the tensors ``names``; [] when nothing."""
+    wanted = set(names)
+    entries = [entry for entry in manifest.tensors if entry.name in wanted]
+    sums = _join((), entries, parts)
+    return [
+        _tensor_problem(entry, sums[entry.file, entry.name])
+        for entry in entries
+        if sums[entry.file, entry.name] != entry.checksum
+    ]
 
 
 def _read_tensor(descriptor: int, entry: TensorEntry, array: np.ndarray) -> None:
@@ -240,6 +305,11 @@ def _read_tensor(descriptor: int, entry: TensorEntry, array: np.ndarray) -> None
         raise CheckpointError(
             f"{entry.file}: the checksum of tensor {entry.name} differs: {entry.checksum} expected, {found} read"
         )
+    _copy_back(view, array)
+
+
+def _copy_back(view: memoryview, array: np.ndarray) -> None:
+    """What was read, into ``array`` if the view is of a copy."""
     bytes_of_view = np.frombuffer(view, array.dtype.newbyteorder("<"))
     if not np.may_share_memory(bytes_of_view, array):
         array[...] = bytes_of_view.reshape(array.shape)
