@@ -29,6 +29,11 @@ STARTED = "PHALANX_STARTED_S"
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
 
+FLIGHT = "PHALANX_FLIGHT"
+"""The folder that gets each rank's flight record when the job fails; ``phalanx run`` always names one."""
+CHECK_REPLICAS = "PHALANX_CHECK_REPLICAS"
+"""After so many steps, again and again, the ranks compare hashes of everything that must be equal."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankEnvironment:
@@ -168,6 +173,25 @@ def read_timeout_s(environ: Mapping[str, str]) -> float | None:
     return _seconds(name, environ[name]) if environ.get(name) else None
 
 
+def flight_folder(environ: Mapping[str, str]) -> str | None:
+    """Where flight records belong; None: nowhere."""
+    return environ.get(FLIGHT) or None
+
+
+def check_replicas_every(environ: Mapping[str, str]) -> int | None:
+    """After how many steps replicas are compared; None: never."""
+    every = integer(CHECK_REPLICAS, environ[CHECK_REPLICAS]) if environ.get(CHECK_REPLICAS) else None
+    if every is not None and every < 1:
+        raise LaunchError(f"{CHECK_REPLICAS}={every}: expected a number of steps, at least 1")
+    return every
+
+
+def write_diagnosis(flight: str | None, check_replicas: int | None) -> dict[str, str]:
+    """The variables of :func:`flight_folder` and :func:`check_replicas_every`."""
+    values = {FLIGHT: flight, CHECK_REPLICAS: check_replicas}
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
 def restarted_since(environ: Mapping[str, str]) -> float | None:
     """None in a first launch; after a restart when the launcher began (seconds since 1970)."""
     return float(environ.get(STARTED) or 0.0) if environ.get(RESUME) == "auto" else None
@@ -220,5 +244,5 @@ def describe(environment: RankEnvironment | None) -> str:
 
 def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
-    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS} - {NAMES["timeout_s"]}
+    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS, FLIGHT} - {NAMES["timeout_s"]}
     return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from . import flight_file
 from .communicators.base import Communicator, reason_of
 from .errors import CommunicatorError, DeadlineError, MismatchError, PeerLostError
 
@@ -52,6 +53,8 @@ class Ending:
         if not self._failed.acquire(blocking=False):
             return  # this rank has said why it ends
         code = _INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
+        if self.communicator is not None:
+            flight_file.failed(self.communicator, error.with_traceback(trace))
         if self.communicator is not None and not isinstance(error, KeyboardInterrupt):
             self.communicator.abort(reason_of(error, self.rank))
         is_consequence = self._is_consequence(error)
@@ -82,6 +85,7 @@ class Ending:
             return
         if self.exit_code and self._failed.acquire(blocking=False):
             reason = f"rank {self.rank}: sys.exit({self.exit_code})"
+            flight_file.failed(self.communicator, None, reason)
             print(
                 f"rank {self.rank} of {self.size} ends the job: sys.exit({self.exit_code})", file=sys.stderr, flush=True
             )

@@ -47,12 +47,14 @@ class FlightRecorder:
     [2, 3]
     """
 
-    __slots__ = ("_rows", "_waits", "begun", "capacity", "group", "waited_s", "waits")
+    __slots__ = ("_rows", "_waits", "begun", "capacity", "clock_offset_s", "group", "waited_s", "waits")
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self.group = "all ranks"
         """Which channel this is, in words; equal on all its ranks."""
+        self.clock_offset_s: float | None = None
+        """This process's ``time.monotonic`` minus rank 0's; None where nobody measured it."""
         self.begun = 0
         """How many operations ever began."""
         self.waits = 0

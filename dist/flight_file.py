@@ -1,12 +1,95 @@
-"""Flight records on disk: one file for each rank, written when the job fails or when asked."""
+"""Flight records on disk: one file of JSON lines for each rank, written when the job fails or when asked.
+
+The first line tells the rank, its process, its clock, its errors and where it stood; then come the operations and the
+stretches of waiting of each of its groups. ``phalanx flight DIR`` reads them (see ``phalanx/flight.py``).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import env, whereabouts
 
 if TYPE_CHECKING:
     from .communicators.base import Communicator
 
+_KEPT = 8
+"""So many errors of one rank are told."""
 
-def failed(communicator: Communicator, error: BaseException) -> None:
-    """``communicator`` cannot go on because of ``error``."""
+_writing = threading.Lock()
+_errors: dict[Path, list[str]] = {}
+_lines: dict[Path, str] = {}
+"""File -> the errors and the Python line that it tells."""
+
+
+def failed(communicator: Communicator, error: BaseException | None, words: str = "") -> None:
+    """The rank of ``communicator`` cannot go on: write its record where the environment says, if it says where.
+
+    Any thread. Called again (the error of an operation, then the exception that ends the process) it writes anew.
+    """
+    folder = env.flight_folder(os.environ)
+    if folder is None or communicator.size == 1:
+        return
+    if error is not None:
+        words = f"{type(error).__name__}: {error}"
+    try:
+        write(folder, communicator, words, whereabouts.line_of_error(error) if error is not None else "")
+    except OSError as problem:
+        print(f"phalanx: no flight record of rank {communicator.rank}: {problem}", file=sys.stderr, flush=True)
+
+
+def write(folder: str | os.PathLike[str], communicator: Communicator, words: str = "", line: str = "") -> Path:
+    """Write the record of the rank of ``communicator`` into ``folder``, which is made; the file's path."""
+    rank = communicator.job_ranks[communicator.rank]
+    path = Path(folder, f"rank-{rank}.jsonl")
+    with _writing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        errors = _errors.setdefault(path, [])
+        if words and words not in errors and len(errors) < _KEPT:
+            errors.append(words)
+        line = line or _lines.get(path) or whereabouts.line_of(communicator.owner)
+        if errors:
+            _lines[path] = line
+        groups = whereabouts.of_one_rank(communicator) or [communicator]
+        rows = [_head(communicator, rank, groups, errors, line), *_rows(groups)]
+        new = path.with_suffix(".new")
+        new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        new.replace(path)
+    return path
+
+
+def _head(comm: Communicator, rank: int, groups: list[Communicator], errors: list[str], line: str) -> dict[str, Any]:
+    return {
+        "kind": "rank",
+        "rank": rank,
+        "size": max(len(group.job_ranks) for group in groups),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "backend": comm.backend,
+        "monotonic_s": time.monotonic(),
+        "wall_s": time.time(),
+        "clock_offset_s": comm.flight.clock_offset_s,
+        "errors": errors,
+        "line": line,
+        "groups": [
+            {"name": group.flight.group, "ranks": list(group.job_ranks), "waited_s": group.flight.waited_s}
+            for group in groups
+        ],
+    }
+
+
+def _rows(groups: list[Communicator]) -> Iterator[dict[str, Any]]:
+    for number, group in enumerate(groups):
+        for operation in group.flight.operations():
+            yield {"kind": "operation", "group": number, **asdict(operation)}
+        for waiting in group.flight.waitings():
+            yield {"kind": "waiting", "group": number, **asdict(waiting)}

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -79,31 +78,51 @@ class Position:
 
 def line_of(thread: int) -> str:
     """The line that a thread of this process stands on, by its number: the user's own, and what it is inside of."""
-    return _words_of(sys._current_frames().get(thread))
-
-
-def _words_of(frame: FrameType | None) -> str:
-    if frame is None:
-        return "the end of its script"
-    frames = []
+    frame, places = sys._current_frames().get(thread), []
     while frame is not None:
-        frames.append(frame)
+        places.append(_Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
-    own = (f for f in frames if not f.f_code.co_filename.startswith((_PACKAGE, *_LIBRARIES, "<")))
-    users = next(own, frames[0])
-    inner = next((f for f in frames if f.f_code.co_filename.startswith(_PACKAGE)), frames[0])
-    return _line(users) + ("" if inner is users else f" (inside {_line(inner)})")
+    return _words_of(places)
 
 
-def _line(frame: FrameType) -> str:
-    path = frame.f_code.co_filename
-    if path.startswith(_PACKAGE):
-        path = "phalanx/" + path.removeprefix(_PACKAGE)
-    else:
-        with contextlib.suppress(OSError, ValueError):
-            path = str(Path(path).relative_to(Path.cwd()))
-    name = frame.f_code.co_name
-    return f"{path}:{frame.f_lineno}" + ("" if name == "<module>" else f" in {name}")
+def line_of_error(error: BaseException) -> str:
+    """The line where ``error`` arose, in the same words; empty when nothing of the user's was running."""
+    places, trace = [], error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(_Place(code.co_filename, trace.tb_lineno, code.co_name))
+        trace = trace.tb_next
+    places.reverse()
+    return _words_of(places) if any(place.is_users for place in places) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: str
+    line: int
+    name: str
+
+    @property
+    def is_users(self) -> bool:
+        return not self.path.startswith((_PACKAGE, *_LIBRARIES, "<"))
+
+    def __str__(self) -> str:
+        path = self.path
+        if path.startswith(_PACKAGE):
+            path = "phalanx/" + path.removeprefix(_PACKAGE)
+        else:
+            with contextlib.suppress(OSError, ValueError):
+                path = str(Path(path).relative_to(Path.cwd()))
+        return f"{path}:{self.line}" + ("" if self.name == "<module>" else f" in {self.name}")
+
+
+def _words_of(places: Sequence[_Place]) -> str:
+    """Innermost place first."""
+    if not places:
+        return "the end of its script"
+    users = next((place for place in places if place.is_users), places[0])
+    inner = next((place for place in places if place.path.startswith(_PACKAGE)), places[0])
+    return str(users) + ("" if inner is users else f" (inside {inner})")
 
 
 def of_one_rank(comm: Communicator) -> list[Communicator]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import flight_file
 from ..errors import CommunicatorError, DeadlineError, PeerLostError
 from ..messages import Header
 from .base import Communicator, check, consequence, reason_of
@@ -63,7 +64,7 @@ class ThreadsCommunicator(Communicator):
 
     def __init__(self, hub: Hub, rank: int, *, timeout_s: float) -> None:
         super().__init__(rank, hub.size, timeout_s=timeout_s)
-        self._hub = hub
+        self._hub = self.family = hub
 
     def _post(self, dest: int, header: Header, view: memoryview) -> None:
         with self._hub.changed[dest]:
@@ -108,7 +109,10 @@ class ThreadsCommunicator(Communicator):
 
     def split(self, color: int, key: int | None = None) -> ThreadsCommunicator:
         number, members = self._members(color, key)
-        return ThreadsCommunicator(self._hub.group(number, members), members.index(self.rank), timeout_s=self.timeout_s)
+        hub = self._hub.group(number, members)
+        group = ThreadsCommunicator(hub, members.index(self.rank), timeout_s=self.timeout_s)
+        group.job_ranks, group.stall_s = [self.job_ranks[rank] for rank in members], self.stall_s
+        return group
 
 
 def current_communicator() -> ThreadsCommunicator | None:
@@ -150,6 +154,7 @@ class _Job:
             self.results[rank] = self.function(*self.args)
         except BaseException as error:
             self.errors.append((rank, error))
+            flight_file.failed(communicator, error)
             communicator.abort(reason_of(error, rank))
         finally:
             communicator.close()
