@@ -119,6 +119,9 @@ class Communicator(Verbs, ABC):
     def _look(self, ranks: Sequence[int]) -> None:
         """Raise what ``_take`` would raise of ``ranks`` when the job is over or one of them cannot come any more."""
 
+    def _expect(self, source: int, out: np.ndarray) -> None:
+        """``out`` (1-D uint8) will be taken into from ``source``, after what was announced before: may begin to receive."""
+
     def _has_come(self, source: int) -> bool:
         """Is there a message of ``source`` that nobody took? Tells who is missing when a deadline passes."""
         return False

@@ -1,8 +1,12 @@
 """Collectives as programs over messages: direct exchange, sums by a fixed tree, equal bits on all ranks and in all runs.
 
 Each rank sends its slice j to rank j, which sums slice j in the order of the tree; then everybody gathers the sums: a
-volume of 2 (P - 1) / P of the array per rank, as in a ring, with P - 1 messages at once instead of in a row. All ranks
-talk to all at the beginning, so that a deadline can name who is missing.
+volume of 2 (P - 1) / P of the array per rank, as in a ring, with P - 1 messages at once instead of in a row. Both phases
+overlap (:mod:`.exchange`). Arrays of up to ``SMALL_NBYTES`` go whole to everybody, in one round. All ranks talk to all at
+the beginning, so that a deadline can name who is missing.
+
+``members``: the ranks that take part, in order, this one among them; default all. What is given for each rank (``ranges``,
+``nodes``, ``cut``) is then given for each of them.
 """
 
 from __future__ import annotations
@@ -16,15 +20,16 @@ import numpy as np
 from ...core.errors import ShapeError
 from ..messages import Messages
 from . import tree
+from .exchange import Add, Exchange
 from .tree import Node, fold, slices, whole_subtrees
 
 T = TypeVar("T")
-Add = Callable[..., Any]
-"""``add(left, right, out=left)`` for arrays, as ``numpy.add``."""
+Cut = Sequence[tuple[int, int]]
 
-
-SMALL_NBYTES = 32768
-"""Up to this size the partial sums for one rank travel as one copied message; above it each by itself, not copied."""
+SMALL_NBYTES = 1 << 16
+"""Up to this size everybody sends all it has to all: one round instead of two."""
+SMALL_MEMBERS = 8
+"""With more ranks one round would send too much."""
 
 
 def others(messages: Messages) -> Iterator[int]:
@@ -35,37 +40,50 @@ def others(messages: Messages) -> Iterator[int]:
 # -- arrays --------------------------------------------------------------------------------------------------------
 
 
-def all_reduce(messages: Messages, array: np.ndarray) -> np.ndarray:
+def all_reduce(messages: Messages, array: np.ndarray, *, members: Sequence[int] | None = None) -> np.ndarray:
     """Sum over ranks in place, by the tree with one leaf per rank."""
     flat = array.reshape(-1)
-    reduce_scatter(messages, flat)
-    all_gather_slices(messages, flat, slices(flat.size, messages.size))
+    _sum_over_ranks(messages, flat, _all(messages, members), gather=True)
     return array
 
 
-def reduce_scatter(messages: Messages, array: np.ndarray) -> np.ndarray:
+def reduce_scatter(messages: Messages, array: np.ndarray, *, members: Sequence[int] | None = None) -> np.ndarray:
     """This rank's slice of the sum over ranks, in place in the 1-D ``array``."""
-    cut = slices(array.size, messages.size)
-    for other in others(messages):
-        messages.post(other, array[slice(*cut[other])], "slice")
-    mine = array[slice(*cut[messages.rank])]
-    arrived = messages.scratch((messages.size, mine.size), array.dtype)
-    leaves: dict[Node, np.ndarray | None] = {(messages.rank, messages.rank + 1): mine}
-    for other in others(messages):
-        leaves[other, other + 1] = messages.take(other, arrived[other], "slice")
-    _store(_fold(leaves, messages.size, np.add), mine)
-    return mine
+    members = _all(messages, members)
+    _sum_over_ranks(messages, array, members, gather=False)
+    return array[slice(*slices(array.size, len(members))[members.index(messages.rank)])]
 
 
-def all_gather(messages: Messages, array: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """``out[r]`` is rank r's ``array``."""
-    for other in others(messages):
-        messages.post(other, array)
-    if not np.shares_memory(out[messages.rank : messages.rank + 1], array):
-        out[messages.rank] = array
-    for other in others(messages):
-        messages.take(other, out[other : other + 1])
+def all_gather(
+    messages: Messages, array: np.ndarray, out: np.ndarray, *, members: Sequence[int] | None = None
+) -> np.ndarray:
+    """``out[i]`` is the ``array`` of the i-th member."""
+    members = _all(messages, members)
+    for other in _beside(messages, members):
+        messages.post(members[other], array)
+    me = members.index(messages.rank)
+    if not np.shares_memory(out[me : me + 1], array):
+        out[me] = array
+    for other in _beside(messages, members):
+        messages.expect(members[other], out[other : other + 1])
+    for other in _beside(messages, members):
+        messages.take(members[other], out[other : other + 1])
     return out
+
+
+def all_gather_slices(messages: Messages, array: np.ndarray, cut: Cut, *, members: Sequence[int] | None = None) -> None:
+    """Each rank's own range ``cut[rank]`` of the 1-D ``array`` to all, in place; empty ranges are not sent."""
+    members = _all(messages, members)
+    parts = [array[slice(*bounds)] for bounds in cut]
+    mine, beside = parts[members.index(messages.rank)], list(_beside(messages, members))
+    for other in beside:
+        if mine.size:
+            messages.post(members[other], mine, "range")
+    theirs = [(members[other], parts[other]) for other in beside if parts[other].size]
+    for rank, part in theirs:
+        messages.expect(rank, part)
+    for rank, part in theirs:
+        messages.take(rank, part, "range")
 
 
 def broadcast(messages: Messages, array: np.ndarray, root: int) -> np.ndarray:
@@ -119,38 +137,30 @@ def tree_all_reduce(
     shards: int,
     out: np.ndarray,
     add: Add = np.add,
-    cut: Sequence[tuple[int, int]] | None = None,
+    *,
+    cut: Cut | None = None,
     gather: bool = True,
-    nodes: list[list[Node]] | None = None,
+    nodes: Sequence[Sequence[Node]] | None = None,
     members: Sequence[int] | None = None,
 ) -> bool:
     """Sum over all shards into ``out`` (1-D) on every rank, in the order of the tree over ``shards``.
 
-    ``partials``: for each whole subtree of this rank's range of ``ranges`` (``tree.whole_subtrees``) its sum, 1-D of
-    ``out``'s length and dtype, or None where none of its shards had samples. They may be overwritten, and one of them
-    may be ``out`` itself. ``add(left, right, out=...)`` works on elements. Returns whether any shard was present; if none
-    was, ``out`` is set to zero.
+    Args:
+        partials: for each node that this rank brings its sum, 1-D of ``out``'s length and dtype, or None where none of its
+            shards had samples. They may be overwritten, and one of them may be ``out`` itself.
+        ranges: the shards [lo, hi) of each rank, which then brings the whole subtrees in it (``tree.whole_subtrees``).
+        add: ``add(left, right, out=...)`` for elements.
+        cut: the range [lo, hi) of ``out`` that each rank adds up (default: even slices).
+        gather: False leaves only this rank's own range of ``out`` complete, and sends nothing else.
+        nodes: instead of ``ranges``, the nodes that each rank brings; together they must make up all shards.
+
+    Returns whether any shard was present; if none was, ``out`` (its own range without ``gather``) is set to zero.
     """
-    nodes = nodes or [whole_subtrees(lo, hi, shards) for lo, hi in ranges]
-    own = _checked(partials, nodes[messages.rank], out, messages)
-    cut = cut or slices(out.size, messages.size)
-    for other in others(messages):
-        _post_partials(messages, other, [None if p is None else p[slice(*cut[other])] for p in own])
-    mine = out[slice(*cut[messages.rank])]
-    leaves = {
-        n: None if p is None else p[slice(*cut[messages.rank])] for n, p in zip(nodes[messages.rank], own, strict=True)
-    }
-    arrived = messages.scratch((sum(map(len, nodes)), mine.size), out.dtype)
-    row = 0
-    for other in others(messages):
-        rows = arrived[row : row + len(nodes[other])]
-        row += len(nodes[other])
-        leaves.update(zip(nodes[other], _take_partials(messages, other, rows), strict=True))
-    present = any(leaf is not None for leaf in leaves.values())
-    _store(_fold(leaves, shards, add), mine)
-    if gather:
-        all_gather_slices(messages, out, cut)
-    return present
+    members = _all(messages, members)
+    nodes = nodes if nodes is not None else [whole_subtrees(lo, hi, shards) for lo, hi in ranges]
+    own = _checked(partials, nodes[members.index(messages.rank)], out, messages)
+    cut = cut if cut is not None else slices(out.size, len(members))
+    return _sum(Exchange(messages, members, nodes, shards, cut, add), own, out, gather)
 
 
 def tree_merge(
@@ -180,20 +190,25 @@ def tree_merge(
 # -- parts ---------------------------------------------------------------------------------------------------------
 
 
-def all_gather_slices(messages: Messages, array: np.ndarray, cut: Sequence[tuple[int, int]]) -> None:
-    """Each rank's own range of the 1-D ``array``, to all; empty ranges are not sent."""
-    mine = array[slice(*cut[messages.rank])]
-    for other in others(messages):
-        if mine.size:
-            messages.post(other, mine, "sum")
-    for other in others(messages):
-        theirs = array[slice(*cut[other])]
-        if theirs.size:
-            messages.take(other, theirs, "sum")
+def _all(messages: Messages, members: Sequence[int] | None) -> Sequence[int]:
+    return range(messages.size) if members is None else members
 
 
-def _fold(leaves: dict[Node, np.ndarray | None], shards: int, add: Add) -> np.ndarray | None:
-    return _reduce(leaves, shards, lambda left, right: add(left, right, out=left))
+def _beside(messages: Messages, members: Sequence[int]) -> Iterator[int]:
+    """Indices of the other members, beginning after this one."""
+    me = members.index(messages.rank)
+    return ((me + step) % len(members) for step in range(1, len(members)))
+
+
+def _sum_over_ranks(messages: Messages, array: np.ndarray, members: Sequence[int], *, gather: bool) -> None:
+    count = len(members)
+    nodes = [[(index, index + 1)] for index in range(count)]
+    _sum(Exchange(messages, members, nodes, count, slices(array.size, count), np.add), [array], array, gather)
+
+
+def _sum(exchange: Exchange, own: Sequence[np.ndarray | None], out: np.ndarray, gather: bool) -> bool:
+    small = out.nbytes <= SMALL_NBYTES and (len(exchange.members) <= SMALL_MEMBERS or not gather)
+    return (exchange.in_one_round if small else exchange.in_segments)(own, out, gather)
 
 
 def _reduce(leaves: Mapping[Node, T | None], shards: int, merge: Callable[[T, T], T]) -> T | None:
@@ -206,19 +221,12 @@ def _reduce(leaves: Mapping[Node, T | None], shards: int, merge: Callable[[T, T]
     return total
 
 
-def _store(value: np.ndarray | None, out: np.ndarray) -> None:
-    if value is None:
-        out.fill(0)
-    elif value.ctypes.data != out.ctypes.data:
-        np.copyto(out, value)
-
-
 def _checked(
-    partials: Mapping[Node, np.ndarray | None], nodes: list[Node], out: np.ndarray, messages: Messages
+    partials: Mapping[Node, np.ndarray | None], nodes: Sequence[Node], out: np.ndarray, messages: Messages
 ) -> list[np.ndarray | None]:
     if set(partials) != set(nodes):
         raise ShapeError(
-            f"{messages.operation}: rank {messages.rank} must bring the partial sums of {nodes}, got {sorted(partials)}"
+            f"{messages.operation}: rank {messages.rank} must bring the partial sums of {list(nodes)}, got {sorted(partials)}"
         )
     for node, partial in partials.items():
         if partial is not None and (partial.shape != out.shape or partial.dtype != out.dtype or out.ndim != 1):
@@ -227,37 +235,6 @@ def _checked(
                 f"{list(out.shape)}, got {partial.dtype}{list(partial.shape)}"
             )
     return [partials[node] for node in nodes]
-
-
-def _post_partials(messages: Messages, dest: int, pieces: list[np.ndarray | None]) -> None:
-    """One message that says which are present; small ones ride on it, large ones follow, each by itself."""
-    present = [piece for piece in pieces if piece is not None]
-    flags = bytes(piece is not None for piece in pieces)
-    if not present or len(present) * present[0].nbytes <= SMALL_NBYTES:
-        messages.post(dest, b"".join([flags, *(piece.tobytes() for piece in present)]), "partial sums")
-        return
-    messages.post(dest, flags, "partial sums")
-    for piece in present:
-        messages.post(dest, piece, "partial sum")
-
-
-def _take_partials(messages: Messages, source: int, rows: np.ndarray) -> list[np.ndarray | None]:
-    data = messages.take(source, part="partial sums")
-    flags = data[: len(rows)]
-    nbytes = rows.shape[1] * rows.itemsize
-    ride = sum(flags) * nbytes <= SMALL_NBYTES
-    at = len(rows)
-    found: list[np.ndarray | None] = []
-    for flag, row in zip(flags, rows, strict=True):
-        if not flag:
-            found.append(None)
-        elif ride:
-            row.view(np.uint8)[:] = np.frombuffer(data, np.uint8, nbytes, at)
-            at += nbytes
-            found.append(row)
-        else:
-            found.append(messages.take(source, row, "partial sum"))
-    return found
 
 
 def _pack(values: list[bytes | None]) -> bytes:
