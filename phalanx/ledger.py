@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .core.hashing import hash_named
+from .core.hashing import hash_named, hash_named_hashes
 from .core.nn.module import Module
 from .dist.errors import CommunicatorError
 from .dist.group import current
+from .dist.zero import whole_hashes
 
 
 class Ledger:
@@ -51,14 +52,14 @@ class Ledger:
 
 
 def hashes(model: Module, optimizer: Any) -> dict[str, str]:
-    """The 64-bit hashes of weights, optimizer state and buffers, in hexadecimal."""
+    """The 64-bit hashes of weights, optimizer state and buffers, in hexadecimal. With ZeRO all ranks must call."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     weights = {name: p.array for p, name in names.items()}
     buffers = {name: buffer.array for name, buffer in model.named_buffers()}
     state = optimizer.state_arrays(names)
     return {
         "weights": f"{hash_named(weights):016x}",
-        "optimizer": f"{hash_named(state):016x}",
+        "optimizer": f"{hash_named_hashes(whole_hashes(state, current().control)):016x}",
         "buffers": f"{hash_named(buffers):016x}",
     }
 
