@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("action", choices=("ls", "verify"), help="ls: one line each; verify: read every checksum")
     checkpoints.add_argument("folder", metavar="DIR")
     checkpoints.set_defaults(call=_ckpt, name="ckpt")
+    _add_doctor(commands)
     return parser
 
 
@@ -81,11 +82,35 @@ def _add_run(commands: Any) -> None:
     add("--restarts", type=int, default=0, metavar="K", help="start anew up to K times after a failure (default 0)")
     add("--timeout", type=float, metavar="S", help="deadline of a collective in seconds")
     add("--grace", type=float, default=30.0, metavar="S", help="seconds to save and leave after SIGTERM (default 30)")
+    add("--flight", metavar="DIR", help="folder for each rank's last operations if the job fails (default: a new one)")
+    add("--check-replicas", type=int, metavar="N", help="compare all ranks' parameters and state every N steps")
     add("--dry-run", action="store_true", help="print rank, host, environment and command, and start nothing")
     add("--no-prefix", action="store_true", help="print the ranks' lines as they are")
     add("script", help="path of the script")
     add("arguments", nargs=argparse.REMAINDER, help="what the script gets").required = False
     parser.set_defaults(call=_run, name="run")
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor", help="say what is wrong with this machine or between these ranks", description=doctor.HELP
+    )
+    add = parser.add_argument
+    add("--json", action="store_true", help="print everything for programs")
+    add(
+        "--sweep",
+        action="store_true",
+        help="remove what killed MPI jobs of this user left in /dev/shm and /tmp, and nothing else",
+    )
+    add("--checkpoint-dir", metavar="DIR", help="measure how soon the ranks see a new file there")
+    add(
+        "--timeout",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="deadline of a message between two ranks (default 15 seconds)",
+    )
+    parser.set_defaults(call=_doctor, name="doctor")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -103,6 +128,8 @@ def _run(options: argparse.Namespace) -> int:
         restarts=options.restarts,
         grace_s=options.grace,
         prefix=not options.no_prefix,
+        flight=options.flight,
+        check_replicas=options.check_replicas,
     )
     if options.dry_run:
         print(dry_run(arguments))
@@ -120,6 +147,11 @@ def _ops(options: argparse.Namespace) -> int:
 def _ckpt(options: argparse.Namespace) -> int:
     show = _module("show")
     return (show.list_checkpoints if options.action == "ls" else show.verify_checkpoints)(options.folder)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    doctor = _module("doctor.main")
+    return doctor.doctor(doctor.Options(options.json, options.sweep, options.checkpoint_dir, options.timeout))
 
 
 def _module(name: str) -> Any:
