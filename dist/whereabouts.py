@@ -120,9 +120,10 @@ def _words_of(places: Sequence[_Place]) -> str:
     """Innermost place first."""
     if not places:
         return "the end of its script"
-    users = next((place for place in places if place.is_users), places[0])
-    inner = next((place for place in places if place.path.startswith(_PACKAGE)), places[0])
-    return str(users) + ("" if inner is users else f" (inside {inner})")
+    number = next((number for number, place in enumerate(places) if place.is_users), 0)
+    inside = places[:number]
+    inner = next((place for place in inside if place.path.startswith(_PACKAGE)), inside[0] if inside else None)
+    return str(places[number]) + (f" (inside {inner})" if inner is not None else "")
 
 
 def of_one_rank(comm: Communicator) -> list[Communicator]:

@@ -39,6 +39,10 @@ class RunArguments:
     grace_s: float = 30.0
     """How long ranks may take to save and leave after SIGTERM or SIGUSR1."""
     prefix: bool = True
+    flight: str | None = None
+    """Folder for the flight records of a job that fails (default: one in the folder for temporary files)."""
+    check_replicas: int | None = None
+    """After so many steps, again and again, replicas are compared."""
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -47,6 +51,8 @@ class RunArguments:
             raise LaunchError(f"--restarts {self.restarts}: expected 0 or more")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise LaunchError(f"--timeout {self.timeout_s:g}: expected seconds above 0")
+        if self.check_replicas is not None and self.check_replicas < 1:
+            raise LaunchError(f"--check-replicas {self.check_replicas}: expected a number of steps, at least 1")
         if not self.grace_s >= 0:
             raise LaunchError(f"--grace {self.grace_s:g}: expected seconds, 0 or more")
 
@@ -112,6 +118,7 @@ def make_plan(
     hosts = (Host("localhost", arguments.ranks),)
     base = env.without_ranks(machine.environ)
     common = _common(arguments, machine, restart)
+    common |= env.write_diagnosis(flight_folder(arguments, machine, job, restart), arguments.check_replicas)
     command = _command(arguments, machine.python)
     places = _places(hosts, arguments.ranks)
     if mpi is not None:
@@ -135,6 +142,24 @@ def make_plan(
         ),
         base,
     )
+
+
+def flight_folder(arguments: RunArguments, machine: Machine, job: str, restart: int = 0) -> str:
+    """Where the ranks of one attempt leave their flight records when they fail; the first that fails makes it.
+
+    >>> flight_folder(RunArguments("train.py"), Machine("python", 1, {"TMPDIR": "/scratch"}), "demo")
+    '/scratch/phalanx-flight-demo'
+    """
+    given = arguments.flight or machine.environ.get(env.FLIGHT)
+    if not given or not names_flight_folder(arguments, machine):
+        return os.path.join(machine.environ.get("TMPDIR") or "/tmp", f"phalanx-flight-{job}")
+    return os.path.join(os.path.abspath(given), f"restart-{restart}") if restart else os.path.abspath(given)
+
+
+def names_flight_folder(arguments: RunArguments, machine: Machine) -> bool:
+    """Did the user say where flight records belong? What a launcher around this one says is for its own ranks."""
+    by_environment = machine.environ.get(env.FLIGHT) and not machine.environ.get(env.LAUNCHED)
+    return bool(arguments.flight or by_environment)
 
 
 # --- parts --------------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from ..dist.errors import LaunchError
 from .local import listen, start_mpirun, start_ranks
 from .mpirun import FOLDERS, Mpirun, find_mpirun
 from .output import Printer, Sink
-from .plan import LaunchPlan, Machine, RunArguments, make_plan
+from .plan import LaunchPlan, Machine, RunArguments, flight_folder, make_plan, names_flight_folder
 from .process import Guardian, Job
+from .records import FlightRecords
 from .supervise import Outcome, Signals, Supervisor
 
 FIRST_PAUSE_S = 0.5
@@ -35,15 +36,17 @@ def run(arguments: RunArguments) -> int:
     check_script(arguments)
     machine = look_around()
     mpi = find_mpirun(machine.python, machine.environ) if arguments.mpi else None
+    records = FlightRecords(keep=names_flight_folder(arguments, machine))
     with Signals() as signals:
         for restart in range(arguments.restarts + 1):
-            outcome = _attempt(arguments, machine, mpi, signals, restart)
+            outcome = _attempt(arguments, machine, mpi, signals, restart, records)
             if outcome.code == 0 or outcome.asked or restart == arguments.restarts:
                 break
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**restart)
             _say(f"{outcome.words}; restart {restart + 1} of {arguments.restarts} in {pause_s:g} s")
             if signals.wait(pause_s):
                 break
+    records.end(failed=outcome.code != 0 and not outcome.asked)
     return outcome.code
 
 
@@ -84,8 +87,21 @@ def _package_root() -> str | None:
     return str(root)
 
 
-def _attempt(arguments: RunArguments, machine: Machine, mpi: Mpirun | None, signals: Signals, restart: int) -> Outcome:
-    name = f"{os.getpid():x}-{secrets.token_hex(6)}"
+def new_job_name() -> str:
+    """A name that no other run has."""
+    return f"{os.getpid():x}-{secrets.token_hex(6)}"
+
+
+def _attempt(
+    arguments: RunArguments,
+    machine: Machine,
+    mpi: Mpirun | None,
+    signals: Signals,
+    restart: int,
+    records: FlightRecords,
+) -> Outcome:
+    name = new_job_name()
+    records.begin(flight_folder(arguments, machine, name, restart))
     job = Job(mark=f"{env.NAMES['job']}={name}")
     printers = _printers(arguments, machine)
     with contextlib.ExitStack() as stack:

@@ -21,7 +21,9 @@ from .dist.communicators.threads import current_communicator, run_threads
 from .dist.errors import LaunchError
 from .dist.group import pass_signals_on
 from .launch.output import FOLD_WINDOW_S, Printer, Sink
-from .launch.plan import RunArguments
+from .launch.plan import RunArguments, flight_folder, names_flight_folder
+from .launch.records import FlightRecords
+from .launch.run import look_around, new_job_name
 
 FLUSH_S = 5.0
 """How long the last output may wait for its reader."""
@@ -54,18 +56,31 @@ def run_in_threads(arguments: RunArguments) -> int:
 
     timeout_s = arguments.timeout_s or env.read_timeout_s(os.environ) or DEFAULT_TIMEOUT_S
     pass_signals_on()
+    records = _prepare(arguments)
+    exit_code = 1
     try:
         with _marked_output(arguments):
             run_threads(rank_main, arguments.ranks, timeout_s=timeout_s)
+        exit_code = 0
     except SystemExit as leaving:
-        return _exit_code(leaving)
+        exit_code = _exit_code(leaving)
     except KeyboardInterrupt:
         print("phalanx run: interrupted; stopping all ranks", file=sys.stderr)
-        return 130
+        exit_code = 130
     except BaseException as error:
         traceback.print_exception(error.with_traceback(_from_script(error.__traceback__, code.co_filename)))
-        return 1
-    return 0
+    records.end(failed=exit_code not in (0, 130))
+    return exit_code
+
+
+def _prepare(arguments: RunArguments) -> FlightRecords:
+    """What the launcher of processes puts into their environment goes into this one's own."""
+    machine = look_around()
+    records = FlightRecords(keep=names_flight_folder(arguments, machine))
+    folder = flight_folder(arguments, machine, new_job_name())
+    records.begin(folder)
+    os.environ.update(env.write_diagnosis(folder, arguments.check_replicas))
+    return records
 
 
 def _from_script(frames: TracebackType | None, path: str) -> TracebackType | None:
