@@ -93,7 +93,12 @@ def _add_run(commands: Any) -> None:
 
 def _add_doctor(commands: Any) -> None:
     parser = commands.add_parser(
-        "doctor", help="say what is wrong with this machine or between these ranks", description=doctor.HELP
+        "doctor",
+        help="say what is wrong with this machine or between these ranks, and how it is mended",
+        description="Examine Python, NumPy and its BLAS, oneDNN, CuPy, MPI, ZeroMQ, shared memory, limits, interfaces, and "
+        "what killed MPI jobs left. On several ranks (phalanx run --no-prefix -n 4 -m phalanx doctor, or under mpirun) also "
+        "the latency and bandwidth between every two ranks, their clocks, and how soon they see a new file; the links are "
+        "kept in the user's cache folder. Exit code: 0 all is well or there are notes, 1 there are warnings, 2 there are errors.",
     )
     add = parser.add_argument
     add("--json", action="store_true", help="print everything for programs")
