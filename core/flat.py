@@ -82,6 +82,23 @@ class FlatStore:
             buffers[name] = self.new_buffer(length=hi - lo)
         return buffers[name]
 
+    def move(self, *, data: Any = None, gradient: Any = None) -> None:
+        """Let values or gradients lie in other buffers of this layout (memory that ranks share); all views follow."""
+        if data is not None:
+            data[...], self.data = self.data, data
+        if gradient is not None:
+            gradient[...], self.gradient = self.gradient, gradient
+        for index, parameter in enumerate(self.parameters):
+            if not self.holds(parameter):
+                continue
+            if data is not None:
+                parameter.array = self.views[index] = self.view(data, index)
+            if gradient is not None:
+                slot = self.view(gradient, index)
+                if parameter._grad is not None and parameter._grad.array is parameter._slot:
+                    parameter._grad.array = slot
+                parameter._slot = slot
+
     # -- ownership ----------------------------------------------------------------------------------------------------
 
     @property

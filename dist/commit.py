@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 
 def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: ShardState) -> None:
     """Divide the sums by the total weight, once, into the gradient slots; no gradient where no shard used a parameter."""
+    own = set(parameters)
     for lane in lanes:
-        np.divide(lane.result, lane.result.dtype.type(state.weight), out=lane.store.gradient, casting="same_kind")
+        store, number = lane.store, lane.result.dtype.type(state.weight)
+        if own.issuperset(store.parameters):
+            np.divide(lane.result, number, out=store.gradient, casting="same_kind")
+            continue
+        for index, parameter in enumerate(store.parameters):  # the others are of another model
+            if parameter in own:
+                part = slice(*store.extent(index))
+                np.divide(lane.result[part], number, out=store.gradient[part], casting="same_kind")
     for parameter, used in zip(parameters, state.used_by_some, strict=True):
         parameter._grad = Tensor(parameter._slot) if used else None
 

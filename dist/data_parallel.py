@@ -19,7 +19,6 @@ from ..core.nn.statistics import collect, discard
 from .errors import MismatchError
 from .group import Group, current
 from .reducer import Reducer
-from .reduction.bucket import BUCKET_BYTES
 
 if TYPE_CHECKING:
     from ..core.data.step import Step
@@ -52,7 +51,7 @@ class DataParallel(Module):
     """
 
     def __init__(
-        self, module: Module, *, group: Group | None = None, bucket_bytes: int = BUCKET_BYTES, overlap: bool = True
+        self, module: Module, *, group: Group | None = None, bucket_bytes: int | None = None, overlap: bool = True
     ) -> None:
         super().__init__()
         if not isinstance(module, Module):

@@ -16,7 +16,7 @@ from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
 from .reduction.bucket import Bucket
-from .reduction.collectives import tree_all_reduce
+from .reduction.expression import Evaluator, expression
 from .reduction.tree import Accumulator
 from .shard_state import ShardState, Votes, decode, encode, exchange, merge
 
@@ -27,18 +27,22 @@ if TYPE_CHECKING:
 class Fold:
     """The sums of one cycle on this rank."""
 
-    def __init__(self, group: Group, bucket_bytes: int) -> None:
+    def __init__(self, group: Group, bucket_bytes: int | None) -> None:
         self.group, self.bucket_bytes = group, bucket_bytes
         self.shards, self.ranges = group.shard_count, group.ranges
         self.first, self.stop = self.ranges[group.rank]
         self.lanes: list[Lane] = []
         self.buckets: list[tuple[Lane, Bucket]] = []
         self._works: list[Work] = []
+        self._evaluator = Evaluator()
         self.reset()
 
     def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
         """Cut the stores into buckets; after a structural change, between two cycles."""
-        self.lanes = [Lane(store, self.shards, self.bucket_bytes) for store in stores]
+        comm = self.group.communicator
+        self.lanes = [
+            Lane(store, comm, self.shards, self.ranges, self.bucket_bytes, f"{store.dtype} store") for store in stores
+        ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
         self.bucket_of: dict[Parameter, int] = {}
         self.labels: list[str] = []
@@ -47,7 +51,7 @@ class Fold:
             self.bucket_of.update(dict.fromkeys(members, number))
             ends = [names.get(p, "?") for p in (members[0], members[-1])]
             label = ends[0] if len(members) == 1 else f"{ends[0]} to {ends[1]}"
-            self.labels.append(f"gradient bucket {number} ({label}) {lane.leaf_dtype}[{bucket.hi - bucket.lo}]")
+            self.labels.append(f"gradient bucket {number} ({label})")
         self.reset()
 
     def reset(self) -> None:
@@ -72,12 +76,7 @@ class Fold:
         """Take the leaf of a shard that is not the last owned one: the gradients as they stand, times the weight."""
         self.skip_to(shard)
         for lane in self.lanes:
-            leaf = None
-            if state is not None:
-                leaf = lane.leaf_buffer()
-                for bucket in lane.buckets:
-                    lane.write_leaf(leaf, bucket, state.weight)
-            lane.fold.push(shard, leaf)
+            lane.push(shard, None if state is None else state.weight)
         self._states.push(shard, state)
         self.next_shard = shard + 1
 
@@ -91,20 +90,17 @@ class Fold:
             self.submitted += 1
 
     def _submit(self, lane: Lane, bucket: Bucket, weight: float, label: str) -> None:
-        leaf = None
-        if weight:
-            lane.write_leaf(lane.last_leaf, bucket, weight)
-            leaf = lane.last_leaf[bucket.lo : bucket.hi]
-        first = self.next_shard
-        partials = lane.folded(bucket, [(s, leaf if s == first else None) for s in range(first, self.stop)])
+        terms = lane.terms(bucket, range(self.next_shard, self.stop), weight)
         out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
-        if self.group.size == 1:
-            total = partials.get((0, shards))
-            out[...] = -0.0 if total is None else total
+        if self.group.size > 1:
+            self._works.append(self.group.communicator.tree_all_reduce(terms, ranges, shards, out, name=label))
             return
-        self._works.append(
-            self.group.communicator.run(lambda m: tree_all_reduce(m, partials, ranges, shards, out), name=label)
-        )
+        present = {node: term for node, term in terms.items() if term is not None}
+        order = expression((0, shards), present)
+        if order is None:
+            out.fill(-0.0)
+        else:
+            self._evaluator.evaluate(order, present, [out])
 
     def wait(self) -> None:
         """Until every bucket that was submitted is complete."""

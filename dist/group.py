@@ -15,6 +15,7 @@ from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
 from ..core.faults import set_position
 from . import env, excepthook, processor
+from .clocks import clock_offset
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.mpi import MpiCommunicator
@@ -23,6 +24,7 @@ from .communicators.zeromq import ZeroMQCommunicator
 from .errors import CommunicatorError, LaunchError
 from .lifeline import die_with_parent
 from .reduction.tree import owned_range
+from .watch import STALL_S
 
 
 @dataclass(eq=False)
@@ -128,7 +130,13 @@ _local = _Local()
 
 
 def init(
-    *, shards: int | None = None, seed: int = 0, backend: str | None = None, timeout_s: float | None = None
+    *,
+    shards: int | None = None,
+    seed: int = 0,
+    backend: str | None = None,
+    timeout_s: float | None = None,
+    stall_s: float = STALL_S,
+    shared_memory: bool = True,
 ) -> Group:
     """Find the other ranks and set up this one. Call it first, on every rank, with equal arguments.
 
@@ -142,6 +150,8 @@ def init(
         seed: every random number of the job follows from it.
         backend: ``"mpi"`` or ``"zmq"`` instead of what the launcher implies.
         timeout_s: deadline of each operation between ranks, in seconds (default 600, or ``PHALANX_TIMEOUT_S``).
+        shared_memory: let ranks of one host sum gradients in memory that they share; the bits are the same without.
+        stall_s: after so many seconds in which nothing came, one line says who is missing and where that rank stands.
 
     Raises LaunchError when the environment contradicts itself or the ranks differ in processor or libraries.
 
@@ -155,11 +165,13 @@ def init(
         raise RangeError(f"init expects backend to be None or one of {', '.join(env.BACKENDS)}, got {backend!r}")
     if timeout_s is not None and not timeout_s > 0:
         raise RangeError(f"init expects timeout_s to be None or a number of seconds above 0, got {timeout_s!r}")
+    if not stall_s > 0:
+        raise RangeError(f"init expects stall_s to be a number of seconds above 0, got {stall_s!r}")
     previous = _local.group
     if previous is not None and previous.size > 1:
         raise LaunchError(f"rank {previous.rank} of {previous.size}: phalanx.init() was called twice")
     shutdown()
-    group = _connect(backend, timeout_s)
+    group = _connect(backend, timeout_s, shared_memory)
     group.shards, group.seed = shards, seed
     rng.manual_seed(seed)
     set_placement(Placement(group.rank, group.size, shards))
@@ -171,12 +183,13 @@ def init(
     group.fingerprint = processor.fingerprint()
     _local.group = group
     if group.size > 1:
+        _prepare_diagnosis(group, stall_s)
         _agree(group)
         _say(group)
     return group
 
 
-def _connect(backend: str | None, timeout_s: float | None) -> Group:
+def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) -> Group:
     threads = current_communicator()
     if threads is not None:
         if timeout_s is not None:
@@ -196,9 +209,13 @@ def _connect(backend: str | None, timeout_s: float | None) -> Group:
     else:
         communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline)
     excepthook.attach(communicator)
+    control = communicator.split(0)
+    if shared_memory:
+        communicator.share_memory()
+        control.share_memory()
     group = Group(
         communicator,
-        communicator.split(0),
+        control,
         local_rank=found.local_rank,
         local_size=found.local_size,
         source=found.source,
@@ -206,6 +223,14 @@ def _connect(backend: str | None, timeout_s: float | None) -> Group:
     excepthook.attach(communicator, group.last_words)
     atexit.register(shutdown)
     return group
+
+
+def _prepare_diagnosis(group: Group, stall_s: float) -> None:
+    """What stall lines and flight records need to know."""
+    group.control.flight.group = "control"
+    offset_s = 0.0 if group.local_size == group.size else clock_offset(group.control)
+    for communicator in (group.communicator, group.control):
+        communicator.stall_s, communicator.flight.clock_offset_s = stall_s, offset_s
 
 
 def _agree(group: Group) -> None:
@@ -226,9 +251,10 @@ def _agree(group: Group) -> None:
 
 def _say(group: Group) -> None:
     if group.rank == 0:
+        memory = "" if group.communicator.local is None else " and shared memory"
         mode = "fast mode" if group.shards is None else f"shards={group.shards}"
         print(
-            f"phalanx: {group.size} ranks from {group.source}, over {group.backend}, {mode}",
+            f"phalanx: {group.size} ranks from {group.source}, over {group.backend}{memory}, {mode}",
             file=sys.stderr,
             flush=True,
         )

@@ -1,28 +1,47 @@
-"""One flat store on its way through the reduction: shard leaves, pending partial sums, buckets, results."""
+"""One flat store on its way through the reduction: pending partial sums, buckets, results.
+
+Where ranks of one host share memory, all of these lie there: the ranks that sum a slice read every gradient and partial
+sum where it is, and one result serves the whole host.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from ..core.flat import FlatStore
+from .communicators.base import Communicator
 from .reduction.bucket import Bucket, plan_buckets
-from .reduction.tree import Accumulator, Node
+from .reduction.expression import Term
+from .reduction.tree import Accumulator, Node, pending_limit
 
 
 class Lane:
-    """One flat store on its way through the reduction: its buckets, pending partial sums and results."""
+    """One flat store on its way through the reduction. Made by all ranks together.
 
-    def __init__(self, store: FlatStore, shards: int, bucket_bytes: int) -> None:
-        self.store = store
+    Args:
+        ranges: the shards of each rank.
+        name: of the store, for messages.
+    """
+
+    def __init__(
+        self,
+        store: FlatStore,
+        communicator: Communicator,
+        shards: int,
+        ranges: list[tuple[int, int]],
+        bucket_bytes: int | None,
+        name: str,
+    ) -> None:
+        self.store, self.shards = store, shards
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
         self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, bucket_bytes)
-        self.shards = shards
-        self.result = store.new_buffer(self.leaf_dtype)
-        self.last_leaf = store.new_buffer(self.leaf_dtype)
-        """The leaf of the last owned shard, written bucket by bucket; never part of the fold, so that it can be redone."""
-        self._free: list[np.ndarray] = []
+        share = communicator.shared_empty
+        self.result = share(store.length, self.leaf_dtype, name=f"{name} result", common=True)
+        """The sum over all shards, bucket by bucket; one for all ranks of the host."""
+        if communicator.size > 1 and not communicator.is_shared(store.gradient):
+            store.move(gradient=share(store.length, store.dtype, name=f"{name} gradient"))
+        limit = max(pending_limit(lo, hi, shards) for lo, hi in ranges)
+        self._free = [share(store.length, self.leaf_dtype, name=f"{name} partial sum {i}") for i in range(limit)]
         self.reset()
 
     def reset(self) -> None:
@@ -31,38 +50,41 @@ class Lane:
             self._free += [p for p in self.fold.partials.values() if p is not None]
         self.fold: Accumulator[np.ndarray] = Accumulator(self.shards, self._add)
 
-    def leaf_buffer(self) -> np.ndarray:
-        return self._free.pop() if self._free else self.store.new_buffer(self.leaf_dtype)
+    def push(self, shard: int, weight: float | None) -> None:
+        """Take the leaf of a shard that is not the last owned one: the gradients as they stand, times ``weight``."""
+        leaf = None
+        if weight is not None:
+            leaf = self._free.pop() if self._free else self.store.new_buffer(self.leaf_dtype)
+            for bucket in self.buckets:
+                self.mark_unused(bucket)
+            np.multiply(self.store.gradient, self.leaf_dtype.type(weight), out=leaf, dtype=self.leaf_dtype)
+        self.fold.push(shard, leaf)
 
-    def folded(self, bucket: Bucket, leaves: Sequence[tuple[int, np.ndarray | None]]) -> dict[Node, np.ndarray | None]:
-        """The partial sums of one bucket after ``leaves`` (shard, leaf) of it; what the fold holds stays as it is.
+    def terms(self, bucket: Bucket, shards: range, weight: float) -> dict[Node, Term | None]:
+        """What this rank brings for one bucket: partial sums, and of the first of ``shards`` the gradient times ``weight``.
 
-        The sum may have to be done again (an unforeseen backward pass somewhere), so nothing of the fold is given away.
+        Nothing is written but the slots of unused parameters, so that the sum can be done again (after an unforeseen
+        backward pass somewhere). The other ``shards`` are absent; with a weight of 0 the first one is, too.
         """
         part = slice(bucket.lo, bucket.hi)
-        fold: Accumulator[np.ndarray] = Accumulator(self.shards, lambda left, right: np.add(left, right, out=right))
-        fold.partials = {node: None if held is None else held[part] for node, held in self.fold.partials.items()}
-        for shard, leaf in leaves:
-            fold.push(shard, leaf)
-        own = [held for held in fold.partials.values() if held is not None and held.base is not self.last_leaf.base]
-        copies = {id(held): held.copy() for held in own}
-        return {node: copies.get(id(held), held) for node, held in fold.partials.items()}
+        found: dict[Node, Term | None] = {
+            node: None if held is None else Term(held[part]) for node, held in self.fold.partials.items()
+        }
+        found.update({(shard, shard + 1): None for shard in shards})
+        if weight:
+            self.mark_unused(bucket)
+            found[shards[0], shards[0] + 1] = Term(self.store.gradient[part], weight)
+        return found
+
+    def mark_unused(self, bucket: Bucket) -> None:
+        """-0.0, which adds nothing to any number, where a parameter was not used."""
+        store = self.store
+        for index in range(bucket.first, bucket.last + 1):
+            if store.parameters[index]._grad is None:
+                lo, hi = store.extent(index)
+                store.gradient[lo:hi] = -0.0
 
     def _add(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         np.add(left, right, out=left)
         self._free.append(right)
         return left
-
-    def write_leaf(self, leaf: np.ndarray, bucket: Bucket, weight: float) -> None:
-        """``leaf = gradient * weight``; -0.0, which adds nothing to any number, where a parameter was not used."""
-        store = self.store
-        np.multiply(
-            store.gradient[bucket.lo : bucket.hi],
-            leaf.dtype.type(weight),
-            out=leaf[bucket.lo : bucket.hi],
-            dtype=leaf.dtype,
-        )
-        for index in range(bucket.first, bucket.last + 1):
-            if store.parameters[index]._grad is None:
-                lo, hi = store.extent(index)
-                leaf[lo:hi] = -0.0

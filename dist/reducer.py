@@ -26,7 +26,6 @@ from ..core.tensor import Tensor
 from .commit import commit_statistics, unused, write_means
 from .fold import Fold
 from .group import Group
-from .reduction.bucket import BUCKET_BYTES
 from .shard_state import ShardState
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _backward = threading.local()
 class Reducer:
     """The gradient listener and loader observer of one DataParallel."""
 
-    def __init__(self, module: Module, group: Group, *, bucket_bytes: int = BUCKET_BYTES, overlap: bool = True) -> None:
+    def __init__(self, module: Module, group: Group, *, bucket_bytes: int | None = None, overlap: bool = True) -> None:
         self.module, self.group, self.overlap = module, group, overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None

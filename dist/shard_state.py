@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .messages import Messages
-from .reduction.collectives import all_gather_bytes
 from .reduction.tree import Node, fold, whole_subtrees
 
 Statistics = dict[str, tuple[float, np.ndarray, np.ndarray]]
@@ -76,7 +75,7 @@ def exchange(
     Posted messages have left this process when it returns: from then on this rank's death cannot take its part back.
     """
     own = [partials.get(node) for node in whole_subtrees(*ranges[messages.rank], shards)]
-    rows = all_gather_bytes(messages, encode(own, votes))
+    rows = messages.programs.all_gather_bytes(messages, encode(own, votes))
     messages.flush()
     return join(rows, ranges, shards)
 

@@ -80,7 +80,7 @@ class Verbs:
 
         The result is whether any shard was present; if none was, ``out`` is set to zero.
         """
-        fingerprint = _fingerprint("tree_all_reduce", name, out) + f" over {shards} shards"
+        fingerprint = f"{name} {out.dtype}[{out.size}]"
         return self.run(
             lambda m: m.programs.tree_all_reduce(m, terms, ranges, shards, out, cut, gather), name=fingerprint
         )
@@ -93,6 +93,10 @@ class Verbs:
     def share_memory(self) -> bool:
         """Let the ranks of each host share memory; False, with a line that says why, where they cannot. All ranks call."""
         return sharing.share_memory(cast("Communicator", self))
+
+    def is_shared(self, array: np.ndarray) -> bool:
+        """Whether an array lies where the other ranks of this host can read it."""
+        return self.local is not None and self.local.find(array) is not None
 
     def shared_empty(
         self, shape: int | Sequence[int], dtype: Any = np.float32, *, name: str, common: bool = False

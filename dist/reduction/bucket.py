@@ -24,7 +24,7 @@ def plan_buckets(
     offsets: Sequence[int],
     length: int,
     itemsize: int,
-    bucket_bytes: int = BUCKET_BYTES,
+    bucket_bytes: int | None = None,
     first_bytes: int = FIRST_BUCKET_BYTES,
 ) -> list[Bucket]:
     """Cut a layout into buckets of at most ``bucket_bytes`` (a larger parameter is a bucket of its own).
@@ -35,6 +35,7 @@ def plan_buckets(
     [(0, 64), (64, 1024), (1024, 1088)]
     """
     buckets: list[Bucket] = []
+    bucket_bytes = bucket_bytes or BUCKET_BYTES
     limit = min(first_bytes, bucket_bytes)
     ends = [*offsets[1:], length]
     lo = first = 0

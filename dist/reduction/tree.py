@@ -96,6 +96,27 @@ class Accumulator(Generic[T]):
         self.partials[node] = value
 
 
+def pending_limit(lo: int, hi: int, shards: int) -> int:
+    """How many partial sums the owner of [lo, hi) holds at once while it folds all but its last shard.
+
+    >>> [pending_limit(0, k, 8) for k in (1, 2, 3, 4, 8)]
+    [0, 1, 2, 2, 3]
+    """
+    held = most = 0
+
+    def add(left: int, right: int) -> int:
+        nonlocal held
+        held -= 1
+        return left
+
+    fold: Accumulator[int] = Accumulator(shards, add)
+    for shard in range(lo, hi - 1):
+        held += 1
+        most = max(most, held)
+        fold.push(shard, 0)
+    return most
+
+
 def _parents(shards: int) -> dict[Node, tuple[Node, Node]]:
     """Node -> (parent, sibling) for the tree over ``shards``."""
     table: dict[Node, tuple[Node, Node]] = {}
