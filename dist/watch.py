@@ -225,8 +225,11 @@ def end(communicator: Communicator) -> None:
     _thread.end(communicator)
 
 
-def lost_message(rank: int, peer: Member, current: tuple[str, float] | None, left: bool) -> str:
-    """Why an operation cannot go on: the peer died, or left in good order while this rank still needs it."""
+def lost_message(rank: int, peer: Member, current: tuple[str, float] | None, left: bool, why: str = "") -> str:
+    """Why an operation cannot go on: the peer died, or left in good order while this rank still needs it.
+
+    ``why``: how it was lost, where the end of its process is not what was seen.
+    """
     where = "between two operations"
     if current is not None:
         where = f"while in {current[0]}, {time.monotonic() - current[1]:.1f} s after it began"
@@ -235,6 +238,8 @@ def lost_message(rank: int, peer: Member, current: tuple[str, float] | None, lef
             f"rank {rank} needs {peer}, which has closed its communicator, {where}. Every rank must do the same operations; "
             "that one finished earlier"
         )
+    if why:
+        return f"rank {rank} lost {peer} {where}: {why}"
     return (
         f"rank {rank} lost {peer} {where}. That process died without a goodbye: look at its own last output, and at the "
         "kernel's log if memory may have run out"

@@ -89,7 +89,7 @@ def _package_root() -> str | None:
 
 def new_job_name() -> str:
     """A name that no other run has."""
-    return f"{os.getpid():x}-{secrets.token_hex(6)}"
+    return f"{os.getpid():x}-{secrets.token_hex(16)}"
 
 
 def _attempt(

@@ -206,8 +206,8 @@ def test_garbage_on_every_port_changes_nothing(jobs: Any, tmp_path: Path) -> Non
         with context.socket(zmq.PUSH) as push:  # speaks the protocol, but is not of this job
             push.connect(data)
             header = Header(0, 3, "all_reduce 'numbers' float64[100000]", "slice", 400_000).encode()
-            other_job = struct.pack("<16sII", b"x" * 16, 0, len(header)) + header
-            for frames in ([b""], [b"x" * 24], [other_job + b"z" * 400_000], [b"a", b"b", b"c"], [b"z" * 1_000_000]):
+            other_job = struct.pack("<16sIIQ", b"x" * 16, 0, len(header), 1) + header
+            for frames in ([b""], [b"x" * 32], [other_job + b"z" * 400_000], [b"a", b"b", b"c"], [b"z" * 1_000_000]):
                 push.send_multipart(frames)
             push.close(linger=2000)
     context.term()

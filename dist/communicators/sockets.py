@@ -1,0 +1,170 @@
+"""The sockets of a ZeroMQ group: plain ones within a host, encrypted ones (CURVE) between hosts.
+
+Within a host messages go through a socket in Linux's abstract namespace, which is faster than TCP, is reached by this user
+alone, and leaves no file behind. Nothing listens beyond the loopback unless ranks are on several hosts; then one TCP socket
+does, on the interface that reaches the rendezvous. All ranks share one key pair that is made from the job's secret: a
+process that does not know the secret cannot finish the handshake, and a byte that was changed on the way breaks the
+connection, since each message is authenticated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import LaunchError
+from ..member import LOOPBACK, address_text
+
+_MAX_FRAME_BYTES = 1 << 26
+
+
+def load_zmq() -> Any:
+    """pyzmq, loaded by the first communicator and not by ``import phalanx``."""
+    try:
+        import zmq  # noqa: PLC0415
+    except ImportError as error:
+        raise LaunchError(
+            f"the zmq backend needs pyzmq, which cannot be imported ({error}): pip install pyzmq"
+        ) from None
+    return zmq
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """How this job's ranks reach each other between hosts."""
+
+    interface: str
+    """The address of this host that the others reach."""
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def of(cls, job_secret: str, interface: str) -> Outside:
+        """The key pair that follows from the job's secret."""
+        zmq = load_zmq()
+        from zmq.utils import z85  # noqa: PLC0415
+
+        if not zmq.has("curve"):
+            raise LaunchError(
+                "ranks are on several hosts, but this pyzmq was built without CURVE and cannot encrypt: pip install --force-reinstall pyzmq"
+            )
+        secret = z85.encode(hashlib.sha256(f"phalanx curve {job_secret}".encode()).digest())
+        return cls(interface, zmq.curve_public(secret), secret)
+
+
+class Inlet:
+    """Where one rank of a group receives: a socket for its own host, and with ``outside`` one for all others.
+
+    ``address`` tells both. One thread at a time may receive; any thread may :meth:`wake` it.
+    """
+
+    def __init__(self, context: Any, outside: Outside | None) -> None:
+        zmq = load_zmq()
+        self._context, self._zmq, name = context, zmq, os.urandom(16).hex()
+        self._pulls: dict[bool, Any] = {}
+        self._wakers: list[Any] = []
+        self._waits_ms: dict[bool, int] = {}
+        try:
+            near = self._open(False, name)
+            if sys.platform == "linux":
+                near.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+                self.address = f"ipc://@phalanx-{name}"
+                near.bind(self.address)
+            else:
+                self.address = f"tcp://{LOOPBACK}:{near.bind_to_random_port(f'tcp://{LOOPBACK}')}"
+            if outside is not None:
+                far = self._open(True, name)
+                far.curve_server, far.curve_publickey, far.curve_secretkey = True, outside.public, outside.secret
+                far.ipv6 = ":" in outside.interface
+                host = address_text(outside.interface, 0).rpartition(":")[0]
+                self.address += f" tcp://{host}:{far.bind_to_random_port(f'tcp://{host}')}"
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, far: bool, name: str) -> Any:
+        zmq = self._zmq
+        pull = self._pulls[far] = self._context.socket(zmq.PULL)
+        pull.set_hwm(0)
+        pull.linger = 0
+        pull.maxmsgsize = _MAX_FRAME_BYTES
+        pull.bind(f"inproc://{name}-{far}")
+        waker = self._context.socket(zmq.PUSH)
+        waker.linger = 0
+        waker.connect(f"inproc://{name}-{far}")
+        self._wakers.append(waker)
+        return pull
+
+    def receive(self, far: bool, timeout_s: float) -> list[Any]:
+        """The frames of the next message of this host or (``far``) another one; empty when none comes in time."""
+        pull, wait_ms = self._pulls[far], max(0, int(timeout_s * 1000))
+        if wait_ms != self._waits_ms.get(far):
+            pull.rcvtimeo = self._waits_ms[far] = wait_ms
+        try:
+            frames = [pull.recv(copy=False)]
+        except self._zmq.Again:
+            return []
+        while frames[-1].more:
+            frames.append(pull.recv(copy=False))
+        return frames
+
+    def wake(self) -> None:
+        """An empty message, so that whoever receives looks around. Not for two threads at once."""
+        for waker in self._wakers:
+            waker.send(b"")
+
+    def close_wakers(self) -> None:
+        for waker in self._wakers:
+            waker.close()
+        self._wakers.clear()
+
+    def close(self) -> None:
+        self.close_wakers()
+        for pull in self._pulls.values():
+            pull.close(linger=0)
+
+
+class Outlet:
+    """Where one rank sends to another one, whose :class:`Inlet` said ``address``; ``far``: it is on another host."""
+
+    def __init__(self, context: Any, address: str, outside: Outside | None, far: bool) -> None:
+        zmq = load_zmq()
+        self._zmq = zmq
+        near, _, beyond = address.partition(" ")
+        self.push = push = context.socket(zmq.PUSH)
+        push.set_hwm(0)  # every rank posts to all before it takes: a limit would be a deadlock
+        push.linger = 0
+        push.copy_threshold = 0
+        self.broken_since: float | None = None
+        """When the connection was seen to break (``time.monotonic``)."""
+        self._monitor: Any = None
+        self._looking = threading.Lock()
+        if far:
+            assert outside is not None
+            push.curve_serverkey, push.curve_publickey, push.curve_secretkey = (
+                outside.public, outside.public, outside.secret,
+            )  # fmt: skip
+            push.ipv6 = ":" in outside.interface
+            self._monitor = push.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        push.connect(beyond if far else near)
+
+    def look(self) -> float | None:
+        """:attr:`broken_since`, after the news. Any thread."""
+        with self._looking, contextlib.suppress(self._zmq.Again):  # nothing new
+            if self._monitor is not None and self.broken_since is None:
+                self._monitor.recv_multipart(self._zmq.NOBLOCK)
+                self.broken_since = time.monotonic()
+        return self.broken_since
+
+    def close(self, linger_ms: int) -> None:
+        with self._looking:
+            if self._monitor is not None:
+                self._monitor.close(linger=0)
+                self._monitor = None
+        self.push.close(linger=linger_ms)
