@@ -66,26 +66,17 @@ class Crew:
         self._processes: dict[str, list[subprocess.Popen[bytes]]] = {}
         self._teams: dict[str, dict[int, Any]] = {}
 
-    def start(
-        self,
-        team: str,
-        ranks: int,
-        commands: Sequence[Sequence[str]],
-        env: Mapping[str, str],
-        *,
-        timeout_s: float = 120,
-    ) -> None:
-        """Start ``commands`` and wait until ``ranks`` workers have called :func:`serve` as ``team``.
-
-        What they print goes to this process's stderr. Raises RuntimeError if one ends before, TimeoutError at the deadline.
-        """
+    def spawn(self, team: str, command: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start one command of a team; what it prints goes to this process's stderr."""
         processes = self._processes.setdefault(team, [])
-        for number, command in enumerate(commands):
-            processes.append(
-                subprocess.Popen(
-                    command, env={**env, "RANK_OF_TEAM": str(number)}, stdin=subprocess.DEVNULL, stdout=sys.stderr
-                )
-            )
+        env = {**env, "RANK_OF_TEAM": str(len(processes))}
+        processes.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr))
+
+    def gather(self, team: str, ranks: int, *, timeout_s: float = 120.0) -> None:
+        """Wait until so many workers of the team have called :func:`serve`.
+
+        Raises RuntimeError if a process of the team ends before, TimeoutError at the deadline.
+        """
         deadline = time.monotonic() + timeout_s
         members = self._teams.setdefault(team, {})
         self._listening.settimeout(0.2)
@@ -130,12 +121,12 @@ class Crew:
             answers.append(json.loads(line))
         return answers
 
-    def close(self) -> None:
+    def dismiss(self) -> None:
+        """Let all workers end and wait for them; whoever stays is ended."""
         for members in self._teams.values():
             for connection, stream in members.values():
                 stream.close()
                 connection.close()
-        self._listening.close()
         deadline = time.monotonic() + LEAVE_S
         for process in (p for team in self._processes.values() for p in team):
             for end in (lambda: None, process.terminate, process.kill):
@@ -145,6 +136,12 @@ class Crew:
                     break
                 except subprocess.TimeoutExpired:
                     continue
+        self._teams.clear()
+        self._processes.clear()
+
+    def close(self) -> None:
+        self.dismiss()
+        self._listening.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Crew:

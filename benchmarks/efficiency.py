@@ -17,6 +17,7 @@ import gc
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -100,13 +101,13 @@ class Worker:
             return {"parameters": count_parameters(self.sides["without"][1])}
         loop, model, optimizer = self.sides[request["mode"]]
         meet = (lambda: None) if request.get("alone") else self.barrier
-        before = _counters(model)
         meet()
+        before = _counters(model)
         began, cpu = time.perf_counter(), time.process_time()
         loop.run(model, optimizer, request["steps"])
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        meet()
         after = _counters(model)
+        meet()
         return {"seconds": seconds, "cpu_s": cpu, **{key: after[key] - before[key] for key in after}}
 
     def _change(self, name: str) -> None:
@@ -123,12 +124,11 @@ class Worker:
 
 
 def _counters(model: Any) -> dict[str, float]:
-    """What a DataParallel counts since it was made, where it does: seconds not hidden, payload bytes sent."""
-    reducer = getattr(model, "reducer", None)
-    exposed_s = getattr(reducer, "exposed_total_s", None)
-    sent = getattr(getattr(getattr(reducer, "group", None), "communicator", None), "sent_bytes", None)
-    found = {"exposed_s": exposed_s, "sent_bytes": sent}
-    return {key: value for key, value in found.items() if value is not None}
+    """What a DataParallel's communicator counts since the start: seconds that the caller waited, payload bytes sent."""
+    group = getattr(getattr(model, "reducer", None), "group", None)
+    if group is None:
+        return {}
+    return {"exposed_s": group.communicator.flight.waited_s, "sent_bytes": group.communicator.sent_bytes}
 
 
 def phalanx_worker(options: argparse.Namespace) -> Worker:
@@ -171,13 +171,15 @@ def start_teams(crew: Crew, options: argparse.Namespace) -> list[str]:
             team = f"phalanx {backend}" + ("" if shards is None else f" shards={shards}")
             run = [sys.executable, "-m", "phalanx", "run", "-n", str(RANKS), *(["--mpi"] if backend == "mpi" else [])]
             mode = [] if shards is None else ["--shards", str(shards)]
-            crew.start(team, RANKS, [[*run, *here, "--team", team, *mode, *extra]], env)
+            crew.spawn(team, [*run, *here, "--team", team, *mode, *extra], env)
+            crew.gather(team, RANKS)
             teams.append(team)
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: phalanx alone")
         return teams
-    command = [sys.executable, *here, "--team", "PyTorch DDP"]
-    crew.start("PyTorch DDP", RANKS, [command] * RANKS, env | {"GLOO_SOCKET_IFNAME": "lo"})
+    for _ in range(RANKS):
+        crew.spawn("PyTorch DDP", [sys.executable, *here, "--team", "PyTorch DDP"], env | {"GLOO_SOCKET_IFNAME": "lo"})
+    crew.gather("PyTorch DDP", RANKS)
     return [*teams, "PyTorch DDP"]
 
 
@@ -272,6 +274,7 @@ def main() -> None:
     if options.worker:
         work(options)
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     machine = describe_machine()
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:.1f}, {machine['platform']}")
     print(f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['environment']}, unset {machine['unset']}")
