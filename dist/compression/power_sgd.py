@@ -64,7 +64,7 @@ def start(columns: int, rank: int, key: Key) -> np.ndarray:
 def refill(q: np.ndarray, key: Key) -> np.ndarray:
     """``q`` with the columns that are zero or not finite drawn anew: from zero no iteration comes back."""
     lost = ~(np.isfinite(q).all(axis=0) & (q != 0).any(axis=0))
-    return np.where(lost, start(*q.shape, key), q) if lost.any() else q
+    return np.where(lost, start(q.shape[0], q.shape[1], key), q) if lost.any() else q
 
 
 def orthonormal(p: np.ndarray) -> np.ndarray:
