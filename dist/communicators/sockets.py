@@ -165,6 +165,7 @@ class Outlet:
     def close(self, linger_ms: int) -> None:
         with self._looking:
             if self._monitor is not None:
+                self.push.disable_monitor()  # first: an event for a reader that is gone would block ZeroMQ's own thread
                 self._monitor.close(linger=0)
                 self._monitor = None
         self.push.close(linger=linger_ms)

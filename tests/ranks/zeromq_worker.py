@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -38,8 +39,9 @@ def die() -> None:
 
 
 @scenario
-def checks(comm: ZeroMQCommunicator) -> dict[str, str | None]:
-    """Every check of the contract: name -> what went wrong."""
+def checks(comm: ZeroMQCommunicator, shared: bool = False) -> dict[str, str | None]:
+    """Every check of the contract, perhaps with shared memory: name -> what went wrong."""
+    assert not shared or comm.share_memory()
     results: dict[str, str | None] = {}
     for name, function in contract.CHECKS.items():
         try:
@@ -52,7 +54,8 @@ def checks(comm: ZeroMQCommunicator) -> dict[str, str | None]:
 
 
 @scenario
-def fault(comm: ZeroMQCommunicator, name: str) -> None:
+def fault(comm: ZeroMQCommunicator, name: str, shared: bool = False) -> None:
+    assert not shared or comm.share_memory()
     contract.FAULTS[name].function(comm)
 
 
@@ -217,3 +220,8 @@ def rank_main(
     report["seconds"] = time.monotonic() - began
     report["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("phalanx")]
     (folder / f"{environment.rank}.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    name, where, words = sys.argv[1:]
+    rank_main(name, json.loads(words), {}, None, Path(where))
