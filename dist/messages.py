@@ -67,6 +67,7 @@ class Wire(Protocol):
 
     local: LocalSpace | None
     programs: Programs
+    expected: Header | None
 
 
 class Messages:
@@ -100,12 +101,12 @@ class Messages:
         target = None if out is None else flat_bytes(out)
         expected = Header(source, self.sequence, self.operation, part, -1 if target is None else target.nbytes)
         wire = self._wire
-        wire.waiting_for = (source,)
+        wire.waiting_for, wire.expected = (source,), expected
         try:
             data = wire._take(source, expected, target, self._deadline)
         except TimeoutError:
             raise self._late(source, part) from None
-        wire.waiting_for = ()
+        wire.waiting_for, wire.expected = (), None
         wire.arrived += 1
         self._heard.add(source)
         return data if out is None else out
@@ -143,12 +144,7 @@ class Messages:
         self._wire.sent_bytes += nbytes
 
     def _differs(self, source: int, text: bytes, part: str) -> None:
-        sequence, theirs, operation = (text.decode(errors="replace").split("\n", 2) + ["", ""])[:3]
-        check(
-            Header(source, self.sequence, self.operation, part, -1),
-            Header(source, int(sequence), operation, theirs, -1),
-            self.rank,
-        )
+        check(Header(source, self.sequence, self.operation, part, -1), said(text, source), self.rank)
         raise AssertionError(f"texts of a meeting differ in no field: {text!r}")
 
     def _late_meeting(self, local: LocalSpace, part: str) -> DeadlineError:
@@ -218,6 +214,12 @@ def check(expected: Header, came: Header, rank: int) -> None:
             f"rank {came.source} in operation {came.sequence}: {came.operation}{_part(came)}. Every rank must call the "
             "same operations in the same order with equal names, shapes and dtypes."
         )
+
+
+def said(text: bytes, source: int) -> Header:
+    """What a rank said of itself at a meeting, as the header of a message."""
+    sequence, part, operation = [*text.decode(errors="replace").split("\n", 2), "", ""][:3]
+    return Header(source, int(sequence), operation, part, -1)
 
 
 def consequence(reason: str) -> CommunicatorError:

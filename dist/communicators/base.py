@@ -24,7 +24,7 @@ from ...core.errors import PhalanxError, RangeError
 from .. import flight_file, watch, whereabouts
 from ..errors import AbortedError, CommunicatorError
 from ..flight import FlightRecorder
-from ..messages import Header, Messages, Program, aligned_bytes, check, consequence
+from ..messages import Header, Messages, Program, aligned_bytes, check, consequence, said
 from ..reduction import over_wire
 from ..reduction.programs import Programs
 from ..reduction.tree import slices
@@ -36,6 +36,8 @@ __all__ = ["Communicator", "Header", "Messages", "Program", "Work", "check", "co
 
 DEFAULT_TIMEOUT_S = 600.0
 _ABORT_GRACE_S = 5.0
+SUSPICION_S = 1.0
+"""So long what a rank sent before it came to a meeting may still be under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,9 @@ class Communicator(Verbs, ABC):
         self.local: LocalSpace | None = None
         """The memory that this rank shares with others of its host, after :meth:`share_memory`."""
         self.programs: Programs = over_wire
+        self.expected: Header | None = None
+        """The message that this rank waits for now."""
+        self._suspicion: tuple[int, bytes, float] = (-1, b"", 0.0)
         self.job_ranks: Sequence[int] = range(size)
         """Each rank's number among all ranks of the job: another one in groups that came from ``split``."""
         self.owner = threading.get_ident()
@@ -121,6 +126,17 @@ class Communicator(Verbs, ABC):
 
     def _expect(self, source: int, out: np.ndarray) -> None:
         """``out`` (1-D uint8) will be taken into from ``source``, after what was announced before: may begin to receive."""
+
+    def _look_for_mismatch(self) -> None:
+        """Raise when the rank whose message is awaited waits for us itself, in another operation. For a ``_take`` that waits."""
+        local, expected, now = self.local, self.expected, time.monotonic()
+        if local is None or expected is None or expected.source not in local.members:
+            return
+        seen = (expected.source, local.said_ahead(local.members.index(expected.source)))
+        if seen != self._suspicion[:2]:
+            self._suspicion = (*seen, now)
+        elif seen[1] and now - self._suspicion[2] > SUSPICION_S:
+            check(expected, said(seen[1], expected.source), self.rank)
 
     def _has_come(self, source: int) -> bool:
         """Is there a message of ``source`` that nobody took? Tells who is missing when a deadline passes."""

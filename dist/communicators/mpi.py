@@ -202,6 +202,7 @@ class MpiCommunicator(Communicator):
                 continue
             for reason in self._world.told().values():
                 raise consequence(reason)
+            self._look_for_mismatch()
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if tries > _AWAKE_YIELDS:

@@ -187,6 +187,14 @@ class LocalSpace:
         at = self._area(index, self._number)
         return bytes(self._bytes[at : at + self._length(index, 0)])
 
+    def said_ahead(self, index: int) -> bytes:
+        """What local rank ``index`` said of a meeting that this rank has not come to; empty when it is not there either."""
+        ahead = (self._number + 1) & _MASK
+        if self._words[(index * _ROW + _PHASE) // 4] != ahead:
+            return b""
+        at = self._area(index, ahead)
+        return bytes(self._bytes[at : at + self._words[(index * _ROW + _LENGTHS) // 4 + 4 * (ahead & 1)]])
+
     def note(self, index: int) -> bytes:
         at = self._area(index, self._number) + TEXT_NBYTES
         return bytes(self._bytes[at : at + self._length(index, 1)])

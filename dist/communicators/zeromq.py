@@ -225,6 +225,7 @@ class ZeroMQCommunicator(PeeredCommunicator):
         waiting, far = self._inbox[source], self._far[source]
         while not waiting:
             self._raise_if_ended(source)
+            self._look_for_mismatch()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError

@@ -18,6 +18,7 @@ from phalanx.core.errors import RangeError, ShapeError
 from phalanx.dist.communicators.base import Communicator
 from phalanx.dist.errors import CommunicatorError
 from phalanx.dist.reduction import collectives
+from phalanx.dist.reduction.expression import Term
 from phalanx.dist.reduction.tree import Node, whole_subtrees
 
 SIZES = (0, 1, 5, 1000, 300001)
@@ -324,6 +325,112 @@ def check_tree_in_place(comm: Communicator) -> None:
         assert same_bits(mine, plain_tree(leaves))
 
 
+def terms_of(
+    comm: Communicator, leaves: list[np.ndarray | None], owned: tuple[int, int], folded: int
+) -> dict[Node, Term | None]:
+    """What a rank brings when it has folded its first shards as far as the tree allows, and the others not at all.
+
+    The terms lie in memory of the host's ranks where there is any. An unfolded leaf is half of it, times 2: no bit changes.
+    """
+    lo, hi = owned
+    found: dict[Node, Term | None] = {}
+    for node, total in partial_sums(leaves, (lo, min(lo + folded, hi)), len(leaves)).items():
+        found[node] = None if total is None else Term(shared_copy(comm, total))
+    for shard in range(min(lo + folded, hi), hi):
+        leaf = leaves[shard]
+        found[shard, shard + 1] = None if leaf is None else Term(shared_copy(comm, leaf / leaf.dtype.type(2)), 2.0)
+    return found
+
+
+def shared_copy(comm: Communicator, array: np.ndarray) -> np.ndarray:
+    """A copy in one of ten arrays per rank that the ranks of a host share; the first call is collective."""
+    pool = POOLS.get(id(comm))
+    if pool is None:
+        pool = POOLS[id(comm)] = [comm.shared_empty(2 * LONGEST, name=f"pool {i}") for i in range(10)]
+    row = pool.pop(0)
+    pool.append(row)
+    copy = row.view(array.dtype)[: array.size]
+    copy[...] = array
+    return copy
+
+
+LONGEST = 40011
+POOLS: dict[int, list[np.ndarray]] = {}
+
+
+@check
+def check_tree_of_terms(comm: Communicator) -> None:
+    """Terms with factors, results in one array for the whole host, in arrays of each rank, or in memory of one's own."""
+    shared_copy(comm, np.ones(1, np.float32))
+    results = [
+        comm.shared_empty(LONGEST, np.float64, name="common", common=True),
+        comm.shared_empty(LONGEST, np.float64, name="each"),
+        np.empty(LONGEST),
+    ]
+    random = np.random.default_rng(11)  # equal on all ranks
+    for shards, n, result in product(range(1, 10), (0, 3, 20011, LONGEST), results):
+        dtype = DTYPES[int(random.integers(2))]
+        ranges = random_ranges(random, comm.size, shards)
+        leaves: list[np.ndarray | None] = [
+            rough(random, n, dtype) if random.integers(4) else None for _ in range(shards)
+        ]
+        folded = int(random.integers(3))
+        if max(hi - lo for lo, hi in ranges) > 8:
+            continue
+        terms = terms_of(comm, leaves, ranges[comm.rank], folded)
+        before = {node: None if term is None else term.array.copy() for node, term in terms.items()}
+        out = result[: 2 * LONGEST].view(dtype)[:n]
+        present = comm.tree_all_reduce(terms, ranges, shards, out, name="terms").wait()
+        expected = plain_tree(leaves)
+        assert present == (expected is not None)
+        assert same_bits(out, np.zeros(n, dtype) if expected is None else expected), (shards, n, ranges)
+        assert all(before[node] is None or same_bits(before[node], term.array) for node, term in terms.items() if term)
+        comm.barrier(name="looked at").wait()  # the result may be everybody's
+
+
+@check
+def check_tree_in_parts(comm: Communicator) -> None:
+    """Each rank sums a range of its own, of any length, and gathers later."""
+    shared_copy(comm, np.ones(1, np.float32))
+    common = comm.shared_empty(LONGEST, name="common", common=True)
+    each = comm.shared_empty(LONGEST, name="each")
+    random = np.random.default_rng(12)
+    for n, out in product((5, LONGEST), (common, each, np.empty(LONGEST, np.float32))):
+        bounds = [0, *sorted(random.integers(0, n + 1, comm.size - 1).tolist()), n]
+        cut = list(pairwise(bounds))
+        ranges = [(rank, rank + 1) for rank in range(comm.size)]
+        leaves = [rough(random, n) for _ in range(comm.size)]
+        terms = terms_of(comm, leaves, ranges[comm.rank], 0)
+        comm.tree_all_reduce(terms, ranges, comm.size, out[:n], name="parts", cut=cut, gather=False).wait()
+        expected = plain_tree(leaves)
+        lo, hi = cut[comm.rank]
+        assert same_bits(out[lo:hi], expected[lo:hi])
+        comm.barrier(name="looked at").wait()
+        mine = each[:n] if out is common else out[:n]
+        mine[lo:hi] = expected[lo:hi]
+        comm.all_gather_slices(mine, cut, name="parts").wait()
+        assert same_bits(mine, expected)
+        comm.barrier(name="looked at").wait()
+
+
+@check
+def check_shared_arrays(comm: Communicator) -> None:
+    for n, dtype in product((0, 1, 300001), DTYPES):
+        arrays = rank_arrays(comm, n, dtype, 13)
+        mine = comm.shared_empty(n, dtype, name="mine")
+        assert mine.shape == (n,) and not mine.any()
+        mine[:] = arrays[comm.rank]
+        comm.all_reduce(mine, name="in place").wait()
+        assert same_bits(mine, plain_tree(arrays)), (dtype, n)
+        mine[:] = arrays[comm.rank]
+        comm.barrier(name="filled").wait()
+        part = comm.reduce_scatter(mine, name="part").wait()
+        lo = sum(len(arrays[0][r :: comm.size]) for r in range(comm.rank))
+        assert same_bits(part, plain_tree(arrays)[lo : lo + part.size])
+        if comm.size > 1 and n > 1:
+            assert same_bits(mine[lo + part.size :], arrays[comm.rank][lo + part.size :])
+
+
 @check
 def check_tree_merge(comm: Communicator) -> None:
     """Any merge, here one that neither commutes nor associates: the tree itself, as text."""
@@ -391,6 +498,13 @@ def fault_different_order(comm: Communicator) -> None:
     works = [comm.all_reduce(np.ones(300000), name=f"bucket {i}") for i in ([1, 0] if comm.rank == 1 else [0, 1])]
     for work in works:
         work.wait()
+
+
+@fault("ranks issued different operations", "barrier 'all here'", "send 'numbers' float64[3]", "rank 1")
+def fault_one_rank_receives_what_nobody_sends(comm: Communicator) -> None:
+    if comm.rank == 1:
+        comm.recv(np.empty(3), 0, name="numbers").wait()
+    comm.barrier(name="all here").wait()
 
 
 @fault("rank 1", "all_reduce 'bucket 3' float64[10]")

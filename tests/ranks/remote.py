@@ -14,8 +14,9 @@ from phalanx.dist.communicators.base import Communicator
 from tests.ranks import contract
 
 
-def checks(comm: Communicator) -> dict[str, float]:
-    """The whole contract, up to the first failure: name -> seconds."""
+def checks(comm: Communicator, shared: bool = False) -> dict[str, float]:
+    """The whole contract, up to the first failure, perhaps with shared memory: name -> seconds."""
+    assert not shared or comm.share_memory()
     seconds = {}
     for name, function in contract.CHECKS.items():
         began = time.monotonic()
@@ -28,7 +29,8 @@ def checks(comm: Communicator) -> dict[str, float]:
     return seconds
 
 
-def fault(comm: Communicator, name: str) -> None:
+def fault(comm: Communicator, name: str, shared: bool = False) -> None:
+    assert not shared or comm.share_memory()
     contract.FAULTS[name].function(comm)
 
 

@@ -24,7 +24,7 @@ from phalanx.dist.communicators.base import reason_of
 from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
 from phalanx.dist.errors import CommunicatorError
 from phalanx.dist.messages import Messages
-from tests.ranks import contract
+from tests.ranks import contract, wire_speed
 
 SCENARIOS: dict[str, Callable[..., Any]] = {}
 
@@ -189,6 +189,11 @@ def timing(comm: ZeroMQCommunicator) -> dict[str, float]:
             array /= comm.size
         medians[str(nbytes)] = float(np.median(seconds)) * 1e3
     return medians
+
+
+@scenario
+def all_reduce_seconds(comm: ZeroMQCommunicator, **options: int) -> dict[str, float]:
+    return wire_speed.all_reduce_seconds(comm, **options)
 
 
 def rank_main(
