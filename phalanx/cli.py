@@ -63,8 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("action", choices=("ls", "verify"), help="ls: one line each; verify: read every checksum")
     checkpoints.add_argument("folder", metavar="DIR")
     checkpoints.set_defaults(call=_ckpt, name="ckpt")
+    _add_diagnosis(commands)
     _add_doctor(commands)
+    _add_bench(commands)
     return parser
+
+
+def _add_diagnosis(commands: Any) -> None:
+    flight = commands.add_parser("flight", help="tell from the flight records what each rank did before a job failed")
+    flight.add_argument("folder", metavar="DIR", help="the folder that phalanx run named, or PHALANX_FLIGHT")
+    flight.add_argument("--trace", metavar="FILE", help="write a trace for Perfetto or chrome://tracing, too")
+    flight.set_defaults(call=_flight, name="flight")
+    diverge = commands.add_parser("diverge", help="say where two run ledgers differ first: step, part, tensor")
+    diverge.add_argument("first", metavar="A", help="ledger of the one run")
+    diverge.add_argument("second", metavar="B", help="ledger of the other")
+    diverge.set_defaults(call=_diverge, name="diverge")
 
 
 def _add_run(commands: Any) -> None:
@@ -118,6 +131,28 @@ def _add_doctor(commands: Any) -> None:
     parser.set_defaults(call=_doctor, name="doctor")
 
 
+def _add_bench(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure all-reduce beside Open MPI, gloo and the limit of shared memory",
+        description="Measure all-reduce over sizes, backends and numbers of ranks, beside what shared memory can do at best, the "
+        "MPI library's own Allreduce, and PyTorch's gloo where it is installed: all in one run, taking turns.",
+    )
+    add = parser.add_argument
+    add("what", choices=("all-reduce",), help="the operation")
+    add(
+        "--sizes",
+        default="4K,16K,64K,256K,1M,4M,16M,64M",
+        metavar="LIST",
+        help="bytes (default 4K to 64M in steps of 4)",
+    )
+    add("--ranks", default="2,4", metavar="LIST", help="numbers of ranks (default 2,4)")
+    add("--backends", default="zmq,mpi", metavar="LIST", help="phalanx's wires (default zmq,mpi)")
+    add("--rounds", type=int, default=7, metavar="N", help="rounds, in which all contestants take turns (default 7)")
+    add("--output", metavar="DIR", help="folder for all_reduce.json and all_reduce.png")
+    parser.set_defaults(call=_bench, name="bench")
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.threads and options.mpi:
         raise LaunchError("--threads and --mpi are two ways to run: give one of them")
@@ -159,6 +194,19 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.doctor(doctor.Options(options.json, options.sweep, options.checkpoint_dir, options.timeout))
 
 
+def _flight(options: argparse.Namespace) -> int:
+    return _module("flight").print_flight(options.folder, options.trace)
+
+
+def _diverge(options: argparse.Namespace) -> int:
+    return _module("diverge").print_divergence(options.first, options.second)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    bench = _module("bench.main")
+    return bench.all_reduce(bench.parse(options.sizes, options.ranks, options.backends, options.rounds, options.output))
+
+
 def _module(name: str) -> Any:
-    """A part of the face that needs NumPy, which the launcher itself does without."""
+    """A part of the face that the launcher itself does without."""
     return importlib.import_module(f".{name}", __package__)

@@ -1,0 +1,1 @@
+"""``phalanx bench``: measurements beside peers, in one run, taking turns."""
