@@ -248,3 +248,23 @@ def test_bytes_by_hand():
     assert bytes_per_step(OneBit(1024), here, 0) == flag + n // 8 + 8 * 64
     assert bytes_per_step(TopK(0.01), here, 0) == flag + 4 * 6 * 164
     assert bytes_per_step(PowerSGD(4), here, 0) == 2 * (1 + 256 * 4 * 4)  # small: each factor whole, in one round
+
+
+def test_power_sgd_goes_on_from_its_last_factor():
+    """One power iteration a step: with a gradient that stays, the approximation turns towards the largest directions."""
+    exchange, comm = exchange_for(PowerSGD(2), setting(0, 1, 1)), AloneCommunicator()
+    field, errors = FIELDS[3], []
+    left, _, right = np.linalg.svd(np.random.default_rng(0).standard_normal(field.shape), full_matrices=False)
+    matrix = (left * 0.9 ** np.arange(100)) @ right
+    values = np.zeros(LENGTH, np.float32)
+    values[field.lo : field.hi] = matrix.reshape(-1)
+    for _ in range(6):
+        exchange.residuals = type(exchange.residuals)(LENGTH)  # without feedback: the factor alone learns
+        out = np.zeros(LENGTH, np.float32)
+        for number in range(len(exchange.setting.buckets)):
+            exchange.take(number, 0, Leaf(values, 1.0))
+            comm.run(lambda m, n=number, o=out: exchange.exchange(m, n, o), name="bucket").wait()
+        exchange.commit(())
+        errors.append(np.linalg.norm(out[field.lo : field.hi] - matrix.reshape(-1)))
+    best = np.linalg.norm(0.9 ** np.arange(2, 100))
+    assert errors[0] > 1.1 * best and errors[-1] < 1.02 * best, (errors, best)
