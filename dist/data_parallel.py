@@ -19,6 +19,7 @@ from ..core.nn.statistics import collect, discard
 from .errors import MismatchError
 from .group import Group, current
 from .reducer import Reducer
+from .zero import check_mode
 
 if TYPE_CHECKING:
     from ..core.data.step import Step
@@ -38,6 +39,8 @@ class DataParallel(Module):
         module: the model; names in ``state_dict()`` are the module's own, without a prefix.
         bucket_bytes: size of the slices that are reduced while backward goes on.
         overlap: start reductions within backward; the bits are the same without.
+        shard: ``"optimizer"``: each rank keeps and updates its part of the optimizer state (ZeRO-1); ``"gradients"``: and of
+            the gradients (ZeRO-2). The bits are the same; on one rank it changes nothing.
 
     Attributes:
         step_loss: mean loss of the last completed step over the global batch; None before the first.
@@ -51,9 +54,16 @@ class DataParallel(Module):
     """
 
     def __init__(
-        self, module: Module, *, group: Group | None = None, bucket_bytes: int | None = None, overlap: bool = True
+        self,
+        module: Module,
+        *,
+        group: Group | None = None,
+        bucket_bytes: int | None = None,
+        overlap: bool = True,
+        shard: str | None = None,
     ) -> None:
         super().__init__()
+        check_mode(shard)
         if not isinstance(module, Module):
             raise TypeError(f"DataParallel expects a Module (phalanx.nn.Module), got {type(module).__name__}")
         if isinstance(module, DataParallel):
@@ -62,7 +72,7 @@ class DataParallel(Module):
         self.group = group or current()
         self._inputs: tuple[Any, ...] = ()
         _same_start(module, self.group)
-        self.reducer = Reducer(module, self.group, bucket_bytes=bucket_bytes, overlap=overlap)
+        self.reducer = Reducer(module, self.group, bucket_bytes=bucket_bytes, overlap=overlap, shard=shard)
         self.reducer.check_finite = self._check_finite
         _observe(self.reducer)
 

@@ -8,9 +8,11 @@ the commit; and all of it again if some rank votes so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.flat import FlatStore
+from ..core.tensor import Tensor
+from .commit import write_means
 from .communicators.base import Work
 from .errors import CommunicatorError
 from .group import Group
@@ -44,23 +46,59 @@ class Fold:
             Lane(store, comm, self.shards, self.ranges, self.bucket_bytes, f"{store.dtype} store") for store in stores
         ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
+        self._number([(lane.store, bucket) for lane, bucket in self.buckets], names)
+        self.reset()
+
+    def _number(self, buckets: Sequence[tuple[FlatStore, Bucket]], names: Mapping[Parameter, str]) -> None:
+        """Number all buckets in the order in which they are reduced."""
         self.bucket_of: dict[Parameter, int] = {}
         self.labels: list[str] = []
-        for number, (lane, bucket) in enumerate(self.buckets):
-            members = lane.store.parameters[bucket.first : bucket.last + 1]
+        for number, (store, bucket) in enumerate(buckets):
+            members = store.parameters[bucket.first : bucket.last + 1]
             self.bucket_of.update(dict.fromkeys(members, number))
             ends = [names.get(p, "?") for p in (members[0], members[-1])]
             label = ends[0] if len(members) == 1 else f"{ends[0]} to {ends[1]}"
             self.labels.append(f"gradient bucket {number} ({label})")
-        self.reset()
 
     def reset(self) -> None:
         """Forget all sums."""
         self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
         self.next_shard = self.first
         self.submitted = 0
+        self._carried: dict[Parameter, Any] = {}
         for lane in self.lanes:
             lane.reset()
+
+    # -- gradients, where backward left them --------------------------------------------------------------------------
+
+    def has_gradient(self, parameter: Parameter) -> bool:
+        """Whether the open shard used ``parameter``."""
+        return parameter._grad is not None
+
+    def surprised(self) -> bool:
+        """A backward pass begins: was the one before taken for the last? Then its sums are void, all ranks do them again."""
+        if self.submitted:
+            self.wait()
+        return self.submitted > 0
+
+    def carry(self, parameters: Sequence[Parameter]) -> None:
+        """Keep gradients that nobody cleared aside until the sum is complete; they are added to, as in PyTorch."""
+        if self.group.shards is not None:
+            self._carried = {p: p._grad.array.copy() for p in parameters if p._grad is not None}
+
+    def add_carried(self) -> None:
+        """The sum is complete: add what was carried."""
+        for parameter, before in self._carried.items():
+            slot: Any = parameter._slot
+            if parameter._grad is None:
+                slot[...] = before
+                parameter._grad = Tensor(slot)
+            else:
+                slot += before
+
+    def write_means(self, parameters: Sequence[Parameter], state: ShardState) -> None:
+        """Divide the sums by the total weight, once, into the gradients."""
+        write_means(self.lanes, parameters, state)
 
     # -- shards -------------------------------------------------------------------------------------------------------
 
@@ -84,12 +122,12 @@ class Fold:
 
     def submit_while(self, weight: float, ready: Callable[[int], bool]) -> None:
         """Start the reduction of the next buckets, in order, as long as they are ``ready``; ``weight`` of the last leaf."""
-        while self.submitted < len(self.buckets) and ready(self.submitted):
-            lane, bucket = self.buckets[self.submitted]
-            self._submit(lane, bucket, weight, self.labels[self.submitted])
+        while self.submitted < len(self.labels) and ready(self.submitted):
+            self._submit(self.submitted, weight)
             self.submitted += 1
 
-    def _submit(self, lane: Lane, bucket: Bucket, weight: float, label: str) -> None:
+    def _submit(self, number: int, weight: float) -> None:
+        (lane, bucket), label = self.buckets[number], self.labels[number]
         terms = lane.terms(bucket, range(self.next_shard, self.stop), weight)
         out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
         if self.group.size > 1:

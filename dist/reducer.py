@@ -22,11 +22,12 @@ from ..core.flat import is_packed, pack
 from ..core.graph import is_grad_enabled
 from ..core.nn.module import Module
 from ..core.nn.statistics import Entry
-from ..core.tensor import Tensor
-from .commit import commit_statistics, unused, write_means
+from .commit import commit_statistics, unused
 from .fold import Fold
 from .group import Group
 from .shard_state import ShardState
+from .zero import Zero
+from .zero_fold import ZeroFold
 
 if TYPE_CHECKING:
     from ..core.data.step import Step
@@ -39,13 +40,26 @@ _backward = threading.local()
 class Reducer:
     """The gradient listener and loader observer of one DataParallel."""
 
-    def __init__(self, module: Module, group: Group, *, bucket_bytes: int | None = None, overlap: bool = True) -> None:
+    def __init__(
+        self,
+        module: Module,
+        group: Group,
+        *,
+        bucket_bytes: int | None = None,
+        overlap: bool = True,
+        shard: str | None = None,
+    ) -> None:
         self.module, self.group, self.overlap = module, group, overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
         self.shards, self.ranges = group.shard_count, group.ranges
         self.owned = self.ranges[group.rank]
-        self.fold = Fold(group, bucket_bytes)
+        self.zero = Zero(group, shard) if shard is not None and group.size > 1 else None
+        self.spread = (
+            ZeroFold(group, bucket_bytes, self.zero) if self.zero is not None and self.zero.gradients else None
+        )
+        """The fold, where gradients are spread over ranks (ZeRO-2)."""
+        self.fold = self.spread or Fold(group, bucket_bytes)
         self.names: dict[Parameter, str] = {}
         self.paused = 0
         """Depth of ``no_sync()``."""
@@ -54,6 +68,8 @@ class Reducer:
         self._step: Step | None = None
         self._shard: int | None = None
         self._watching = True
+        self._takes = False
+        """ZeRO-2: a shard before the last owned one; what is final in its last pass is folded and freed."""
         self._passes_before: list[int] = []
         self._warned: set[str] = set()
         self.plan()
@@ -65,6 +81,8 @@ class Reducer:
         """Pack the module's trainable parameters and lay out buckets; again after a structural change."""
         self.names = {p: name for name, p in self.module.named_parameters()}
         stores = pack(p for p in self.names if p.requires_grad)
+        if self.zero is not None:
+            self.zero.attach(stores)
         self.parameters = [p for store in stores for p in store.parameters if p in self.names]
         for parameter in self.parameters:
             parameter._listener = self
@@ -75,11 +93,15 @@ class Reducer:
 
     def _layout_now(self) -> tuple[int, ...]:
         """Changes with any structural change: parameters replaced, added, frozen, moved to another dtype."""
-        return tuple(
-            value
-            for p in self.module.parameters()
-            if p.requires_grad or is_packed(p)
-            for value in (id(p), id(p._store), is_packed(p))
+        cuts = 0 if self.zero is None else self.zero.version
+        return (
+            cuts,
+            *(
+                value
+                for p in self.module.parameters()
+                if p.requires_grad or is_packed(p)
+                for value in (id(p), id(p._store), is_packed(p))
+            ),
         )
 
     # -- the cycle ------------------------------------------------------------------------------------------------
@@ -87,7 +109,6 @@ class Reducer:
     def _new_cycle(self) -> None:
         self._open = self._cycle_counts = False
         self._expects = False  # the loader opened a step: this rank takes part even when it owns no samples
-        self._carried: dict[Parameter, np.ndarray] = {}
         self._again = False
         self._foreseeable = True
         self.records: list[Entry] = []
@@ -149,8 +170,7 @@ class Reducer:
             self._begin_cycle()
         if self.with_shards and (self._pending is not None or not self._passes):
             self._begin_shard()
-        if self.fold.submitted:  # one more pass than foreseen: what is under way is void, all ranks must do it again
-            self.fold.wait()
+        if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
         weight = self._weight_of(root)
         self._passes += 1
@@ -158,16 +178,23 @@ class Reducer:
         self._loss += loss
         _backward.reducers = getattr(_backward, "reducers", 0) + 1
         self._remaining: list[int] | None = None
+        self._takes = self.spread is not None and self.with_shards and self._shard != self._last_with_samples()
         if self._may_overlap():
-            self._remaining = [0] * len(self.fold.buckets)
+            self._remaining = [0] * len(self.fold.labels)
             for leaf in leaves:
                 self._remaining[self.fold.bucket_of[leaf]] += 1
 
     def gradient_final(self, leaf: Any) -> None:
         remaining = self._remaining
+        if self.spread is not None:
+            self.spread.arrived(leaf)
         if remaining is not None:
-            remaining[self.fold.bucket_of[leaf]] -= 1
-            if getattr(_backward, "reducers", 0) == 1:
+            number = self.fold.bucket_of[leaf]
+            remaining[number] -= 1
+            if self._takes:
+                if self.spread is not None and not remaining[number]:
+                    self.spread.take(number, self._shard or 0, self._weight)
+            elif getattr(_backward, "reducers", 0) == 1:
                 self.fold.submit_while(self._weight, lambda number: not remaining[number])
 
     def backward_ends(self) -> None:
@@ -175,6 +202,8 @@ class Reducer:
 
     def check_readable(self, parameter: Any) -> None:
         """Reading never communicates; before the sum over shards and ranks there is nothing right to read."""
+        if self.zero is not None and not self._open:
+            self.zero.check_readable(parameter, self.names)
         if self.trivial or not self._open:
             return
         where = self._where()
@@ -230,9 +259,7 @@ class Reducer:
             self._foreseeable = False  # this pass began before the new layout was known
         self._open = True
         self._cycle_counts = self._all_have_samples()
-        if self.with_shards:
-            # as in PyTorch, gradients that nobody cleared are added to: kept aside until the sum is complete
-            self._carried = {p: p._grad.array.copy() for p in self.parameters if p._grad is not None}
+        self.fold.carry(self.parameters)
 
     def _weight_of(self, root: Any) -> float:
         if root.weight is not None:
@@ -272,7 +299,9 @@ class Reducer:
             return False
         if len(self._passes_before) < 2 or set(self._passes_before) != {self._passes}:
             return False
-        return not self.with_shards or (self._shard == self._last_with_samples() and self._all_have_samples())
+        if not self.with_shards or self._takes:
+            return True
+        return self._shard == self._last_with_samples() and self._all_have_samples()
 
     def _shard_state(self) -> ShardState | None:
         if not self._weight:
@@ -285,7 +314,7 @@ class Reducer:
             )
             for e in self.records
         }
-        used = np.array([p._grad is not None for p in self.parameters], bool)
+        used = np.array([self.fold.has_gradient(p) for p in self.parameters], bool)
         return ShardState(self._weight, self._loss * self._weight, used, used.copy(), statistics)
 
     # -- the end of a cycle -------------------------------------------------------------------------------------------
@@ -330,7 +359,7 @@ class Reducer:
         """All ranks are known to hold the complete sum: from here on things change."""
         weight = state.weight if state is not None else 0.0
         if state is not None and weight:
-            write_means(self.fold.lanes, self.parameters, state)
+            self.fold.write_means(self.parameters, state)
             commit_statistics(self.module, state)
             self.step_loss = state.loss / weight
             for key, text in unused(self.parameters, self.names, state):
@@ -338,15 +367,6 @@ class Reducer:
         else:
             for parameter in self.parameters:
                 parameter._grad = None
-        self._add_carried()
+        self.fold.add_carried()
         self.group.steps_committed += 1
         self._new_cycle()
-
-    def _add_carried(self) -> None:
-        for parameter, before in self._carried.items():
-            slot: Any = parameter._slot
-            if parameter._grad is None:
-                slot[...] = before
-                parameter._grad = Tensor(slot)
-            else:
-                slot += before

@@ -85,6 +85,8 @@ class Zero:
         self.group, self.mode = group, mode
         self.cuts: WeakKeyDictionary[FlatStore, list[Range]] = WeakKeyDictionary()
         """For each store the range that each rank owns."""
+        self.version = 0
+        """Changes with every cut."""
 
     @property
     def gradients(self) -> bool:
@@ -103,6 +105,7 @@ class Zero:
                 )
 
     def _cut(self, store: FlatStore) -> None:
+        self.version += 1
         self.cuts[store] = ownership(store, self.group.size, store.grain)
         store.keeper = self
         store.own(*self.cuts[store][self.group.rank], gradients=self.gradients)
@@ -110,6 +113,20 @@ class Zero:
     def owner_of(self, store: FlatStore, index: int) -> list[int]:
         """The ranks that own a part of parameter ``index``."""
         return [rank for rank, (a, b) in enumerate(part_of(self.cuts[store], *store.extent(index))) if a < b]
+
+    def check_readable(self, parameter: Any, names: Mapping[Any, str]) -> None:
+        """Raises GraphError for a gradient of which this rank does not hold all."""
+        store, gradient = parameter._store, parameter._grad
+        if gradient is None or gradient.array.flags.writeable or store not in self.cuts:
+            return
+        owners = self.owner_of(store, parameter._index)
+        who = (
+            f"rank {owners[0]} owns it" if len(owners) == 1 else f"ranks {', '.join(map(str, owners))} own parts of it"
+        )
+        raise GraphError(
+            f'the gradient of {names.get(parameter, "a parameter")!r} is not on rank {self.group.rank}: with shard="gradients" {who}. '
+            'Norms and clipping work on all ranks alike; to read whole gradients use shard="optimizer"'
+        )
 
     # -- what a store asks for ----------------------------------------------------------------------------------------
 
