@@ -23,7 +23,7 @@ from ..core.checkpoint.store import Store
 from ..core.errors import CheckpointError, RangeError, StateError
 from ..core.faults import fault_point, set_position
 from ..core.owned import OwnPart, on_host
-from . import env
+from . import env, extra_state
 from . import group as groups
 
 Result = TypeVar("Result")
@@ -124,7 +124,7 @@ class Checkpointer:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
         set_position(self._group.rank, self.step)
         fault_point("checkpoint-begin")
-        arrays = {name: on_host(array) for name, array in self._arrays().items()}
+        arrays = {name: on_host(array) for name, array in (self._arrays() | extra_state.arrays(self._models)).items()}
         layout = plan(arrays)
         folder, problem = self._on_rank_0("begin", lambda: str(store.begin(self.step, layout)))
         if folder is None:
@@ -244,8 +244,9 @@ class Checkpointer:
         self._read(path, manifest)
 
     def _read(self, path: Path, manifest: Manifest) -> None:
-        arrays = self._arrays()  # only now: preparing state may have moved parameters into a store
-        require_fit(path, (t for t in manifest.tensors if self._wants(t.name)), arrays)
+        extra = extra_state.Reading(self._models, manifest.tensors, self._say)
+        arrays = self._arrays() | extra.arrays  # only now: preparing state may have moved parameters into a store
+        require_fit(path, (t for t in manifest.tensors if self._wants(t.name) or t.name in extra.arrays), arrays)
         staged = {name: on_host(array) for name, array in arrays.items()}
         rows, problem = self._on_all_ranks("read", lambda: read(path, manifest, staged))
         if rows is not None:
@@ -258,6 +259,7 @@ class Checkpointer:
             here, there = (a.array if isinstance(a, OwnPart) else a for a in (staged[name], array))
             if here is not there:
                 there[...] = array_module(there).asarray(here)
+        extra.finish()
 
     def _refuse_other_model(self, path: Path, manifest: Manifest) -> None:
         """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""
@@ -330,7 +332,7 @@ class Checkpointer:
 
     def _wants(self, name: str) -> bool:
         """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
-        return name.startswith(MODEL) or bool(self._optimizers)
+        return name.startswith(MODEL) or (name.startswith(OPTIMIZER) and bool(self._optimizers))
 
     # -- agreement ---------------------------------------------------------------------------------------------------
 

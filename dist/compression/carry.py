@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class Restoring:
         for owner in list(exchange.residuals.owners()):
             exchange.residuals.committed(owner).fill(0)
         wanted = arrays(exchange)
-        shards = {int(name.removeprefix("shard").partition("/")[0]) for name in saved if name.startswith("shard")}
+        shards = {int(match[1]) for name in saved if (match := re.match(r"shard(\d+)/", name))}
         if shards and shards != set(range(exchange.setting.shards)):
             wanted = {name: array for name, array in wanted.items() if not name.startswith("shard")}
             for f in filter(exchange.remembers, exchange.setting.fields):
