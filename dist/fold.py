@@ -161,9 +161,9 @@ class Fold:
         while True:
             self.submit_while(last.weight if last is not None else 0.0, lambda number: True)
             self.wait()
-            state, votes = self._commit(last, Votes(self.group.stop_heard, again))
+            state, votes = self._commit(last, self.group.ballot(again))
             if not votes.again:
-                self.group.agree_to_stop(votes.stop)
+                self.group.agree(votes)
                 return state
             again, self.submitted = False, 0
 

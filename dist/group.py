@@ -24,6 +24,7 @@ from .communicators.zeromq import ZeroMQCommunicator
 from .errors import CommunicatorError, LaunchError
 from .lifeline import die_with_parent
 from .reduction.tree import owned_range
+from .shard_state import Votes
 from .watch import STALL_S
 
 
@@ -44,6 +45,10 @@ class Group:
     """The word of a signal, agreed by all ranks at the end of a step; None until then."""
     stop_heard: str | None = None
     """The word of a signal that reached this rank; its vote at the end of the next step."""
+    votes: set[str] = field(default_factory=set)
+    """What this rank votes for at the end of the next step (``phalanx.vote``)."""
+    agreed: frozenset[str] = frozenset()
+    """What any rank had voted for at the end of the last step."""
     steps_committed: int = 0
     """Optimizer steps of any DataParallel that all ranks agreed on."""
 
@@ -97,9 +102,15 @@ class Group:
             self.settle(*self.held)
         return f"rank {self.rank} of {self.size}: last completed step {self.steps_committed}"
 
-    def agree_to_stop(self, word: str | None) -> None:
-        """Called at each commit with the joined vote of all ranks."""
-        self.stop_requested = self.stop_requested or word
+    def ballot(self, again: bool = False) -> Votes:
+        """What this rank votes for at the end of a step."""
+        return Votes(self.stop_heard, again, frozenset(self.votes))
+
+    def agree(self, joined: Votes) -> None:
+        """Called at each commit with the joined votes of all ranks."""
+        self.stop_requested = self.stop_requested or joined.stop
+        self.agreed = joined.named
+        self.votes.clear()
 
 
 _listening: list[Group] = []

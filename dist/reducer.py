@@ -324,7 +324,7 @@ class Reducer:
         if self.trivial:
             if self._passes:
                 self.step_loss = self._loss
-                self.group.agree_to_stop(self.group.stop_heard)
+                self.group.agree(self.group.ballot())
                 self.group.steps_committed += 1
             self._new_cycle()
             return

@@ -40,6 +40,8 @@ class Votes:
     """The word of the first rank that was asked to stop, for example ``SIGTERM``."""
     again: bool = False
     """Some rank saw one more backward pass than it had counted on: the overlapped sums are void."""
+    named: frozenset[str] = frozenset()
+    """What ``phalanx.vote`` was called for on any rank since the last step."""
 
 
 def merge(left: ShardState, right: ShardState) -> ShardState:
@@ -87,7 +89,7 @@ def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) 
     for row, owned in zip(rows, ranges, strict=True):
         states, votes = decode(row)
         leaves.update(zip(whole_subtrees(*owned, shards), states, strict=True))
-        joined = Votes(joined.stop or votes.stop, joined.again or votes.again)
+        joined = Votes(joined.stop or votes.stop, joined.again or votes.again, joined.named | votes.named)
     return fold((0, shards), leaves, merge), joined
 
 
@@ -105,7 +107,7 @@ def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:
             arrays += [np.asarray(mean, np.float64).reshape(-1), np.asarray(m2, np.float64).reshape(-1)]
         bits = [_bits(state.used_by_some), _bits(state.used_by_all)]
         rows.append([state.weight.hex(), state.loss.hex(), bits, moments])
-    head = json.dumps([rows, votes.stop, votes.again]).encode()
+    head = json.dumps([rows, votes.stop, votes.again, sorted(votes.named)]).encode()
     body = np.concatenate(arrays).tobytes() if arrays else b""
     return len(head).to_bytes(4, "little") + head + body
 
@@ -113,7 +115,7 @@ def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:
 def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
     """The inverse of :func:`encode`."""
     size = int.from_bytes(data[:4], "little")
-    rows, stop, again = json.loads(data[4 : 4 + size])
+    rows, stop, again, named = json.loads(data[4 : 4 + size])
     body = np.frombuffer(data, np.float64, offset=4 + size) if len(data) > 4 + size else np.zeros(0)
     at = 0
     states: list[ShardState | None] = []
@@ -128,7 +130,7 @@ def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
             at += 2 * channels
         some, every = (np.array([c == "1" for c in text], bool) for text in bits)
         states.append(ShardState(float.fromhex(weight), float.fromhex(loss), some, every, statistics))
-    return states, Votes(stop, again)
+    return states, Votes(stop, again, frozenset(named))
 
 
 def _bits(flags: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("cuda", "data", "nn", "optim")
+_PARTS = ("compression", "cuda", "data", "nn", "optim")
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
         bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8
@@ -38,6 +38,7 @@ _NAMES_OF: dict[str, str] = {
     "dist.data_parallel": "DataParallel",
     "dist.checkpoint": "Checkpointer",
     "dist.numbers": "sum_over_ranks",
+    "dist.voting": "agree agreed request_stop vote",
     "ledger": "Ledger",
     "progress_bar": "progress",
 }
@@ -64,6 +65,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from . import compression as compression
     from . import cuda as cuda
     from . import data as data
     from . import nn as nn
@@ -259,5 +261,9 @@ if TYPE_CHECKING:
     from .dist.group import shutdown as shutdown
     from .dist.group import size as size
     from .dist.numbers import sum_over_ranks as sum_over_ranks
+    from .dist.voting import agree as agree
+    from .dist.voting import agreed as agreed
+    from .dist.voting import request_stop as request_stop
+    from .dist.voting import vote as vote
     from .ledger import Ledger as Ledger
     from .progress_bar import progress as progress
