@@ -1,6 +1,6 @@
 """The models that benchmarks train, built for phalanx or for PyTorch from one source: only the import differs.
 
-    python benchmarks/models.py        # parameters of each model, and the same loss and gradients in both libraries
+    python benchmarks/models.py [cnn gpt mlp25m tiny]      # parameters; loss and gradients in both libraries
 
 Dimensions: B samples a batch, T tokens of a text, D model width, H heads, V characters in the vocabulary.
 """
@@ -8,6 +8,7 @@ Dimensions: B samples a batch, T tokens of a text, D model width, H heads, V cha
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,8 @@ def count_parameters(model: Any) -> int:
 def main() -> None:
     """Both libraries from equal values: the largest difference of a gradient, relative to the largest gradient."""
     ours, theirs = Library("phalanx"), Library("torch")
-    for name, workload in WORKLOADS.items():
+    for name in sys.argv[1:] or WORKLOADS:
+        workload = WORKLOADS[name]
         batch = workload.batch(np.random.default_rng(0), workload.samples)
         models = [workload.build(library).eval() for library in (ours, theirs)]  # eval: dropout draws differ
         with theirs.root.no_grad():

@@ -1,0 +1,103 @@
+"""The benchmarks run, measure what they say, and compare equal models."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EFFICIENCY = [sys.executable, str(ROOT / "benchmarks" / "efficiency.py")]
+
+
+def run(command: list[str], timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def started_by(folder: Path) -> list[str]:
+    """Command lines of the processes whose folder for temporary files is ``folder``."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and process.name != str(os.getpid()):
+            try:
+                settings = (process / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"TMPDIR={folder}".encode() in settings.split(b"\0"):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_efficiency_measures_with_and_without_reduction(tmp_path):
+    output = tmp_path / "efficiency.json"
+    options = ["--workloads", "tiny", "--rounds", "2", "--steps", "5", "--shards", "2", "--output", str(output)]
+    done = run([*EFFICIENCY, *options])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads(output.read_text())["results"]
+    for team in ("phalanx zmq", "phalanx zmq shards=2"):
+        assert f"{team:<22}" in done.stdout
+        rounds, row = found["rounds"][team], found["summary"][team]
+        assert [len(rounds[mode]) for mode in ("with", "without", "alone")] == [2, 2, 2]
+        for reduced, plain in zip(rounds["with"], rounds["without"], strict=True):
+            assert [len(reduced), len(plain)] == [2, 2]  # both ranks
+            assert all(answer["sent_bytes"] > 0 for answer in reduced), "the reduction was not on"
+            assert not any("sent_bytes" in answer for answer in plain)
+        slower = [max(answer["seconds"] for answer in answers) for answers in rounds["with"]]
+        assert row["step_ms_with"] == pytest.approx(1e3 * sum(slower) / 2 / 5)
+        assert row["efficiency_lowest"] <= row["efficiency"] <= row["efficiency_highest"]
+
+
+def test_efficiency_ends_its_workers_when_it_is_ended(tmp_path):
+    # enough rounds that it is still at work when it is told to stop
+    command = [*EFFICIENCY, "--workloads", "tiny", "--rounds", "100000"]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while len(started_by(tmp_path)) < 4 and time.monotonic() < deadline:  # itself, the launcher, two ranks
+                time.sleep(0.1)
+            assert len(started_by(tmp_path)) >= 4
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 5
+    while started_by(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert started_by(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.torch
+def test_both_libraries_train_the_same_model():
+    pytest.importorskip("torch")
+    done = run([sys.executable, str(ROOT / "benchmarks" / "models.py"), "cnn", "gpt", "tiny"])
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(\w+) .* loss (\S+) \(PyTorch (\S+)\).* at most (\S+) of", done.stdout, re.MULTILINE)
+    assert [name for name, *_ in found] == ["cnn", "gpt", "tiny"]
+    for _, ours, theirs, worst in found:
+        assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
+        assert float(worst) < 1e-5
+
+
+@pytest.mark.whole
+def test_overlap_is_measured_between_two_hosts(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    output, trace = tmp_path / "overlap.json", tmp_path / "trace.json"
+    options = ["--rates", "1", "--backend", "zmq", "--rounds", "3", "--megabytes", "16", "--kinds", "buckets"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "overlap_hosts.py"), *options]
+    done = run([*command, "--output", str(output), "--trace", str(trace)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads(output.read_text())["results"][0]["summary"]
+    assert row["communicate_ms"] > 0.9 * 16 * 2**20 * 8 / 1e9 * 1e3, "the link was faster than it was held to"
+    events = json.loads((tmp_path / "trace-zmq-buckets-1.json").read_text())["traceEvents"]
+    lanes = {(e["pid"], e["tid"]) for e in events if e["ph"] == "X"}
+    assert {(rank, lane) for rank in (0, 1) for lane in (0, 2)} <= lanes  # both ranks computed and communicated
