@@ -24,7 +24,7 @@ from phalanx.dist.communicators.base import reason_of
 from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
 from phalanx.dist.errors import CommunicatorError
 from phalanx.dist.messages import Messages
-from tests.ranks import contract, wire_speed
+from tests.ranks import combinations, contract, wire_speed
 
 SCENARIOS: dict[str, Callable[..., Any]] = {}
 
@@ -51,6 +51,9 @@ def checks(comm: ZeroMQCommunicator, shared: bool = False) -> dict[str, str | No
         else:
             results[name] = None
     return results
+
+
+SCENARIOS["combinations"] = combinations.run
 
 
 @scenario
