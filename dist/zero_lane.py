@@ -59,7 +59,8 @@ class ZeroLane:
         self.slots = [share(longest, name=f"{name} piece {i}") for i in range(IN_FLIGHT)]
         rows = max(pending_limit(lo, hi, self.shards) for lo, hi in ranges)
         self.rows = [share(store.length, name=f"{name} partial sum {i}") for i in range(rows)]
-        same = self.leaf_dtype == store.dtype
+        self._alone = own.issuperset(store.parameters)
+        same = self.leaf_dtype == store.dtype and self._alone
         self.result = store.gradient if same else store.new_buffer(self.leaf_dtype, len(store.gradient))
         """The own part of the sum over all shards."""
         self._flying: deque[tuple[Work, np.ndarray, Range]] = deque()
@@ -159,7 +160,16 @@ class ZeroLane:
 
     def write_means(self, weight: float) -> None:
         """Divide the own part of the sum by the total weight, once, into the gradient."""
-        np.divide(self.result, self.leaf_dtype.type(weight), out=self.store.gradient, casting="same_kind")
+        store, number = self.store, self.leaf_dtype.type(weight)
+        if self._alone:
+            np.divide(self.result, number, out=store.gradient, casting="same_kind")
+            return
+        low = store.range[0]
+        for index, parameter in enumerate(store.parameters):  # the others are of another model
+            if parameter in self.own:
+                lo, hi = store.clip(*store.extent(index))
+                part = self.result[lo - low : hi - low]
+                np.divide(part, number, out=store.gradient_part(lo, hi), casting="same_kind")
 
 
 def _pieces(bucket: Bucket, limit: int) -> Iterator[Range]:
