@@ -26,5 +26,9 @@ class AbortedError(CommunicatorError):
     """Another rank ended the job; carries its reason. A consequence, printed as one line."""
 
 
+class ReplicaError(CommunicatorError):
+    """Parameters, state or buffers are not equal on all ranks; names the first differing tensor and the odd rank."""
+
+
 class LaunchError(PhalanxError, RuntimeError):
     """The environment or the command line does not describe a job that can run."""

@@ -31,13 +31,16 @@ _lines: dict[Path, str] = {}
 """File -> the errors and the Python line that it tells."""
 
 
-def failed(communicator: Communicator, error: BaseException | None, words: str = "") -> None:
+def failed(communicator: Communicator, error: BaseException | None, words: str = "", *, again: bool = True) -> None:
     """The rank of ``communicator`` cannot go on: write its record where the environment says, if it says where.
 
-    Any thread. Called again (the error of an operation, then the exception that ends the process) it writes anew.
+    Any thread. Called again (the error of an operation, then the exception that ends the process) it writes anew, unless
+    ``again`` is False: for news that is no news any more once this rank has failed by itself.
     """
     folder = env.flight_folder(os.environ)
     if folder is None or communicator.size == 1:
+        return
+    if not again and _errors.get(_path(folder, communicator)):
         return
     if error is not None:
         words = f"{type(error).__name__}: {error}"
@@ -49,13 +52,12 @@ def failed(communicator: Communicator, error: BaseException | None, words: str =
 
 def write(folder: str | os.PathLike[str], communicator: Communicator, words: str = "", line: str = "") -> Path:
     """Write the record of the rank of ``communicator`` into ``folder``, which is made; the file's path."""
-    rank = communicator.job_ranks[communicator.rank]
-    path = Path(folder, f"rank-{rank}.jsonl")
+    rank, path = communicator.job_ranks[communicator.rank], _path(folder, communicator)
     with _writing:
         path.parent.mkdir(parents=True, exist_ok=True)
         errors = _errors.setdefault(path, [])
-        if words and words not in errors and len(errors) < _KEPT:
-            errors.append(words)
+        if words and len(errors) < _KEPT:
+            errors[:] = [told for told in errors if not words.endswith(told)] + [words]
         line = line or _lines.get(path) or whereabouts.line_of(communicator.owner)
         if errors:
             _lines[path] = line
@@ -65,6 +67,10 @@ def write(folder: str | os.PathLike[str], communicator: Communicator, words: str
         new.write_text("".join(json.dumps(row) + "\n" for row in rows))
         new.replace(path)
     return path
+
+
+def _path(folder: str | os.PathLike[str], communicator: Communicator) -> Path:
+    return Path(folder, f"rank-{communicator.job_ranks[communicator.rank]}.jsonl")
 
 
 def _head(comm: Communicator, rank: int, groups: list[Communicator], errors: list[str], line: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class _Ends:
         words = words or (f"lost {whereabouts.ranks_in_words(lost)}" if lost else "")
         mine = next((comm for comm in list(communicators) if comm._mesh is self.mesh), None)
         if words and mine is not None:
-            flight_file.failed(mine, None, words)
+            flight_file.failed(mine, None, words, again=False)
 
     def control_tick(self, now: float) -> None:
         """Nothing is due."""

@@ -87,6 +87,7 @@ def parse():
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     parser.add_argument("--resume", metavar="auto|none|PATH", default="none")
     parser.add_argument("--ledger", metavar="FILE", help="write loss and weight hashes of each step")
+    parser.add_argument("--ledger-detail", action="store_true", help="with the hash of each tensor, for phalanx diverge")
     parser.add_argument("--max-steps", type=int)
     return parser.parse_args()
 
@@ -108,7 +109,7 @@ def main():
         args.checkpoint_dir, model=model, optimizer=optimizer, loader=loader, every=args.checkpoint_every
     )
     checkpoint.resume(args.resume)
-    ledger = phalanx.Ledger(args.ledger, model, optimizer)
+    ledger = phalanx.Ledger(args.ledger, model, optimizer, detail=args.ledger_detail)
 
     share = None
     while loader.epoch < args.epochs and loader.step != args.max_steps:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .core.hashing import hash_named, hash_named_hashes
+from .core.hashing import hash_named_hashes
 from .core.nn.module import Module
 from .dist.errors import CommunicatorError
 from .dist.group import current
@@ -19,22 +19,27 @@ class Ledger:
 
     The hashes are 64-bit, over names and bytes of all tensors; they are compared between ranks before the line is
     written. After a resume the lines from the resumed step on are replaced. ``path`` None: every call does nothing.
+    ``detail``: each line also has ``"tensors"``, the hash of each tensor, by which ``phalanx diverge`` names the first
+    one that differs.
 
     All ranks must call :meth:`record`. Raises CommunicatorError naming the rank that differs.
 
     >>> Ledger(None, None, None).record(1)
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, model: Any, optimizer: Any) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, model: Any, optimizer: Any, *, detail: bool = False
+    ) -> None:
         self.path = None if path is None else Path(path)
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.detail = model, optimizer, detail
         self._file: Any = None
 
     def record(self, step: int) -> None:
         """Write the line of ``step``: optimizer steps completed since the start of training."""
         if self.path is None:
             return
-        line = {"step": step, "loss": self.model.step_loss, **hashes(self.model, self.optimizer)}
+        parts = tensor_hashes(self.model, self.optimizer)
+        line: dict[str, Any] = {"step": step, "loss": self.model.step_loss, **totals(parts)}
         group = current()
         if group.size > 1:
             rows = group.control.all_gather_object(line, name=f"ledger of step {step}").wait()
@@ -44,6 +49,10 @@ class Ledger:
                     raise CommunicatorError(
                         f"step {step}: rank {rank} differs from rank 0 in {', '.join(differing)}: {row} against {rows[0]}"
                     )
+        if self.detail:
+            line["tensors"] = {
+                part: {name: f"{value:016x}" for name, value in of.items()} for part, of in parts.items()
+            }
         if group.rank == 0:
             if self._file is None:
                 self._file = _open(self.path, step)
@@ -51,17 +60,28 @@ class Ledger:
             self._file.flush()
 
 
-def hashes(model: Module, optimizer: Any) -> dict[str, str]:
-    """The 64-bit hashes of weights, optimizer state and buffers, in hexadecimal. With ZeRO all ranks must call."""
+def tensor_hashes(model: Module, optimizer: Any) -> dict[str, dict[str, int]]:
+    """The hash of each tensor by its name: of the weights, of the optimizer's state, of the buffers.
+
+    Also of those that are spread over ranks; then all ranks must call.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
-    weights = {name: p.array for p, name in names.items()}
-    buffers = {name: buffer.array for name, buffer in model.named_buffers()}
-    state = optimizer.state_arrays(names)
-    return {
-        "weights": f"{hash_named(weights):016x}",
-        "optimizer": f"{hash_named_hashes(whole_hashes(state, current().control)):016x}",
-        "buffers": f"{hash_named(buffers):016x}",
+    parts: dict[str, dict[str, Any]] = {
+        "weights": {name: p.array for p, name in names.items()},
+        "optimizer": optimizer.state_arrays(names),
+        "buffers": {name: buffer.array for name, buffer in model.named_buffers()},
     }
+    return {part: whole_hashes(arrays, current().control) for part, arrays in parts.items()}
+
+
+def totals(parts: dict[str, dict[str, int]]) -> dict[str, str]:
+    """One hash for each part, in hexadecimal."""
+    return {part: f"{hash_named_hashes(values):016x}" for part, values in parts.items()}
+
+
+def hashes(model: Module, optimizer: Any) -> dict[str, str]:
+    """The 64-bit hashes of weights, optimizer state and buffers, in hexadecimal."""
+    return totals(tensor_hashes(model, optimizer))
 
 
 def _open(path: Path, step: int) -> Any:
