@@ -18,6 +18,7 @@ from ..core.nn.module import Module
 from ..core.nn.statistics import collect, discard
 from .errors import MismatchError
 from .group import Group, current
+from .memory import memory_report
 from .reducer import Reducer
 from .zero import check_mode
 
@@ -86,6 +87,10 @@ class DataParallel(Module):
                 return self.module(*inputs, **options)
         with collect(reducer.records):
             return self.module(*inputs, **options)
+
+    def memory_report(self) -> str:
+        """What this rank holds of parameters, gradients, partial sums and optimizer state: bytes on paper and as measured."""
+        return memory_report(self.reducer)
 
     def synchronize(self) -> None:
         """Complete the sum of the gradients now, for a loop that reads them itself; all ranks must call."""

@@ -50,6 +50,11 @@ class Lane:
             self._free += [p for p in self.fold.partials.values() if p is not None]
         self.fold: Accumulator[np.ndarray] = Accumulator(self.shards, self._add)
 
+    @property
+    def rows(self) -> list[np.ndarray]:
+        """The memory of partial sums, in use or not."""
+        return [*self._free, *(p for p in self.fold.partials.values() if p is not None)]
+
     def push(self, shard: int, weight: float | None) -> None:
         """Take the leaf of a shard that is not the last owned one: the gradients as they stand, times ``weight``."""
         leaf = None

@@ -43,6 +43,7 @@ class ZeroFold(Fold):
         """Buckets of the open shard whose gradients were taken."""
         self._used: set[Parameter] = set()
         """Parameters of the open shard whose gradients were taken."""
+        self._live: set[Parameter] = set()
         self._kept: list[tuple[ZeroLane, _Kept]] = []
         self.live_nbytes = self.peak_nbytes = self.last_peak_nbytes = 0
         """Gradients that backward made and nobody took yet: now, at most in this cycle, at most in the cycle before."""
@@ -71,13 +72,15 @@ class ZeroFold(Fold):
     def _begin_shard(self) -> None:
         self._taken.clear()
         self._used.clear()
+        self._live.clear()
         self.live_nbytes = 0
 
     # -- gradients on their way ---------------------------------------------------------------------------------------
 
     def arrived(self, parameter: Parameter) -> None:
         """Count the memory of a gradient that backward made."""
-        if parameter._grad is not None:
+        if parameter._grad is not None and parameter not in self._live:
+            self._live.add(parameter)
             self.live_nbytes += parameter._grad.array.nbytes
             self.peak_nbytes = max(self.peak_nbytes, self.live_nbytes)
 
@@ -106,7 +109,9 @@ class ZeroFold(Fold):
         for parameter in lane.store.parameters[bucket.first : bucket.last + 1]:
             if parameter._grad is not None and parameter in lane.own:
                 self._used.add(parameter)
-                self.live_nbytes -= parameter._grad.array.nbytes
+                if parameter in self._live:
+                    self._live.remove(parameter)
+                    self.live_nbytes -= parameter._grad.array.nbytes
                 parameter._grad = None
 
     # -- shards -------------------------------------------------------------------------------------------------------
