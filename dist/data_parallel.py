@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.data.scope import Observer, observers
-from ..core.errors import GraphError, NonFiniteError
+from ..core.errors import GraphError, NonFiniteError, RangeError
 from ..core.nn.finite import first_non_finite
 from ..core.nn.module import Module
 from ..core.nn.statistics import collect, discard
+from .compression import Scheme, scheme
+from .compression.fold import CompressedFold
 from .errors import MismatchError
 from .group import Group, current
 from .memory import memory_report
@@ -40,6 +43,9 @@ class DataParallel(Module):
         module: the model; names in ``state_dict()`` are the module's own, without a prefix.
         bucket_bytes: size of the slices that are reduced while backward goes on.
         overlap: start reductions within backward; the bits are the same without.
+        compression: what gradients become before they travel: ``"fp16"``, ``"bf16"``, ``"int8"``, ``"1bit"``, ``"topk"``,
+            ``"powersgd"``, or one of ``phalanx.compression`` with options. The bits then depend on it and on the number of shards,
+            still not on ranks or wire. Alone and without shards it does nothing.
         shard: ``"optimizer"``: each rank keeps and updates its part of the optimizer state (ZeRO-1); ``"gradients"``: and of
             the gradients (ZeRO-2). The bits are the same; on one rank it changes nothing.
 
@@ -61,10 +67,12 @@ class DataParallel(Module):
         group: Group | None = None,
         bucket_bytes: int | None = None,
         overlap: bool = True,
+        compression: str | Scheme | None = None,
         shard: str | None = None,
     ) -> None:
         super().__init__()
         check_mode(shard)
+        chosen = _compression(compression, shard)
         if not isinstance(module, Module):
             raise TypeError(f"DataParallel expects a Module (phalanx.nn.Module), got {type(module).__name__}")
         if isinstance(module, DataParallel):
@@ -72,8 +80,15 @@ class DataParallel(Module):
         self.module = module
         self.group = group or current()
         self._inputs: tuple[Any, ...] = ()
+        self._options: dict[str, Any] = {
+            "bucket_bytes": bucket_bytes, "overlap": overlap, "compression": chosen, "shard": shard,
+        }  # fmt: skip
         _same_start(module, self.group)
-        self.reducer = Reducer(module, self.group, bucket_bytes=bucket_bytes, overlap=overlap, shard=shard)
+        self.reducer = Reducer(
+            module, self.group, bucket_bytes=bucket_bytes, overlap=overlap, shard=shard, compression=chosen
+        )
+        if chosen is not None and self.reducer.trivial:
+            print("phalanx: alone and without shards nothing travels: compression does nothing", file=sys.stderr)
         self.reducer.check_finite = self._check_finite
         _observe(self.reducer)
 
@@ -114,6 +129,11 @@ class DataParallel(Module):
         """Mean loss of the last completed step over the global batch."""
         return self.reducer.step_loss
 
+    @property
+    def extra_state(self) -> CompressedFold | None:
+        """What a checkpoint holds beside parameters, buffers and optimizers: residuals of compression."""
+        return self.reducer.compressed
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients of the module."""
         self.module.zero_grad(set_to_none)
@@ -148,7 +168,7 @@ class DataParallel(Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DataParallel:
         """A wrapper of its own around a copy of the module; all ranks must copy."""
-        return DataParallel(copy.deepcopy(self.module, memo), group=self.group)
+        return DataParallel(copy.deepcopy(self.module, memo), group=self.group, **self._options)
 
     def __getattr__(self, name: str) -> Any:
         module = self.__dict__.get("module")
@@ -188,6 +208,17 @@ def _observe(reducer: Reducer) -> None:
 def _forget(registered: list[Observer], observer: Observer) -> None:
     if observer in registered:
         registered.remove(observer)
+
+
+def _compression(given: str | Scheme | None, shard: str | None) -> Scheme | None:
+    if given is None:
+        return None
+    if shard == "gradients":
+        raise RangeError(
+            'DataParallel: compression and shard="gradients" do not go together: residuals need whole gradients on every rank. '
+            'Use shard="optimizer", or no compression'
+        )
+    return scheme(given)
 
 
 def _same_start(module: Module, group: Group) -> None:

@@ -23,6 +23,8 @@ from ..core.graph import is_grad_enabled
 from ..core.nn.module import Module
 from ..core.nn.statistics import Entry
 from .commit import commit_statistics, unused
+from .compression import Scheme
+from .compression.fold import CompressedFold
 from .fold import Fold
 from .group import Group
 from .shard_state import ShardState
@@ -48,6 +50,7 @@ class Reducer:
         bucket_bytes: int | None = None,
         overlap: bool = True,
         shard: str | None = None,
+        compression: Scheme | None = None,
     ) -> None:
         self.module, self.group, self.overlap = module, group, overlap
         self.trivial = group.size == 1 and group.shards is None
@@ -59,7 +62,11 @@ class Reducer:
             ZeroFold(group, bucket_bytes, self.zero) if self.zero is not None and self.zero.gradients else None
         )
         """The fold, where gradients are spread over ranks (ZeRO-2)."""
-        self.fold = self.spread or Fold(group, bucket_bytes)
+        self.compressed = None
+        """The fold, where gradients travel compressed."""
+        if compression is not None and not self.trivial:
+            self.compressed = CompressedFold(group, bucket_bytes, compression)
+        self.fold = self.spread or self.compressed or Fold(group, bucket_bytes)
         self.names: dict[Parameter, str] = {}
         self.paused = 0
         """Depth of ``no_sync()``."""

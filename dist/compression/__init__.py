@@ -6,7 +6,7 @@ from .half import Half
 from .int8 import Int8
 from .one_bit import OneBit
 from .power_sgd import PowerSGD
-from .schemes import SCHEMES, scheme
+from .schemes import SCHEMES, Scheme, scheme
 from .top_k import TopK
 
-__all__ = ["SCHEMES", "Half", "Int8", "OneBit", "PowerSGD", "TopK", "scheme"]
+__all__ = ["SCHEMES", "Half", "Int8", "OneBit", "PowerSGD", "Scheme", "TopK", "scheme"]
