@@ -77,6 +77,7 @@ def parse():
     parser.add_argument(
         "--shards", type=int, help="cut each batch into so many pieces: same bits on any number of ranks"
     )
+    parser.add_argument("--compression", help="of gradients between ranks: fp16, bf16, int8, 1bit, topk, powersgd")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     parser.add_argument("--lr", type=float, default=1e-3, help="at the start; falls to zero in a straight line")
     parser.add_argument("--clip", type=float, default=5.0, help="largest norm of the gradient")
@@ -102,7 +103,7 @@ def main():
         test = Subset(test, range(args.test_samples))
     loader = DataLoader(train, batch_size=args.batch_size, shuffle=True)
 
-    model = phalanx.DataParallel(MODELS[args.model]())
+    model = phalanx.DataParallel(MODELS[args.model](), compression=args.compression)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), lr=args.lr)
     criterion = nn.CrossEntropyLoss()
     checkpoint = phalanx.Checkpointer(
