@@ -169,8 +169,12 @@ class Communicator(Verbs, ABC):
 
     def call(self, program: Program, *, name: str, timeout_s: float | None = None) -> Any:
         """As ``run(...).wait()``, in the caller's thread where possible: half the latency of a small operation."""
+        return self.run_here(program, name=name, timeout_s=timeout_s).wait()
+
+    def run_here(self, program: Program, *, name: str, timeout_s: float | None = None) -> Work:
+        """As :meth:`run`, but in the caller's thread, and done when it returns, unless another thread runs one now."""
         if not self._running.acquire(blocking=False):
-            return self.run(program, name=name, timeout_s=timeout_s).wait()
+            return self.run(program, name=name, timeout_s=timeout_s)
         try:
             while self._execute_next():
                 pass
@@ -182,7 +186,7 @@ class Communicator(Verbs, ABC):
             self.flight.waited(name, began)
         finally:
             self._running.release()
-        return work.wait()
+        return work
 
     def _submit(
         self, program: Program, name: str, sequence: int, timeout_s: float | None = None, flush: bool = True

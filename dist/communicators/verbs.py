@@ -46,6 +46,10 @@ class Verbs:
         """Run ``program`` after all earlier ones, in the caller's thread where possible; its result."""
         raise NotImplementedError
 
+    def run_here(self, program: Program, *, name: str, timeout_s: float | None = None) -> Work:
+        """As :meth:`run`, in the caller's thread where possible."""
+        raise NotImplementedError
+
     def _submit(
         self, program: Program, name: str, sequence: int, timeout_s: float | None = None, flush: bool = True
     ) -> Work:
@@ -56,7 +60,7 @@ class Verbs:
         fingerprint = _fingerprint("all_reduce", name, array)
         if self.local is not None and array.nbytes <= INLINE_NBYTES:
             # microseconds: less than the way to the communication thread
-            return Work.done_with(self.call(lambda m: m.programs.all_reduce(m, array), name=fingerprint), name)
+            return self.run_here(lambda m: m.programs.all_reduce(m, array), name=fingerprint)
         return self.run(lambda m: m.programs.all_reduce(m, array), name=fingerprint)
 
     def tree_all_reduce(
@@ -197,9 +201,14 @@ class Verbs:
             raise RangeError(f"{name!r}: {what} is this rank itself ({rank})")
 
 
+_kinds: dict[np.dtype, str] = {}
+"""Names of dtypes: NumPy needs microseconds for each."""
+
+
 def _fingerprint(verb: str, name: str, array: np.ndarray) -> str:
     flat_bytes(array)  # raises where the caller stands
-    return f"{verb} {name!r} {array.dtype}{list(array.shape)}"
+    kind = _kinds.get(array.dtype) or _kinds.setdefault(array.dtype, str(array.dtype))
+    return f"{verb} {name!r} {kind}{list(array.shape)}"
 
 
 def _to_json(value: Any, name: str) -> bytes:

@@ -33,7 +33,7 @@ from ..secret import job_of, require_secret
 from ..watch import STALL_S
 from .base import DEFAULT_TIMEOUT_S
 from .peers import PeeredCommunicator, Peers
-from .sockets import Inlet, Outlet, Outside, load_zmq
+from .sockets import IO_THREADS, Inlet, Outlet, Outside, load_zmq
 
 INLINE_BYTES = 1 << 15
 """Up to here a payload is copied into the frame of its header."""
@@ -71,7 +71,7 @@ class _Job(Peers):
             if len(set(hosts)) > 1:
                 require_secret(environment)
                 self.outside = Outside.of(job_of(environment), interface)
-                self.context.set(load_zmq().IO_THREADS, 2)  # to encrypt and to decrypt
+                self.context.set(load_zmq().IO_THREADS, IO_THREADS)
             listeners.append(listen((LOOPBACK if self.outside is None else interface, 0)))
             inlets.append(Inlet(self.context, self.outside))
             return inlets[0].address, address_text(*listeners[0].getsockname()[:2])
@@ -190,6 +190,8 @@ class ZeroMQCommunicator(PeeredCommunicator):
 
     def _flush(self, deadline: float) -> None:
         # small messages were copied: they leave within microseconds, but nothing tells when
+        if not self._trackers:
+            return
         zmq = load_zmq()
         while self._trackers:
             dest, tracker = self._trackers[0]

@@ -99,12 +99,13 @@ class Evaluator:
         """
         first = targets[0]
         step = max(1, BLOCK_NBYTES // first.itemsize)
-        for start in range(0, first.size, step):
-            stop = min(start + step, first.size)
-            out = first[start:stop]
-            self._into(out, order, terms, slice(lo + start, lo + stop))
-            for other in targets[1:]:
-                np.copyto(other[start:stop], out)
+        with np.errstate(all="ignore"):  # a gradient that overflows shows as an infinite loss, with the layer's name
+            for start in range(0, first.size, step):
+                stop = min(start + step, first.size)
+                out = first[start:stop]
+                self._into(out, order, terms, slice(lo + start, lo + stop))
+                for other in targets[1:]:
+                    np.copyto(other[start:stop], out)
 
     def _into(self, out: np.ndarray, order: Expression, terms: Mapping[Node, Term], part: slice) -> None:
         if isinstance(order[0], int):
