@@ -174,7 +174,8 @@ class Hosts:
         forwarded = [
             word for name in ("PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") for word in ("-x", name)
         ]
-        command = [str(MPIRUN), "--host", places, "-n", str(per_host * len(self.names)), *forwarded]
+        spread = ["--host", places, "--map-by", f"ppr:{per_host}:node:oversubscribe", "--bind-to", "none"]
+        command = [str(MPIRUN), *spread, "-n", str(per_host * len(self.names)), *forwarded]
         command += rank_command(folder, module, function, deadline_s, arguments)
         temporary = folder / self.names[0]
         temporary.mkdir()
