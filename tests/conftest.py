@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import tempfile
 
 import pytest
 
@@ -25,6 +28,15 @@ JOBS = {
     "parts": ("tests/launch/", "tests/ranks/", "tests/house/test_plain_script.py", "tests/house/test_wrong_input.py"),
 }  # fmt: skip
 """Group -> beginnings of the names of its tests; the first that fits counts."""
+
+
+def pytest_configure() -> None:
+    """Jobs that fail on purpose leave their flight records here, unless a test is about these."""
+    os.environ["PHALANX_TESTS_FLIGHT"] = tempfile.mkdtemp(prefix="phalanx-tests-flight-")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["PHALANX_TESTS_FLIGHT"], ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -56,6 +56,7 @@ class Job:
     def start(self) -> Job:
         env = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN) and k not in THREAD_LIMITS}
         env |= {MARK: self.mark, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        env["PHALANX_FLIGHT"] = os.environ["PHALANX_TESTS_FLIGHT"]
         if self.limits:
             env |= dict.fromkeys(THREAD_LIMITS, "1")
         if "mpirun" in self.command[0]:

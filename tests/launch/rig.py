@@ -22,6 +22,7 @@ MARK = "PHALANX_TEST_MARK"
 def environment(**added: str) -> dict[str, str]:
     """This process's environment without launchers' variables, with the package on the path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PHALANX_", "OMPI_", "PMI"))}
+    kept["PHALANX_FLIGHT"] = os.environ["PHALANX_TESTS_FLIGHT"]
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | added
 
 
