@@ -89,6 +89,9 @@ def parse():
     parser.add_argument("--resume", metavar="auto|none|PATH", default="none")
     parser.add_argument("--ledger", metavar="FILE", help="write loss and weight hashes of each step")
     parser.add_argument("--ledger-detail", action="store_true", help="with the hash of each tensor, for phalanx diverge")
+    parser.add_argument(
+        "--zero", choices=["optimizer", "gradients"], help="each rank keeps its part of the optimizer state (and gradients)"
+    )
     parser.add_argument("--max-steps", type=int)
     return parser.parse_args()
 
@@ -103,7 +106,7 @@ def main():
         test = Subset(test, range(args.test_samples))
     loader = DataLoader(train, batch_size=args.batch_size, shuffle=True)
 
-    model = phalanx.DataParallel(MODELS[args.model](), compression=args.compression)
+    model = phalanx.DataParallel(MODELS[args.model](), compression=args.compression, shard=args.zero)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), lr=args.lr)
     criterion = nn.CrossEntropyLoss()
     checkpoint = phalanx.Checkpointer(
