@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,14 +96,16 @@ def sweep() -> tuple[list[Leftover], list[str]]:
     return gone, failed
 
 
-def places() -> list[Path]:
-    """Where they lie: shared memory, TMPDIR, /tmp."""
-    return list(dict.fromkeys(Path(place) for place in ("/dev/shm", tempfile.gettempdir(), "/tmp")))
+def places() -> Mapping[Path, Sequence[re.Pattern[str]]]:
+    """Where they lie (shared memory, TMPDIR, /tmp) and how they are called there."""
+    return {Path("/dev/shm"): SHM_NAMES} | dict.fromkeys(map(Path, (tempfile.gettempdir(), "/tmp")), TEMPORARY_NAMES)
 
 
 def find() -> Iterator[Leftover]:
     """Everything that looks like an MPI job's."""
-    rows = [(path, match) for place in places() for path in _entries(place) if (match := _match(path, place))]
+    rows = [
+        (path, match) for place, names in places().items() for path in _entries(place) if (match := _match(path, names))
+    ]
     if not rows:
         return
     used = _used_paths()
@@ -122,8 +124,7 @@ def _entries(place: Path) -> list[Path]:
         return []
 
 
-def _match(path: Path, place: Path) -> re.Match[str] | None:
-    patterns = SHM_NAMES if place == Path("/dev/shm") else TEMPORARY_NAMES
+def _match(path: Path, patterns: Sequence[re.Pattern[str]]) -> re.Match[str] | None:
     found = next((match for pattern in patterns if (match := pattern.fullmatch(path.name))), None)
     if found is None and (own := OWN_NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
         inside = [entry.name for entry in _entries(path)]

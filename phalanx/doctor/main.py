@@ -28,8 +28,22 @@ CHECKS: tuple[Check, ...] = (
     system.check_memory,
     system.check_limits,
     system.check_network,
-    leftovers.check,
 )
+
+TOPICS = (
+    packages.TOPIC,
+    blas.TOPIC,
+    "oneDNN",
+    gpu.TOPIC,
+    mpi.TOPIC,
+    wire.TOPIC,
+    "shared memory",
+    "limits",
+    "network",
+    leftovers.TOPIC,
+    "doctor",
+)
+"""In the order of the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +95,13 @@ def surroundings(environ: Mapping[str, str], ranks: int = 1, local_ranks: int = 
 
 def check_all(here: Surroundings) -> list[Finding]:
     """Every check of one machine. A check that fails by itself is a finding, never the end of the others."""
-    measured = _safely(blas.check, here)  # by itself: it takes times
+    alone = [  # before the others start processes of their own, and while nothing else takes time
+        *_safely(leftovers.check, here),
+        *_safely(blas.check, here),
+    ]
     with ThreadPoolExecutor(max_workers=4) as pool:
-        found = list(pool.map(lambda check: _safely(check, here), CHECKS))
-    found.insert(1, measured)
-    return [finding for findings in found for finding in findings]
+        found = [finding for findings in pool.map(lambda check: _safely(check, here), CHECKS) for finding in findings]
+    return sorted([*alone, *found], key=lambda finding: TOPICS.index(finding.topic))
 
 
 def _safely(check: Check, here: Surroundings) -> list[Finding]:

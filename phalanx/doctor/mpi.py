@@ -210,9 +210,9 @@ def try_mpirun(here: Surroundings, mpi: Mpirun) -> tuple[list[dict[str, Any]], s
     """What two ranks under ``mpi`` see (rank, size, kind, ...), the output, and the exit code (None: stopped)."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-doctor-"))
-        environ = {**here.environ, **mpirun.environment(mpi, here.environ)}
+        environ = {**here.environ, **mpirun.environment(mpi, here.environ), "TMPDIR": folder}
         for name, parent in mpirun.FOLDERS.items():  # what a stopped job leaves goes with them
-            if mpi.kind == "Open MPI" and (not parent or os.access(parent, os.W_OK)):
+            if not parent or os.access(parent, os.W_OK):
                 environ[name] = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix="phalanx-doctor-", dir=parent or None)
                 )

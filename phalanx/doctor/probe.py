@@ -39,9 +39,9 @@ def numpy() -> dict[str, Any]:
     times: list[float] = []
     end = time.perf_counter() + GEMM_S
     while time.perf_counter() < end or len(times) < 3:
-        began = time.perf_counter()
+        began = time.thread_time()  # of the processor: other processes may want it, too
         np.dot(a, a, out=out)
-        times.append(time.perf_counter() - began)
+        times.append(time.thread_time() - began)
     answer["gflops"] = 2e-9 * GEMM_SIZE**3 / min(times)
     return answer
 

@@ -25,6 +25,8 @@ LATE_FILE_S = 5.0
 SLOW = 0.4
 """A link below this part of the median of its kind is named."""
 SHOWN_PAIRS = 28
+CHECKS_S = 120.0
+"""What the checks of the slowest host may take."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ def examine(
 ) -> RankReport | None:
     """All ranks call it; the report on rank 0, None on the others. It never raises for what the wire does."""
     report = RankReport()
+    group.control.timeout_s = CHECKS_S + pair_s
     try:
         hosts = _findings_of_hosts(group, local, report)
         _measure_links(group, hosts, pair_s, report)
