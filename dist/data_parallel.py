@@ -23,6 +23,7 @@ from .errors import MismatchError
 from .group import Group, current
 from .memory import memory_report
 from .reducer import Reducer
+from .step_end import StepEnd
 from .zero import check_mode
 
 if TYPE_CHECKING:
@@ -48,9 +49,13 @@ class DataParallel(Module):
             still not on ranks or wire. Alone and without shards it does nothing.
         shard: ``"optimizer"``: each rank keeps and updates its part of the optimizer state (ZeRO-1); ``"gradients"``: and of
             the gradients (ZeRO-2). The bits are the same; on one rank it changes nothing.
+        check_replicas: after every so many steps compare a hash of parameters, optimizer state and buffers over ranks and end
+            with an error that names the first differing tensor and the odd rank. None: as ``phalanx run --check-replicas`` says.
+        heal_replicas: take the majority's values instead of ending.
 
     Attributes:
         step_loss: mean loss of the last completed step over the global batch; None before the first.
+        exposed_s: seconds of the last step in which this rank waited for others' messages: what computing did not hide.
 
     All ranks must construct it, and must call ``optimizer.step()`` equally often.
 
@@ -69,6 +74,8 @@ class DataParallel(Module):
         overlap: bool = True,
         compression: str | Scheme | None = None,
         shard: str | None = None,
+        check_replicas: int | None = None,
+        heal_replicas: bool = False,
     ) -> None:
         super().__init__()
         check_mode(shard)
@@ -90,6 +97,7 @@ class DataParallel(Module):
         if chosen is not None and self.reducer.trivial:
             print("phalanx: alone and without shards nothing travels: compression does nothing", file=sys.stderr)
         self.reducer.check_finite = self._check_finite
+        self.reducer.end = StepEnd(self.group, module, check_replicas, heal_replicas)
         _observe(self.reducer)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -133,6 +141,11 @@ class DataParallel(Module):
     def extra_state(self) -> CompressedFold | None:
         """What a checkpoint holds beside parameters, buffers and optimizers: residuals of compression."""
         return self.reducer.compressed
+
+    @property
+    def exposed_s(self) -> float:
+        """Seconds of the last completed step in which this rank waited for others' messages."""
+        return self.reducer.end.exposed_s
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients of the module."""

@@ -28,6 +28,7 @@ from .compression.fold import CompressedFold
 from .fold import Fold
 from .group import Group
 from .shard_state import ShardState
+from .step_end import StepEnd
 from .zero import Zero
 from .zero_fold import ZeroFold
 
@@ -71,6 +72,7 @@ class Reducer:
         self.paused = 0
         """Depth of ``no_sync()``."""
         self.step_loss: float | None = None
+        self.end = StepEnd(group, module)
         self.check_finite: Callable[[float], None] = lambda loss: None
         self._step: Step | None = None
         self._shard: int | None = None
@@ -141,6 +143,7 @@ class Reducer:
         if not self._watching:
             return
         self._expects = True
+        self.end.data_came(step)
         if not self.with_shards:
             self._samples += samples
             return
@@ -357,6 +360,11 @@ class Reducer:
         fault_point("after-reduce")
         self._commit(state)
 
+    def updated(self, optimizer: Any) -> None:
+        """An optimizer has moved the parameters."""
+        if not self.trivial:
+            self.end.updated(optimizer)
+
     def _learn(self, passes: int) -> None:
         """Remember how the cycle went, where all ranks went alike."""
         if self._cycle_counts:
@@ -376,4 +384,5 @@ class Reducer:
                 parameter._grad = None
         self.fold.add_carried()
         self.group.steps_committed += 1
+        self.end.committed()
         self._new_cycle()

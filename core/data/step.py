@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ class Step:
         """How many samples the global batch holds."""
         self.shard: int | None = None
         """The shard that is open now."""
+        self.data_s = 0.0
+        """Seconds that the loop has waited for this step's batches."""
         self._end = end
         self._began = self._counted = self._closed = False
 
@@ -69,7 +72,10 @@ class Step:
         if not fresh:
             return self._make(self.epoch, self.samples[lo:hi])
         self._pending -= 1
-        return self._take()
+        began = time.perf_counter()
+        batch = self._take()
+        self.data_s += time.perf_counter() - began
+        return batch
 
     def _hand_out(self, shard: int, batch: Any, samples: int) -> Iterator[Any]:
         if self._plain:

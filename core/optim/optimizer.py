@@ -120,6 +120,8 @@ class Optimizer:
                 before = spans.get(store, (lo, hi))
                 spans[store] = min(lo, before[0]), max(hi, before[1])
         self._gather(spans)
+        for listener in _listeners(self._all()):
+            listener.updated(self)
         return loss
 
     def _gather(self, spans: Mapping[FlatStore, tuple[int, int]]) -> None:
@@ -263,9 +265,13 @@ class Optimizer:
 
 def want_gradients(parameters: Iterable[Parameter]) -> None:
     """Complete the gradients of ``parameters``: under a DataParallel, sum them over shards and ranks (all ranks call)."""
-    listeners = {id(p._listener): p._listener for p in parameters if p._listener is not None}
-    for listener in listeners.values():
+    for listener in _listeners(parameters):
         listener.gradients_wanted()
+
+
+def _listeners(parameters: Iterable[Parameter]) -> list[Any]:
+    """Who listens to these parameters' gradients, each once."""
+    return list({id(p._listener): p._listener for p in parameters if p._listener is not None}.values())
 
 
 def own_gradient(parameter: Parameter) -> Any:

@@ -44,16 +44,17 @@ def draw(count: int, seed: int = 0) -> dict[tuple[str, int], list[Choice]]:
     found: dict[tuple[str, int], list[Choice]] = defaultdict(list)
     for number in range(count):
         place = places[number % len(places)]
-        found[place].append(
-            Choice(
-                shards=numbers.choice([1, 2, 3, 4, 5, 8]),
-                passes=numbers.choice(["one", "one", "three", "surprising"]),
-                model=numbers.choice(["small", "cut"]),
-                bucket_bytes=numbers.choice([1, 256, 5000, 40000, 4 << 20]),
-                overlap=numbers.random() < 0.75,
-                zero=numbers.choice([None, None, "optimizer", "gradients"]),
-            )
+        choice = Choice(
+            shards=numbers.choice([1, 2, 3, 4, 5, 8]),
+            passes=numbers.choice(["one", "one", "three", "surprising"]),
+            model=numbers.choice(["small", "cut"]),
+            bucket_bytes=numbers.choice([1, 256, 5000, 40000, 4 << 20]),
+            overlap=numbers.random() < 0.75,
+            zero=numbers.choice([None, None, "optimizer", "gradients"]),
         )
+        if choice.zero == "gradients" and choice.passes == "surprising":  # refused: summed gradients are freed
+            choice = dataclasses.replace(choice, overlap=False)
+        found[place].append(choice)
     return found
 
 
