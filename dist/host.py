@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import ipaddress
 import os
 import socket
+import struct
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B  # linux/sockios.h
 
 
 def host_identity() -> str:
@@ -42,3 +49,37 @@ def _namespace(kind: str) -> str:
         return str(os.stat(f"/proc/self/ns/{kind}").st_ino)
     except OSError:
         return "-"
+
+
+def networks() -> dict[str, str]:
+    """The IPv4 networks that this host's interfaces are in, without the loopback: ``{"10.77.0.0/24": "10.77.0.1"}``."""
+    found: dict[str, str] = {}
+    if not sys.platform.startswith("linux"):
+        return found
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # without an IPv4 address
+                address, mask = (_interface(probe, name, request) for request in (_SIOCGIFADDR, _SIOCGIFNETMASK))
+                network = ipaddress.ip_network(f"{address}/{mask}", strict=False)
+                if not network.is_loopback:
+                    found[str(network)] = address
+    return found
+
+
+def common_network(hosts: Sequence[Mapping[str, str]]) -> str | None:
+    """The first network in which all ``hosts`` (what :func:`networks` gave on each) have an address of their own.
+
+    >>> common_network([{"172.17.0.0/16": "172.17.0.1", "10.0.0.0/8": "10.0.0.1"},
+    ...                 {"172.17.0.0/16": "172.17.0.1", "10.0.0.0/8": "10.0.0.2"}])
+    '10.0.0.0/8'
+    """
+    for network in hosts[0]:
+        addresses = [host.get(network) for host in hosts]
+        if None not in addresses and len(set(addresses)) == len(hosts):
+            return network
+    return None
+
+
+def _interface(probe: socket.socket, name: str, request: int) -> str:
+    answer = fcntl.ioctl(probe.fileno(), request, struct.pack("256s", name.encode()[:15]))
+    return socket.inet_ntoa(answer[20:24])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.dist.communicators.mpi import _two_kinds
+from phalanx.dist.communicators.mpi_world import two_kinds
 from tests.ranks import contract
 from tests.ranks.launching import MPIRUN, Outcome, environment, launch, mpirun, rank_command
 
@@ -82,8 +82,8 @@ def test_interrupt(tmp_path: Path) -> None:
     assert "Traceback" not in outcome.output
 
 
-def test_launcher_and_library_of_two_kinds() -> None:
-    text = _two_kinds(4, 1, "Open MPI v5.0.11, package: x", {"PMI_SIZE": "4"})
+def test_launcher_and_library_oftwo_kinds() -> None:
+    text = two_kinds(4, 1, "Open MPI v5.0.11, package: x", {"PMI_SIZE": "4"})
     for word in ("MPICH's mpirun", "started 4 ranks", "world of 1", "Open MPI v5.0.11", "bin/mpirun"):
         assert word in text
 
