@@ -36,17 +36,22 @@ class OneBit(Codec):
         negative = values < 0
         bits[:] = np.packbits(negative)
         for part, (numbers, below) in rows(self.block, values, negative):
-            count = below.sum(axis=1)
+            count = np.count_nonzero(below, axis=1)
             with np.errstate(all="ignore"):
-                for column, members, how_many in ((0, ~below, below.shape[1] - count), (1, below, count)):
-                    total = sum_by_halves(np.where(members, numbers, np.float32(0)))
+                for column, limit, how_many in ((0, np.maximum, below.shape[1] - count), (1, np.minimum, count)):
+                    total = sum_by_halves(limit(numbers, np.float32(0)))
                     means[part, column] = total / np.maximum(how_many, 1).astype(np.float32)
 
     def decode(self, data: np.ndarray, out: np.ndarray) -> None:
         means, bits = self._split(data, out.size)
         negative = np.unpackbits(bits, count=out.size).view(np.bool_)
         for part, (numbers, below) in rows(self.block, out, negative):
-            numbers[...] = np.where(below, means[part, 1:], means[part, :1])
+            # numbers = where(below, means[:, 1], means[:, 0]), four times as fast
+            bits_of = means[part].view(np.uint32)
+            chosen = numbers.view(np.uint32)
+            np.negative(below.view(np.int8), out=chosen.view(np.int32), dtype=np.int32)
+            chosen &= bits_of[:, :1] ^ bits_of[:, 1:]
+            chosen ^= bits_of[:, :1]
 
     def _split(self, data: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         head = 8 * blocks(size, self.block)
