@@ -29,7 +29,7 @@ class BenchError(PhalanxError, RuntimeError):
 
 
 class Job:
-    """Started in the constructor, which returns when all ranks are ready; :meth:`close` ends it.
+    """Started in the constructor; :meth:`wait` returns when all ranks are ready, :meth:`close` ends it.
 
     Args:
         kind: of :data:`.contestants.KINDS`.
@@ -43,6 +43,7 @@ class Job:
         self.idle_cpu_s = 0.0
         """Processor time that its ranks used while others were measured."""
         self._stack = contextlib.ExitStack()
+        self._streams: list[Any] = []
         try:
             self._start(mpi, most_bytes)
         except BaseException:
@@ -51,9 +52,9 @@ class Job:
 
     def _start(self, mpi: bool, most_bytes: int) -> None:
         self._folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="phalanx-bench-"))
-        listening = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        listening.bind(os.path.join(self._folder, "socket"))
-        listening.listen(self.ranks)
+        self._listening = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        self._listening.bind(os.path.join(self._folder, "socket"))
+        self._listening.listen(self.ranks)
         self._log = self._stack.enter_context(Path(self._folder, "output").open("w+b"))  # noqa: SIM115
         command = [sys.executable, "-m", "phalanx", "run", "--no-prefix", "-n", str(self.ranks)]
         command += [*(["--mpi"] if mpi else []), "-m", "phalanx.bench.worker", self.kind]
@@ -65,7 +66,6 @@ class Job:
             stderr=subprocess.STDOUT,
         )
         self._stack.callback(self._end)
-        self._streams = self._accept(listening)
 
     def _memory(self, most_bytes: int) -> dict[str, str]:
         """What the shared-memory limit lives in; it goes with the last process that has it open."""
@@ -76,23 +76,21 @@ class Job:
         os.ftruncate(descriptor, self.ranks * (64 + most_bytes))
         return {"PHALANX_BENCH_MEMORY": f"/proc/{os.getpid()}/fd/{descriptor}", "PHALANX_BENCH_MOST": str(most_bytes)}
 
-    def _accept(self, listening: socket.socket) -> list[Any]:
-        """One conversation for each rank, in no order."""
+    def wait(self) -> None:
+        """Until every rank has begun its conversation (in no order) and is ready."""
         end = time.monotonic() + START_S
-        streams: list[Any] = []
-        listening.settimeout(0.2)
-        while len(streams) < self.ranks:
+        self._listening.settimeout(0.2)
+        while len(self._streams) < self.ranks:
             with contextlib.suppress(TimeoutError):
-                connection, _ = listening.accept()
+                connection, _ = self._listening.accept()
                 self._stack.enter_context(connection)
                 connection.settimeout(ANSWER_S)
-                streams.append(connection.makefile("rw", encoding="utf-8"))
+                self._streams.append(connection.makefile("rw", encoding="utf-8"))
             if self._process.poll() is not None or time.monotonic() > end:
                 self._process.terminate()
                 raise self._failed("did not start")
-        for stream in streams:
+        for stream in self._streams:
             self._answer(stream)
-        return streams
 
     def measure(self, algorithm: str, nbytes: int, repeats: int) -> float:
         """Seconds of one all-reduce of ``nbytes``: the slowest rank's mean of ``repeats``."""
@@ -132,7 +130,7 @@ class Job:
 
     def close(self) -> None:
         """The ranks see the end of their conversations and leave."""
-        for stream in getattr(self, "_streams", ()):
+        for stream in self._streams:
             with contextlib.suppress(OSError):
                 stream.close()
         self._stack.close()

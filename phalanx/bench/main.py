@@ -163,6 +163,8 @@ def _measure(options: Options, ranks: int, taking_part: list[Contestant]) -> lis
             if (each.kind, each.mpi) not in jobs:
                 job = jobs[each.kind, each.mpi] = Job(each.kind, ranks, each.mpi, most)
                 stack.callback(job.close)
+        for job in jobs.values():
+            job.wait()
         found = [_turns(options, Series(ranks, nbytes), taking_part, jobs) for nbytes in options.sizes]
         idle = sum(job.idle_cpu_s for job in jobs.values()) / (time.monotonic() - began)
     if idle > IDLE_SHARE:
