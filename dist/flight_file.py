@@ -87,10 +87,21 @@ def _head(comm: Communicator, rank: int, groups: list[Communicator], errors: lis
         "errors": errors,
         "line": line,
         "groups": [
-            {"name": group.flight.group, "ranks": list(group.job_ranks), "waited_s": group.flight.waited_s}
-            for group in groups
+            {"name": name, "ranks": list(group.job_ranks), "waited_s": group.flight.waited_s}
+            for name, group in zip(_names(groups), groups, strict=True)
         ],
     }
+
+
+def _names(groups: list[Communicator]) -> list[str]:
+    """Each another one: groups of some ranks are called by these."""
+    names: list[str] = []
+    for group in groups:
+        whole = len(group.job_ranks) == len(groups[0].job_ranks)
+        name = group.flight.group if whole else whereabouts.ranks_in_words(group.job_ranks)
+        count = sum(other.partition(" #")[0] == name for other in names)
+        names.append(f"{name} #{count + 1}" if count else name)
+    return names
 
 
 def _rows(groups: list[Communicator]) -> Iterator[dict[str, Any]]:

@@ -189,6 +189,7 @@ class _Thread:
             self._wake.set()
         if thread is not threading.current_thread():
             thread.join(timeout=2 * whereabouts.ANSWER_S)
+        self._drop_closed([])
 
     def _serve(self) -> None:
         mine = threading.current_thread()
@@ -201,15 +202,20 @@ class _Thread:
 
     def _look(self, now: float) -> None:
         there = list(communicators)
-        for comm in [comm for comm in self._lookers if comm not in there]:
-            del self._lookers[comm]
-        meshes = {comm._mesh for comm in there if comm._mesh is not None}
-        self._ends = {mesh: self._ends.get(mesh) or _Ends(mesh) for mesh in meshes}
-        for mesh in meshes:
+        self._drop_closed(there)
+        for mesh in {comm._mesh for comm in there if comm._mesh is not None} - self._ends.keys():
+            self._ends[mesh] = _Ends(mesh)
             whereabouts.desk_of(mesh)
         for comm in there:
             with contextlib.suppress(OSError, KeyError):  # it may be closing just now
                 (self._lookers.get(comm) or self._lookers.setdefault(comm, _Looker(comm))).look(now)
+
+    def _drop_closed(self, there: list[Communicator]) -> None:
+        for comm in self._lookers.keys() - set(there):
+            self._lookers.pop(comm, None)
+        for mesh in self._ends.keys() - {comm._mesh for comm in there}:
+            self._ends.pop(mesh, None)
+            whereabouts.forget(mesh)
 
 
 _thread = _Thread()

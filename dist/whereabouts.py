@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from .communicators.base import Communicator
@@ -212,7 +211,7 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_desks: WeakKeyDictionary[ControlMesh, Desk] = WeakKeyDictionary()
+_desks: dict[ControlMesh, Desk] = {}
 _making = threading.Lock()
 
 
@@ -220,6 +219,11 @@ def desk_of(mesh: ControlMesh) -> Desk:
     """The one of ``mesh``; made when it is asked for first."""
     with _making:
         return _desks.get(mesh) or _desks.setdefault(mesh, Desk(mesh))
+
+
+def forget(mesh: ControlMesh) -> None:
+    """``mesh`` is closed."""
+    _desks.pop(mesh, None)
 
 
 def ask(comm: Communicator, ranks: Iterable[int], timeout_s: float = ANSWER_S) -> dict[int, Position]:

@@ -140,6 +140,7 @@ def _of_group(group: str, members: Sequence[Record], silent: Sequence[int], end:
         last = number
         lines = [_what(group, number, table), *(_fate(rank, number, row, end) for rank, row in table.items())]
         lines += [f"    rank {rank}: no record" for rank in silent]
+    lines += _pairs(members, group, end)
     lines += ["  operations before the end, in seconds (and how many milliseconds each took):"]
     return "\n".join([*lines, *_last_operations(table, last, end)])
 
@@ -186,6 +187,16 @@ def _fate(rank: int, number: int, row: dict[int, Operation], end: float) -> str:
     if operation.error:
         return f"{words}, gave up after {took}: {operation.error.partition(':')[0]}"
     return f"{words}, completed it in {took}"
+
+
+def _pairs(members: Sequence[Record], group: str, end: float) -> list[str]:
+    """Messages between two ranks that were not completed."""
+    found = [(r.rank, op) for r in members for op in r.operations[group] if op.sequence < 0 and not op.is_complete]
+    return [
+        f"    rank {rank}: {op.name}: began {end - op.began:.3f} s before the end, "
+        + (f"gave up: {op.error.partition(':')[0]}" if op.ended else "did not come back")
+        for rank, op in found
+    ]
 
 
 def _last_operations(table: dict[int, dict[int, Operation]], last: int, end: float) -> list[str]:
