@@ -61,15 +61,15 @@ def _spread(lanes: Sequence[ZeroLane], peak_nbytes: int) -> list[Row]:
         lo, hi = lane.store.range
         own += (hi - lo) * lane.store.dtype.itemsize
         own += 0 if lane.result is lane.store.gradient else (hi - lo) * lane.leaf_dtype.itemsize
-        ring += IN_FLIGHT * max(b - a for pieces in lane.pieces for a, b in pieces) * lane.leaf_dtype.itemsize
+        ring += 2 * IN_FLIGHT * max(b - a for pieces in lane.pieces for a, b in pieces) * lane.leaf_dtype.itemsize
         sizes = [_total(lane.store.sizes[b.first : b.last + 1]) * lane.store.dtype.itemsize for b in lane.buckets]
         longest = max(longest, *sizes)
     held = _nbytes(lane.store.gradient for lane in lanes)
     held += _nbytes(lane.result for lane in lanes if lane.result is not lane.store.gradient)
-    in_ring = _nbytes(slot for lane in lanes for slot in lane.slots)
+    in_ring = _nbytes(slot for lane in lanes for slot in (*lane.slots, *lane.sums))
     return [
         Row("gradients", "N_r (and L_r where sums have another dtype)", own, held),
-        Row("pieces in flight", f"{IN_FLIGHT} pieces of at most bucket_bytes", ring, in_ring),
+        Row("pieces in flight", f"{IN_FLIGHT} leaves and {IN_FLIGHT} sums of at most bucket_bytes", ring, in_ring),
         Row("gradients of the bucket being filled", "the largest bucket", longest, peak_nbytes),
     ]
 

@@ -106,6 +106,12 @@ class Zero:
 
     def _cut(self, store: FlatStore) -> None:
         self.version += 1
+        communicator = self.group.communicator
+        if communicator.local is not None and not communicator.is_shared(
+            store.data
+        ):  # others read new values where they are
+            shared = communicator.shared_empty(store.length, store.dtype, name=f"parameters of {store.length}")
+            store.move(data=shared)
         self.cuts[store] = ownership(store, self.group.size, store.grain)
         store.keeper = self
         store.own(*self.cuts[store][self.group.rank], gradients=self.gradients)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +56,11 @@ class ZeroLane:
         self.pieces = [list(_pieces(bucket, limit)) for bucket in self.buckets]
         longest = max((hi - lo for pieces in self.pieces for lo, hi in pieces), default=0)
         share = functools.partial(communicator.shared_empty, dtype=self.leaf_dtype)
-        self.slots = [share(longest, name=f"{name} piece {i}") for i in range(IN_FLIGHT)]
+        self.slots = [share(longest, name=f"{name} leaf of piece {i}") for i in range(IN_FLIGHT)]
+        self.sums = [share(longest, name=f"{name} sum of piece {i}", common=True) for i in range(IN_FLIGHT)]
+        """One for all ranks of a host: each sums a slice of a piece, whoever owns it."""
+        local = communicator.local
+        self._one_host = local is not None and local.size == communicator.size
         rows = max(pending_limit(lo, hi, self.shards) for lo, hi in ranges)
         self.rows = [share(store.length, name=f"{name} partial sum {i}") for i in range(rows)]
         self._alone = own.issuperset(store.parameters)
@@ -96,7 +100,7 @@ class ZeroLane:
         for number, (lo, hi) in enumerate(self.pieces[bucket.number]):
             if len(self._flying) == len(self.slots):
                 self._land()
-            slot = self.slots[self._next_slot][: hi - lo]
+            slot, total = (ring[self._next_slot][: hi - lo] for ring in (self.slots, self.sums))
             self._next_slot = (self._next_slot + 1) % len(self.slots)
             terms: dict[Node, Term | None] = {
                 node: None if row is None else Term(self.rows[row][lo:hi])
@@ -110,12 +114,12 @@ class ZeroLane:
                 terms,
                 self.ranges,
                 self.shards,
-                slot,
-                cut=part_of(self.cut, lo, hi),
-                gather=False,
+                total,
+                cut=None if self._one_host else part_of(self.cut, lo, hi),
+                gather=self._one_host,
                 name=f"{label}, piece {number}",
             )
-            self._flying.append((work, slot, (lo, hi)))
+            self._flying.append((work, total, (lo, hi)))
 
     def _write_leaf(self, out: np.ndarray, bucket: Bucket, piece: Range, weight: float) -> None:
         """``out = gradient * weight`` for the elements of ``piece``; -0.0, which adds nothing, where a parameter was not used."""
@@ -138,11 +142,11 @@ class ZeroLane:
 
     def _land(self) -> None:
         """Wait for the oldest piece and keep the own part of it."""
-        work, slot, (lo, hi) = self._flying.popleft()
+        work, total, (lo, hi) = self._flying.popleft()
         work.wait()
         first, last = self.store.clip(lo, hi)
         low = self.store.range[0]
-        self.result[first - low : last - low] = slot[first - lo : last - lo]
+        self.result[first - low : last - low] = total[first - lo : last - lo]
 
     def wait(self) -> None:
         """Until every piece that was submitted is complete."""
@@ -175,8 +179,3 @@ class ZeroLane:
 def _pieces(bucket: Bucket, limit: int) -> Iterator[Range]:
     for lo in range(bucket.lo, bucket.hi, limit):
         yield lo, min(lo + limit, bucket.hi)
-
-
-def longest_piece(lanes: Sequence[ZeroLane]) -> int:
-    """Elements of the longest piece."""
-    return max((len(slot) for lane in lanes for slot in lane.slots), default=0)
