@@ -24,7 +24,7 @@ from .. import env
 from ..errors import LaunchError, PeerLostError
 from ..messages import Header
 from .base import DEFAULT_TIMEOUT_S, check
-from .mpi_world import ABORT_GRACE_S, FIRST_TAG, World, load_mpi, two_kinds
+from .mpi_world import ABORT_GRACE_S, FAR_PIECE_NBYTES, FIRST_TAG, World, load_mpi, two_kinds
 from .peers import PeeredCommunicator
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ T = TypeVar("T")
 INLINE_NBYTES = 3072
 """Up to here the payload rides on the frame; with its header it stays below Open MPI's eager limit of 4096 bytes."""
 PIECE_NBYTES = 8 << 20
-"""Largest single transfer: above 16 MB Open MPI needs temporary memory that is page-faulted in on each call (measured)."""
+"""Largest single transfer within a host: above 16 MB Open MPI needs temporary memory that is page-faulted in on each call (measured)."""
 _LOOK_EVERY = 64
 _AWAKE_YIELDS = 2000  # some milliseconds: longer than a transfer within a host stands still
 _FAR_YIELDS = 40  # another host's answer takes longer than the core may be kept from computing
@@ -52,6 +52,7 @@ class MpiCommunicator(PeeredCommunicator):
         self._sending: list[tuple[Any, int, Any]] = []  # request, receiver, memory
         self._announced: dict[int, deque[tuple[np.ndarray, list[Any]]]] = defaultdict(deque)
         self._several_hosts = len(set(self._hosts())) > 1
+        self._piece_nbytes = [FAR_PIECE_NBYTES if self._is_remote(r) else PIECE_NBYTES for r in range(self.size)]
         world.next_tag = max(world.next_tag, tag + 2)
 
     @classmethod
@@ -81,8 +82,9 @@ class MpiCommunicator(PeeredCommunicator):
         inline = view.nbytes <= INLINE_NBYTES
         self._isend(dest, b"".join((struct.pack("<I", len(head)), head, view if inline else b"")), self._tag)
         if not inline:
-            for lo in range(0, view.nbytes, PIECE_NBYTES):
-                self._isend(dest, view[lo : lo + PIECE_NBYTES], self._tag + 1)
+            step = self._piece_nbytes[dest]
+            for lo in range(0, view.nbytes, step):
+                self._isend(dest, view[lo : lo + step], self._tag + 1)
 
     def _isend(self, dest: int, data: Any, tag: int) -> None:
         world = self._world
@@ -106,10 +108,10 @@ class MpiCommunicator(PeeredCommunicator):
             self._announced[source].append((out, self._receive(source, out)))
 
     def _receive(self, source: int, data: np.ndarray) -> list[Any]:
-        world, peer = self._world, self._members_of_world[source]
+        world, peer, step = self._world, self._members_of_world[source], self._piece_nbytes[source]
         return [
-            world.comm.Irecv([data[lo : lo + PIECE_NBYTES], world.mpi.BYTE], peer, self._tag + 1)
-            for lo in range(0, data.nbytes, PIECE_NBYTES)
+            world.comm.Irecv([data[lo : lo + step], world.mpi.BYTE], peer, self._tag + 1)
+            for lo in range(0, data.nbytes, step)
         ]
 
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any:

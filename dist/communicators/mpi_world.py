@@ -30,10 +30,17 @@ ABORT_GRACE_S = 2.0
 ABORT_LIMIT_S = 5
 """MPI_Abort itself may hang where mpirun cannot be reached: after so long the kernel ends this process."""
 FIRST_TAG = 1
+FAR_PIECE_NBYTES = 1 << 20
+"""Largest single transfer to another host, and what Open MPI sends there at once, without asking the receiver first: its
+question and the answer would queue behind the data of the other direction, which halves the rate (measured)."""
+_EAGER = str(FAR_PIECE_NBYTES + 4096)
 _ENVIRONMENT = {
     "OMPI_MCA_btl": "^ofi",  # its start sleeps for a second (measured, Open MPI 5.0)
     "OMPI_MCA_osc": "^ucx",  # prints a warning
     "OMPI_MCA_mpi_yield_when_idle": "1",  # ranks may share a core
+    "OMPI_MCA_btl_tcp_eager_limit": _EAGER,
+    "OMPI_MCA_btl_tcp_rndv_eager_limit": _EAGER,
+    "OMPI_MCA_btl_tcp_max_send_size": _EAGER,
 }
 
 
