@@ -65,12 +65,22 @@ def doctor(options: Options) -> int:
         return _sweep(options)
     failed: list[Finding] = []
     try:
-        place = env.read(os.environ)
+        place = _thread() or env.read(os.environ)
     except LaunchError as error:
         place, failed = None, [_cannot_meet(str(error))]
     if place is None or place.size == 1:
         return _print(options, [*check_all(surroundings(os.environ)), *_folder(options), *failed])
     return _on_ranks(options, place)
+
+
+def _thread() -> env.RankEnvironment | None:
+    """Where ranks are threads of this process: this one's place."""
+    threads = sys.modules.get(f"{__package__.rpartition('.')[0]}.dist.communicators.threads")
+    communicator = threads.current_communicator() if threads else None
+    if communicator is None:
+        return None
+    rank, size = communicator.rank, communicator.size
+    return env.RankEnvironment(rank, size, rank, size)
 
 
 def _on_ranks(options: Options, place: env.RankEnvironment) -> int:

@@ -142,7 +142,7 @@ def mpi() -> dict[str, Any]:
     library = importlib.import_module("mpi4py.MPI")
     return {
         "mpi4py": mpi4py.__version__,
-        "library": library.Get_library_version().partition(",")[0].splitlines()[0].strip(" \0"),
+        "library": " ".join(library.Get_library_version().partition(",")[0].splitlines()[0].strip(" \0").split()),
         "kind": _kind(library.Get_library_version()),
         "standard": list(library.Get_version()),
         "file": _mapped("libmpi.so"),

@@ -126,18 +126,16 @@ def test_cupy_absent(well: Report) -> None:
     assert well["cupy"]["severity"] == "note" and "no NVIDIA GPU and no CuPy" in well["cupy"]["found"]
 
 
+@pytest.mark.skipif(not ROOT_USER, reason="mount namespaces need root")
 def test_it_asks_without_starting_mpi(tmp_path: Path) -> None:
-    """A process that starts MPI by itself leaves a file in /dev/shm; the question which library it is must not."""
-    host = socket.gethostname()
-    before = set(Path("/dev/shm").glob(f"sm_segment.{host}.*0000.0"))  # of single processes
-    answer = ask.ask("mpi", sys.executable, clean_environment())
-    assert answer["library"].startswith("Open MPI")
-    made = [path for path in set(Path("/dev/shm").glob(f"sm_segment.{host}.*0000.0")) - before if path.exists()]
-    assert not [path for path in made if path.stat().st_uid == os.geteuid() and _age_s(path) < 0.5], made
-
-
-def _age_s(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
+    """A process that starts MPI by itself leaves files; the question which library it is must not."""
+    script = 'mount -t tmpfs tmpfs /dev/shm && "$0" -P "$1" mpi && ls -A /dev/shm "$TMPDIR"'
+    command = ["unshare", "-m", "sh", "-c", script, sys.executable, ask.PROBE]
+    environ = clean_environment(TMPDIR=str(tmp_path))
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    answer, listed = done.stdout.strip().split("\n", 1)
+    assert json.loads(answer)["library"].startswith("Open MPI")
+    assert listed.split() == ["/dev/shm:", f"{tmp_path}:"], listed
 
 
 # --- a machine that is sick -------------------------------------------------------------------------------------------
@@ -455,6 +453,29 @@ def test_a_rank_that_does_not_answer(tmp_path: Path) -> None:
     found = [finding for finding in report.all("ranks") if finding["severity"] == "error"]
     assert code == 2 and len(found) == 1 and "nothing came from rank 1" in found[0]["found"], output
     assert time.monotonic() - began < 25 and not job.left_after(5)
+
+
+THREADS = """
+import sys
+from phalanx.doctor import main
+main.CHECKS = ()
+main.blas.check = main.leftovers.check = lambda here: []
+sys.exit(main.doctor(main.Options(as_json=True)))
+"""
+
+
+def test_ranks_that_are_threads(tmp_path: Path) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(THREADS)
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    code, output = (
+        Job([*DOCTOR[:3], "run", "--threads", "--no-prefix", "-n", "3", str(script)], extra=environ).start().finish(60)
+    )
+    assert output.count('"findings"') == 1, output
+    report = Report(output[output.index("{\n") : output.rindex("\n}") + 2], code)
+    assert (
+        code == 0 and len(report.answer["ranks"]["links"]["links"]) == 3 and "over threads" in report["ranks"]["found"]
+    )
 
 
 def test_a_folder_that_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
