@@ -232,8 +232,8 @@ class Measurement:
         return [{phase: self.ask(phase) for phase in PHASES} for _ in range(count)]
 
 
-def summarize(kind: str, rounds: list[dict[str, list[dict[str, Any]]]]) -> dict[str, float]:
-    """Medians over rounds, ms, and the shares that were hidden."""
+def summarize(kind: str, rounds: list[dict[str, list[dict[str, Any]]]]) -> dict[str, float | None]:
+    """Medians over rounds, ms, and the shares that were hidden; None where communication was nothing but processor time."""
 
     def median(phase: str, key: str) -> float:
         return statistics.median(max(a[key] for a in answers[phase]) for answers in rounds)
@@ -243,18 +243,14 @@ def summarize(kind: str, rounds: list[dict[str, list[dict[str, Any]]]]) -> dict[
     if kind == "model":
         communicate, cpu = communicate - compute, max(0.0, cpu - median("compute", "cpu_s"))
     wire = communicate - cpu
-    if wire <= 0:
-        raise RuntimeError(
-            f"{kind}: communication ({communicate:.4f} s) is all processor time ({cpu:.4f} s): is the machine busy?"
-        )
     hidden = compute + communicate - together
     row = {"compute_ms": compute, "communicate_ms": communicate, "cpu_ms": cpu, "together_ms": together}
     row = {key: 1e3 * value for key, value in row.items()}
-    row |= {"hidden_ms": 1e3 * hidden, "hidden": hidden / min(compute, wire)}
+    row |= {"hidden_ms": 1e3 * hidden, "hidden": hidden / min(compute, wire) if wire > 0 else None}
     row["waited_ms"] = 1e3 * median("together", "waited_s")
     if kind == "model":
         row["backward_ms"] = 1e3 * median("compute", "backward_s")
-        row["hidden_of_backward"] = hidden / min(median("compute", "backward_s"), wire)
+        row["hidden_of_backward"] = hidden / min(median("compute", "backward_s"), wire) if wire > 0 else None
     return row
 
 
@@ -264,11 +260,14 @@ HEAD = (
 )
 
 
-def show(rate: float, backend: str, kind: str, row: dict[str, float]) -> str:
-    more = f"; of min(backward, wire) {row['hidden_of_backward']:.2f}" if "hidden_of_backward" in row else ""
+def show(rate: float, backend: str, kind: str, row: dict[str, Any]) -> str:
+    def share(key: str) -> str:
+        return "nothing to hide" if row[key] is None else f"{row[key]:.2f}"
+
+    more = f"; of min(backward, wire) {share('hidden_of_backward')}" if "hidden_of_backward" in row else ""
     return (
         f"{rate:>6g} {backend:<5}{kind:<9}{row['compute_ms']:>10.1f}{row['communicate_ms']:>9.1f}{row['cpu_ms']:>9.1f}"
-        f"{row['together_ms']:>10.1f}{row['waited_ms']:>8.1f}{row['hidden_ms']:>8.1f}  {row['hidden']:.2f}{more}"
+        f"{row['together_ms']:>10.1f}{row['waited_ms']:>8.1f}{row['hidden_ms']:>8.1f}  {share('hidden')}{more}"
     )
 
 
