@@ -143,7 +143,7 @@ class MpiCommunicator(PeeredCommunicator):
         request = message.Irecv([frame, world.mpi.BYTE])
         self._poll(request.Test, deadline)
         length = struct.unpack_from("<I", frame)[0]
-        return Header.decode(bytes(frame[4 : 4 + length])), frame[4 + length :]
+        return Header.decode(bytes(frame[4 : 4 + length]), source, self.rank), frame[4 + length :]
 
     def _has_come(self, source: int) -> bool:
         return bool(self._world.comm.Iprobe(self._members_of_world[source], self._tag))

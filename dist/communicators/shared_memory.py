@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ...core.backend import ALIGNMENT_BYTES
-from ..messages import TEXT_NBYTES
+from ..messages import TEXT_NBYTES, checksum
 from ..reduction.expression import Evaluator
 
 INLINE_NBYTES = 1 << 16
@@ -126,6 +126,7 @@ class LocalSpace:
         row = self.index * _ROW
         lengths = (row + _LENGTHS) // 4 + 4 * (number & 1)
         words[lengths], words[lengths + 1], words[lengths + 2] = len(text), len(note), end - start
+        words[lengths + 3] = checksum(note, checksum(text, end - start))
         with self._fence:  # a full barrier: what was written is visible before the phase is
             pass
         words[(row + _PHASE) // 4] = number
@@ -186,6 +187,11 @@ class LocalSpace:
         """What local rank ``index`` said of the present meeting."""
         at = self._area(index, self._number)
         return bytes(self._bytes[at : at + self._length(index, 0)])
+
+    def is_intact(self, index: int) -> bool:
+        """Whether text, note and lengths of local rank ``index`` are as it wrote them; the data is not checked."""
+        whole = checksum(self.note(index), checksum(self.text(index), self._length(index, 2)))
+        return whole == self._length(index, 3)
 
     def said_ahead(self, index: int) -> bytes:
         """What local rank ``index`` said of a meeting that this rank has not come to; empty when it is not there either."""

@@ -210,7 +210,7 @@ class ZeroMQCommunicator(PeeredCommunicator):
 
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any:
         text, piece = self._next(source, deadline)
-        came = Header.decode(text)
+        came = Header.decode(text, source, self.rank)
         check(expected, came, self.rank)
         if out is None and len(piece) == came.nbytes:
             return bytes(piece)

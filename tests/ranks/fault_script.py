@@ -1,0 +1,229 @@
+"""A small training job in which one thing goes wrong: ``fault_script.py FAULT FOLDER [options]``; see test_fault_table.py.
+
+The moment of the fault goes to the file ``fault`` of FOLDER (``time.monotonic`` seconds). ``--blind WHAT`` switches a single
+detection off (:mod:`tests.ranks.blinds`). Whoever comes to the end prints the hash of the parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import phalanx
+from phalanx import nn, optim
+from phalanx.data import DataLoader, TensorDataset
+from phalanx.dist.communicators import zeromq
+from phalanx.dist.communicators.shared_memory import control_nbytes
+from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
+from phalanx.dist.group import current
+from phalanx.dist.messages import Header
+from tests.ranks import blinds
+from tests.ranks.broken_wire import put_in_between
+
+FAULTY_STEP = 3
+SAMPLES, FEATURES, WIDTH, CLASSES = 96, 64, 512, 10
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("fault")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--blind", default="nothing")
+    parser.add_argument("--rank", type=int, default=1, help="the faulty one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds in each step")
+    parser.add_argument("--stall", type=float, default=20.0, help="seconds until the stall line")
+    parser.add_argument("--no-shared-memory", action="store_true")
+    return parser.parse_args()
+
+
+OPTIONS = arguments()
+
+
+def now_goes_wrong(word: str = "") -> None:
+    """Write down the time, whole or not at all."""
+    draft = OPTIONS.folder / f"draft.{os.getpid()}"
+    draft.write_text(str(time.monotonic()))
+    draft.rename(OPTIONS.folder / "fault")
+
+
+# -- what goes wrong: each is called by the faulty rank alone unless it says otherwise --------------------------------------
+
+
+def killed() -> None:
+    now_goes_wrong()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stopped() -> None:
+    now_goes_wrong()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def raises() -> None:
+    now_goes_wrong()
+    raise ValueError("sample 17 cannot be read")
+
+
+def exits() -> None:
+    now_goes_wrong()
+    sys.exit(0)
+
+
+def other_operation() -> None:
+    now_goes_wrong()
+    current().communicator.barrier(name="before evaluation").wait()
+
+
+def other_shape(faulty: bool) -> None:
+    """All ranks."""
+    now_goes_wrong()
+    current().communicator.all_reduce(np.ones(3 + faulty, np.float32), name="metrics").wait()
+
+
+def other_order(faulty: bool) -> None:
+    """All ranks."""
+    now_goes_wrong()
+    names = ["accuracy", "loss"]
+    for name in reversed(names) if faulty else names:
+        current().communicator.all_reduce(np.ones(3, np.float32), name=name).wait()
+
+
+def header_damaged() -> None:
+    """One bit of the next message's header flips on its way."""
+    before = Header.encode
+
+    def encode(self: Header) -> bytes:
+        Header.encode = before
+        now_goes_wrong()
+        data = bytearray(before(self))
+        data[len(data) // 2] ^= 1
+        return bytes(data)
+
+    Header.encode = encode
+
+
+def frame_damaged() -> None:
+    """One bit of the token in the next frame flips: it is taken for a stranger's, and missed."""
+    before = ZeroMQCommunicator._prefix
+
+    def prefix(self: ZeroMQCommunicator, dest: int, text: bytes) -> bytes:
+        ZeroMQCommunicator._prefix = before
+        now_goes_wrong()
+        data = bytearray(before(self, dest, text))
+        data[3] ^= 1
+        return bytes(data)
+
+    ZeroMQCommunicator._prefix = prefix
+
+
+class Flip:
+    """In place of the fence of shared memory: flips a bit between the writing of an area and the word that it is there."""
+
+    def __init__(self, space: Any, offset: int, least: int, which: int) -> None:
+        self.space, self.offset, self.least, self.which = space, offset, least, which
+        self.before, space._fence = space._fence, self
+
+    def __enter__(self) -> None:
+        space = self.space
+        if space._length(space.index, self.which) >= self.least and (OPTIONS.folder / "fault").exists() is False:
+            now_goes_wrong()
+            space._bytes[space._area(space.index, space._number) + self.offset] ^= 1
+            space._fence = self.before
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was taken."""
+
+
+def text_damaged() -> None:
+    """One bit in what a rank says of the operation that it is in, in shared memory."""
+    Flip(current().communicator.local, offset=12, least=13, which=0)
+
+
+def note_damaged() -> None:
+    """One bit in where a rank's gradients lie in shared memory: the sum would take other numbers, and no one would know."""
+    from phalanx.dist.messages import TEXT_NBYTES
+    from phalanx.dist.reduction.shared import _PLACE, _TERM
+
+    offset_in_block = TEXT_NBYTES + _PLACE.size + 16 + 1
+    Flip(current().communicator.local, offset=offset_in_block, least=_PLACE.size + _TERM.size, which=1)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "killed": killed, "stopped": stopped, "raises": raises, "exits": exits, "other operation": other_operation,
+    "header damaged": header_damaged, "frame damaged": frame_damaged, "text damaged": text_damaged,
+    "note damaged": note_damaged,
+}  # fmt: skip
+OF_ALL: dict[str, Callable[[bool], None]] = {"other shape": other_shape, "other order": other_order}
+
+
+def before_all() -> None:
+    """What goes wrong before the ranks meet."""
+    limits = {"no memory": 1 << 20, "little memory": control_nbytes(3) + 4096}
+    if OPTIONS.fault in limits:
+        now_goes_wrong()
+        limit = limits[OPTIONS.fault]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if OPTIONS.fault == "bytes damaged":
+        zeromq.join = put_in_between(zeromq.join, OPTIONS.folder / "damage", now_goes_wrong)
+
+
+# -- the job ---------------------------------------------------------------------------------------------------------------
+
+
+def train() -> None:
+    numbers = np.random.default_rng(OPTIONS.seed)
+    x = numbers.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
+    data = TensorDataset(phalanx.tensor(x), phalanx.tensor(numbers.integers(0, CLASSES, SAMPLES)))
+    loader = DataLoader(data, batch_size=12, shuffle=True)
+    hidden, head = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, CLASSES)
+    model = phalanx.DataParallel(nn.Sequential(hidden, nn.ReLU(), head))
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    faulty = phalanx.rank() == OPTIONS.rank
+    for step in loader.steps():
+        optimizer.zero_grad()
+        for x, y in step:
+            nn.functional.cross_entropy(model(x), y).backward()
+        if step.index == FAULTY_STEP:
+            (OPTIONS.folder / f"reached.{phalanx.rank()}").touch()
+            if OPTIONS.fault == "bytes damaged" and faulty:
+                (OPTIONS.folder / "damage").touch()
+            if OPTIONS.fault == "returns" and faulty:
+                now_goes_wrong()
+                return
+            if OPTIONS.fault in OF_ALL:
+                OF_ALL[OPTIONS.fault](faulty)
+            elif OPTIONS.fault in FAULTS and faulty:
+                FAULTS[OPTIONS.fault]()
+        time.sleep(OPTIONS.pause)
+        optimizer.step()
+        if step.index + 1 == OPTIONS.steps:
+            break
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.array.tobytes())
+    print(f"bits {digest.hexdigest()[:16]} on rank {phalanx.rank()}, {threading.active_count()} threads", flush=True)
+
+
+def main() -> None:
+    blinds.BLINDS[OPTIONS.blind]()
+    before_all()
+    more: dict[str, Any] = {"timeout_s": 3600.0} if OPTIONS.blind == "deadline" else {}
+    phalanx.init(shards=6, seed=OPTIONS.seed, stall_s=OPTIONS.stall, shared_memory=not OPTIONS.no_shared_memory, **more)
+    train()
+
+
+if __name__ == "__main__":
+    main()
