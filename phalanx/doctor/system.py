@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ OPEN_MPI_SEGMENT_BYTES = 16 << 20
 LITTLE_MEMORY_BYTES = 512 << 20
 FILES_ALONE, FILES_EACH = 64, 8
 """Open files of a rank: ``FILES_ALONE + FILES_EACH * (ranks - 1)``. Counted over ZeroMQ: 22 + 7 (ranks - 1)."""
+UNLIMITED_BYTES = 1 << 60
+"""Control groups of version 1 say "no limit" by a number near 2^63."""
 _SIOCGIFFLAGS, _SIOCGIFADDR, _SIOCGIFMTU = 0x8913, 0x8915, 0x8921  # linux/sockios.h
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
@@ -105,17 +108,23 @@ def _anonymous(here: Surroundings) -> Finding:
     return Finding(topic, "memfd", "ok", f"anonymous memory (memfd_create) can be shared between processes; {words}")
 
 
+def memory_left(folders: Sequence[Path]) -> tuple[int, str]:
+    """What this process may still take, in bytes, and what limits it: the machine or one of its control groups."""
+    left, where = _meminfo().get("MemAvailable", 0), "the machine"
+    for folder in folders:
+        most = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes") or "max"
+        used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+        if most.isdigit() and used and int(most) < UNLIMITED_BYTES:
+            stat = dict(line.split() for line in (_read(folder / "memory.stat") or "").splitlines())
+            cached = int(stat.get("total_inactive_file") or stat.get("inactive_file") or 0)  # is given up when needed
+            if int(most) - int(used) + cached < left:
+                left, where = int(most) - int(used) + cached, f"the control group {folder} ({size_words(int(most))})"
+    return left, where
+
+
 def _cgroup() -> list[Finding]:
-    """What this process may still take, by its control groups and the machine."""
     topic = "shared memory"
-    available = _meminfo().get("MemAvailable", 0)
-    limit, where = available, "the machine"
-    for path in _groups():
-        most, used = _read(path / "memory.max"), _read(path / "memory.current")
-        most = most or _read(path / "memory.limit_in_bytes")
-        used = used or _read(path / "memory.usage_in_bytes")
-        if most and used and most.isdigit() and int(most) < 1 << 60 and int(most) - int(used) < limit:
-            limit, where = int(most) - int(used), f"the control group {path} ({size_words(int(most))})"
+    limit, where = memory_left(_groups())
     found = f"{size_words(max(0, limit))} of memory can still be taken, limited by {where}"
     data = {"bytes": limit, "by": where}
     if limit < LITTLE_MEMORY_BYTES:

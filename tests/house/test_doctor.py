@@ -259,6 +259,22 @@ def test_open_files_for_many_ranks() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "names", [("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")]
+)
+def test_the_memory_of_a_control_group(names: tuple[str, str, str], tmp_path: Path) -> None:
+    limit, usage, prefix = names
+    assert system.memory_left([tmp_path])[1] == "the machine"
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for folder_, most, used in ((tmp_path, 300 << 20, 100 << 20), (inner, 1 << 62, 50 << 20)):
+        (folder_ / limit).write_text(f"{most}\n")
+        (folder_ / usage).write_text(f"{used}\n")
+        (folder_ / "memory.stat").write_text(f"cache 5\n{prefix}inactive_file {30 << 20}\n")
+    left, where = system.memory_left([inner, tmp_path])
+    assert left == 230 << 20 and where == f"the control group {tmp_path} (315 MB)"
+
+
 def test_packages_outside_of_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"numpy": "1.26.4", "pyzmq": None, "mpi4py": "3.1.6"}
     monkeypatch.setattr(packages, "_installed", lambda name: versions.get(name, "0"))
