@@ -69,7 +69,12 @@ def _spread(lanes: Sequence[ZeroLane], peak_nbytes: int) -> list[Row]:
     in_ring = _nbytes(slot for lane in lanes for slot in (*lane.slots, *lane.sums))
     return [
         Row("gradients", "N_r (and L_r where sums have another dtype)", own, held),
-        Row("pieces in flight", f"{IN_FLIGHT} leaves and {IN_FLIGHT} sums of at most bucket_bytes", ring, in_ring),
+        Row(
+            "pieces in flight",
+            f"{IN_FLIGHT} leaves and {IN_FLIGHT} sums of at most bucket_bytes (or 16,384 elements)",
+            ring,
+            in_ring,
+        ),
         Row("gradients of the bucket being filled", "the largest bucket", longest, peak_nbytes),
     ]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.flat import FlatStore
+from ..core.flat import CHUNK, FlatStore
 from .communicators.base import Communicator
 from .communicators.work import Work
 from .reduction.bucket import BUCKET_BYTES, Bucket, plan_buckets
@@ -52,7 +52,7 @@ class ZeroLane:
         self.shards = max((hi for _, hi in ranges), default=0)
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
         self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, bucket_bytes)
-        limit = max(1, (bucket_bytes or BUCKET_BYTES) // store.dtype.itemsize)
+        limit = max(CHUNK, (bucket_bytes or BUCKET_BYTES) // store.dtype.itemsize)
         self.pieces = [list(_pieces(bucket, limit)) for bucket in self.buckets]
         longest = max((hi - lo for pieces in self.pieces for lo, hi in pieces), default=0)
         share = functools.partial(communicator.shared_empty, dtype=self.leaf_dtype)

@@ -112,7 +112,7 @@ def test_memory_is_as_on_paper(shard: str | None, k: int) -> None:
             gradients = sum(
                 row[kind][1] for kind in row if kind not in ("parameters", "pending partial sums", "optimizer state")
             )
-            assert gradients <= 1.05 * (whole / 4 + bucket + 8 * 16384) < whole
+            assert gradients <= 1.05 * (whole / 4 + bucket + 8 * 4 * 16384) < whole
 
 
 def test_pending_partial_sums_grow_with_the_logarithm_of_k() -> None:
