@@ -155,6 +155,22 @@ def test_a_job_that_succeeds_leaves_nothing_and_one_that_fails_its_folder(tmp_pa
     assert f"phalanx run: flight records of 2 ranks in {folder} (phalanx flight {folder})" in output
 
 
+def test_the_records_of_an_attempt_go_when_a_later_one_succeeds(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, phalanx\n"
+        "group = phalanx.init()\n"
+        "if os.environ['PHALANX_RESTART'] == '0':\n"
+        "    raise ValueError(f'first attempt, TMPDIR has {os.listdir(os.environ[\"TMPDIR\"])}')\n"
+    )
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    options = {"extra": {"TMPDIR": str(temporary), "PHALANX_FLIGHT": ""}, "script": str(script)}
+    code, output = run_job("run 2", launcher=["--restarts", "1"], **options)
+    assert code == 0 and "first attempt" in output and "flight records" not in output, output
+    assert not list(temporary.glob("phalanx-flight-*"))
+
+
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 

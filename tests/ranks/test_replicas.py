@@ -95,6 +95,20 @@ def test_the_majority_heals_it(place: str, odd: int, capfd: pytest.CaptureFixtur
     assert said.count("Healed from the majority") == 1 and f"{place} on rank {odd}" in said
 
 
+def test_a_tensor_that_is_not_contiguous_is_healed() -> None:
+    def rank_main() -> Any:
+        phalanx.init()
+        model = nn.Linear(2, 2)
+        model.register_buffer("turned", phalanx.tensor(np.arange(6, dtype=np.float32).reshape(2, 3)))
+        model.turned.array = model.turned.array.T
+        if current().rank == 0:
+            model.turned.array[1, 1] = 9
+        found = ReplicaCheck(current(), model, 1, heal=True).after_step(1)
+        return [one.name for one in found], model.turned.array.tolist()
+
+    assert run_threads(rank_main, 3) == [(["turned"], [[0, 3], [1, 4], [2, 5]])] * 3
+
+
 def test_two_ranks_have_no_majority() -> None:
     for heal in (False, True):
         with pytest.raises(

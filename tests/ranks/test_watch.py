@@ -129,6 +129,24 @@ def test_whoever_closed_is_said_to_have_closed() -> None:
     assert run_threads(rank_main, 2)[0] == "rank 1 has closed its communicator"
 
 
+def test_the_line_is_the_users_own_and_says_what_it_is_inside_of() -> None:
+    event = threading.Event()
+
+    def wait_for_data() -> None:
+        event.wait(10)
+
+    thread = threading.Thread(target=wait_for_data)
+    thread.start()
+    try:
+        while not re.search(r"\(inside .*threading.py:\d+ in wait\)$", whereabouts.line_of(thread.ident)):
+            assert thread.is_alive()
+        assert re.match(r"tests/ranks/test_watch.py:\d+ in wait_for_data \(inside ", whereabouts.line_of(thread.ident))
+    finally:
+        event.set()
+        thread.join()
+    assert whereabouts.line_of(thread.ident) == "the end of its script"
+
+
 def test_process_states() -> None:
     assert whereabouts.process_state(2**22 + 1) is None
     assert whereabouts.process_state(os.getpid()) in ("R", "S")
