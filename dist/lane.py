@@ -34,7 +34,8 @@ class Lane:
     ) -> None:
         self.store, self.shards = store, shards
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
-        self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, bucket_bytes)
+        sizes = communicator.bucket_sizes(bucket_bytes)
+        self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes)
         share = communicator.shared_empty
         self.result = share(store.length, self.leaf_dtype, name=f"{name} result", common=True)
         """The sum over all shards, bucket by bucket; one for all ranks of the host."""

@@ -16,6 +16,7 @@ from ...core.errors import RangeError, ShapeError
 from ..errors import CommunicatorError
 from ..messages import Program, aligned_bytes, flat_bytes
 from ..reduction import over_wire
+from ..reduction.bucket import BucketSizes, tuned_sizes
 from ..reduction.expression import Term
 from ..reduction.programs import Programs
 from ..reduction.tree import Node
@@ -97,6 +98,13 @@ class Verbs:
     def share_memory(self) -> bool:
         """Let the ranks of each host share memory; False, with a line that says why, where they cannot. All ranks call."""
         return sharing.share_memory(cast("Communicator", self))
+
+    def bucket_sizes(self, bucket_bytes: int | None = None) -> BucketSizes:
+        """The sizes of gradient buckets for this wire: from the tuned table, or what the user gave, the first one a quarter."""
+        if bucket_bytes is not None:
+            return BucketSizes(max(1, bucket_bytes // 4), bucket_bytes)
+        one_host = self.local is not None and len(self.local.hosts) == 1
+        return tuned_sizes("shared memory" if one_host else "threads" if self.backend == "alone" else self.backend)
 
     def is_shared(self, array: np.ndarray) -> bool:
         """Whether an array lies where the other ranks of this host can read it."""
