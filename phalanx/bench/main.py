@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def all_reduce(options: Options) -> int:
     return 0
 
 
-def _measure(options: Options, ranks: int, taking_part: list[Contestant]) -> list[Series]:
+def _measure(options: Options, ranks: int, taking_part: list[Contestant]) -> Iterator[Series]:
     """All sizes at one number of ranks: the jobs are started once, and one of them works at a time."""
     most = max(options.sizes)
     began = time.monotonic()
@@ -165,11 +165,11 @@ def _measure(options: Options, ranks: int, taking_part: list[Contestant]) -> lis
                 stack.callback(job.close)
         for job in jobs.values():
             job.wait()
-        found = [_turns(options, Series(ranks, nbytes), taking_part, jobs) for nbytes in options.sizes]
+        for nbytes in options.sizes:
+            yield _turns(options, Series(ranks, nbytes), taking_part, jobs)
         idle = sum(job.idle_cpu_s for job in jobs.values()) / (time.monotonic() - began)
     if idle > IDLE_SHARE:
         print(f"note: ranks that waited for their turn used {idle:.0%} of a processor", flush=True)
-    return found
 
 
 def _turns(

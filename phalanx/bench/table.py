@@ -19,6 +19,9 @@ class Turns(Protocol):
 
 HEADS = ("contestant", "median", "from", "to", "GB/s", "bus GB/s", "of limit", "x gloo")
 
+QUIET_LOAD = 0.7
+"""Processes that want a processor before the run begins (the last minute's mean); above it the machine is not idle."""
+
 
 def heading(about: dict[str, Any], missing: list[str]) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
@@ -27,11 +30,18 @@ def heading(about: dict[str, Any], missing: list[str]) -> list[str]:
         f"all-reduce of float32 in place; {about['rounds']} rounds, contestants take turns, medians over rounds",
         f"{about['processor']}, {about['cores']} cores, {about['system']}, Python {about['python']}, {packages}",
         f"commit {about['commit']}; environment {settings}, unset {', '.join(about['unset'])}",
+        *_busy(about["load_before"]),
         "GB/s: bytes of the array over the time; bus GB/s: times 2 (ranks - 1) / ranks; of limit, x gloo: medians of ratios "
         "within a round (above 1: faster)",
         *missing,
         "",
     ]
+
+
+def _busy(load: float) -> list[str]:
+    if load < QUIET_LOAD:
+        return []
+    return [f"NOTE: other processes use this machine's processors (load {load:.1f}): these figures say little"]
 
 
 def block(series: Turns, limit: str, gloo: str) -> list[str]:
