@@ -26,15 +26,20 @@ class BlockExchange(Exchange):
         super().__init__(setting)
         self.codec = codec
         self._fields = {field.index: field for field in setting.fields}
-        self._shares: list[list[Share]] = []
-        for bucket in setting.buckets:
-            extents = [(field.index, field.lo, field.hi) for field in setting.fields_of(bucket)]
-            self._shares.append(shares(extents, len(setting.ranges), codec.nbytes))
+        self._sum_codec = codec.for_sum(setting.shards)
+        self._shares, self._sum_shares = (self._cut(code) for code in (codec, self._sum_codec))
+        """The same runs twice: where the code of a leaf lies, and that of the sum."""
         self._encoded: dict[tuple[int, int], np.ndarray] = {}
         self._present: set[tuple[int, int]] = set()
         self._scratch = np.zeros(setting.length, np.float32)
         self._spans: list[np.ndarray] = []
         self._longest = max((s.hi - s.lo for cut in self._shares for s in cut), default=0)
+
+    def _cut(self, codec: Codec) -> list[list[Share]]:
+        """For each bucket what each rank sums."""
+        setting = self.setting
+        extents = [[(f.index, f.lo, f.hi) for f in setting.fields_of(bucket)] for bucket in setting.buckets]
+        return [shares(bucket, len(setting.ranges), codec.nbytes) for bucket in extents]
 
     def remembers(self, field: Field) -> bool:
         return self.codec.feedback
@@ -66,12 +71,13 @@ class BlockExchange(Exchange):
                 code = encoded[run.at : run.at + run.nbytes]
                 self.codec.encode(values[run.lo : run.hi], code, self._draw(shard, run))
                 if self.codec.feedback:
-                    self._subtract(code, values[run.lo : run.hi], self._scratch[run.lo : run.hi])
+                    self._subtract(self.codec, code, values[run.lo : run.hi], self._scratch[run.lo : run.hi])
         self._present.add(place)
 
-    def _subtract(self, code: np.ndarray, values: np.ndarray, scratch: np.ndarray) -> None:
+    @staticmethod
+    def _subtract(codec: Codec, code: np.ndarray, values: np.ndarray, scratch: np.ndarray) -> None:
         """``values`` becomes what ``code`` leaves out of it; ``scratch`` what the code says."""
-        self.codec.decode(code, scratch)
+        codec.decode(code, scratch)
         with np.errstate(all="ignore"):
             values -= scratch
         drop_non_finite(values)
@@ -104,18 +110,19 @@ class BlockExchange(Exchange):
             bucket = setting.buckets[number]
             out[bucket.lo : bucket.hi] = 0
             return
-        code = self._encode_sum(mine, total, out)
+        sums = self._sum_shares[number]
+        code = self._encode_sum(sums[messages.rank], total, out)
         self._spans.append(total)
         for other in others(messages):
             if code.size:
                 messages.post(other, code, "sum")
         for other in others(messages):
-            theirs = cut[other]
+            theirs = sums[other]
             if theirs.runs:
                 data = messages.take(other, messages.scratch((theirs.end - theirs.begin,), np.dtype(np.uint8)), "sum")
                 for run in theirs.runs:
                     at = run.at - theirs.begin
-                    self.codec.decode(data[at : at + run.nbytes], out[run.lo : run.hi])
+                    self._sum_codec.decode(data[at : at + run.nbytes], out[run.lo : run.hi])
 
     def _encode_sum(self, share: Share, total: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The bytes of this rank's part of the sum; what they say goes into ``out``."""
@@ -128,12 +135,12 @@ class BlockExchange(Exchange):
             if feedback:
                 values += before[run.lo : run.hi]
             data = code[run.at - share.begin : run.at - share.begin + run.nbytes]
-            self.codec.encode(values, data, self._draw(SUM, run))
+            self._sum_codec.encode(values, data, self._draw(SUM, run))
             if feedback:
-                self._subtract(data, values, out[run.lo : run.hi])
+                self._subtract(self._sum_codec, data, values, out[run.lo : run.hi])
                 after[run.lo : run.hi] = values
             else:
-                self.codec.decode(data, out[run.lo : run.hi])
+                self._sum_codec.decode(data, out[run.lo : run.hi])
         return code
 
     def _decoded(self, row: np.ndarray, share: Share) -> np.ndarray:
@@ -163,10 +170,10 @@ class BlockExchange(Exchange):
         lo, hi = self.setting.ranges[rank]
         head, ranks = aligned(hi - lo), len(self.setting.ranges)
         sent = 0
-        for cut in self._shares:
+        for cut, sums in zip(self._shares, self._sum_shares, strict=True):
             sizes = [share.end - share.begin for share in cut]
             sent += sum(head + (hi - lo) * size for other, size in enumerate(sizes) if other != rank)
-            sent += (ranks - 1) * sizes[rank]
+            sent += (ranks - 1) * (sums[rank].end - sums[rank].begin)
         return sent
 
 

@@ -42,6 +42,10 @@ class Codec(ABC):
     feedback: ClassVar[bool]
     """Whether what the bytes leave out is added to the next step's numbers (error feedback)."""
 
+    def for_sum(self, shards: int) -> Codec:
+        """The codec of the sum over ``shards``: this one, unless the sum needs another."""
+        return self
+
     @abstractmethod
     def nbytes(self, size: int) -> int:
         """Bytes of a run of ``size`` elements."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from .codec import Codec, Draw, aligned, rows
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _STRIDE = 16
+_SUM_LIMIT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,9 @@ class TopK(Codec):
     """Of each chunk of 16,384 elements the k = max(1, ceil(ratio * n)) largest by magnitude, ties to the lower index.
 
     6 bytes each: a float32 and its place in the chunk. What is left out comes back in the next step (error feedback), where
-    it has grown. The sum over shards is cut to its k largest again, with a residual of its own: up to V * k numbers are not
-    zero there, and gathering all of them would cost more the more shards there are (Tang et al., "DoubleSqueeze", ICML 2019).
+    it has grown. The sum over V shards has up to V * k numbers that are not zero: all of them up to four shards, above that the
+    4 * k largest are sent, with a residual of the sum (Tang et al., "DoubleSqueeze", ICML 2019). Gathering all would cost more
+    the more shards there are; k alone would make everything wait twice as long (measured: less accurate on Fashion-MNIST).
     Lin, Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018 (without its momentum correction and warm-up);
     Stich, Cordonnier, Jaggi, "Sparsified SGD with memory", NeurIPS 2018.
 
@@ -33,10 +35,15 @@ class TopK(Codec):
     feedback: ClassVar[bool] = True
     ratio: float = 0.01
     """Share of the elements that is sent."""
+    times: int = field(default=1, repr=False)
+    """For the sum: so many times k."""
 
     def __post_init__(self) -> None:
         if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= 1:
             raise RangeError(f"TopK expects ratio to be above 0 and at most 1, got {self.ratio!r}")
+
+    def for_sum(self, shards: int) -> TopK:
+        return TopK(self.ratio, min(shards, _SUM_LIMIT))
 
     def kept(self, size: int) -> int:
         """How many of a run of ``size`` elements are sent."""
@@ -44,7 +51,7 @@ class TopK(Codec):
         return whole * self._of(CHUNK) + (self._of(rest) if rest else 0)
 
     def _of(self, width: int) -> int:
-        return max(1, math.ceil(self.ratio * width))
+        return min(width, self.times * max(1, math.ceil(self.ratio * width)))
 
     def nbytes(self, size: int) -> int:
         return aligned(6 * self.kept(size))

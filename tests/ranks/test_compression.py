@@ -11,7 +11,7 @@ from phalanx.core.data.shards import owned_range
 from phalanx.core.flat import CHUNK
 from phalanx.dist.communicators.alone import AloneCommunicator
 from phalanx.dist.communicators.threads import current_communicator, run_threads
-from phalanx.dist.compression import Half, Int8, OneBit, PowerSGD, TopK
+from phalanx.dist.compression import Half, Int8, OneBit, PowerSGD, TopK, carry
 from phalanx.dist.compression.codec import Codec, Draw
 from phalanx.dist.compression.compressor import bytes_per_step, exchange_for
 from phalanx.dist.compression.exchange import Field, Leaf, Setting
@@ -118,7 +118,7 @@ def plain_codec(codec, shards):
             for first in range(0, field.hi - field.lo, CHUNK):
                 lo, hi = field.lo + first, min(field.lo + first + CHUNK, field.hi)
 
-                def code(values, owner, lo=lo, hi=hi, first=first, field=field, step=step):
+                def code(values, owner, codec, lo=lo, hi=hi, first=first, field=field, step=step):
                     data, back = np.zeros(codec.nbytes(hi - lo), np.uint8), np.zeros(hi - lo, np.float32)
                     values = values + residual[owner][lo:hi] if codec.feedback else values
                     codec.encode(values, data, Draw(exchange_key(step, owner, field), first))
@@ -134,9 +134,9 @@ def plain_codec(codec, shards):
                     leaf = gradient(step, shard)[lo:hi] * np.float32(weight(step, shard))
                     if unused(step, shard) == ((field.lo, field.hi),):
                         leaf[:] = -0.0
-                    leaves.append(code(leaf, shard))
+                    leaves.append(code(leaf, shard, codec))
                 total = plain_tree([None if leaf is None else leaf.copy() for leaf in leaves])
-                result[lo:hi] = 0 if total is None else code(total, -1)
+                result[lo:hi] = 0 if total is None else code(total, -1, codec.for_sum(shards))
         results.append(result)
     return results
 
@@ -246,7 +246,7 @@ def test_bytes_by_hand():
     assert bytes_per_step(Int8(1024), here, 0) == flag + (n + 4 * 64)
     assert bytes_per_step(Half("bfloat16"), here, 1) == flag + 2 * n
     assert bytes_per_step(OneBit(1024), here, 0) == flag + n // 8 + 8 * 64
-    assert bytes_per_step(TopK(0.01), here, 0) == flag + 4 * 6 * 164
+    assert bytes_per_step(TopK(0.01), here, 0) == flag + 2 * 6 * 164 + 2 * 2 * 6 * 164  # the sum: of both shards
     assert bytes_per_step(PowerSGD(4), here, 0) == 2 * (1 + 256 * 4 * 4)  # small: each factor whole, in one round
 
 
@@ -268,3 +268,49 @@ def test_power_sgd_goes_on_from_its_last_factor():
         errors.append(np.linalg.norm(out[field.lo : field.hi] - matrix.reshape(-1)))
     best = np.linalg.norm(0.9 ** np.arange(2, 100))
     assert errors[0] > 1.1 * best and errors[-1] < 1.02 * best, (errors, best)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("scheme", [TopK(0.05), OneBit(256), PowerSGD(2)], ids=str)
+def test_residuals_follow_their_parameters_into_another_layout(scheme, size):
+    """One parameter goes, the others lie elsewhere in other buckets: what is left out of each, and of the sum, comes along."""
+    shards = 8  # above four, so that the sum of the largest has a residual too
+
+    def main():
+        comm = current_communicator() or AloneCommunicator()
+        old = exchange_for(scheme, setting(comm.rank, comm.size, shards))
+        for step in range(2):
+            one_step(old, comm, step)
+            old.commit(())
+        fields, end = [], 0
+        for number, f in enumerate(reversed([f for f in FIELDS if f.index != 1])):
+            fields.append(Field(f.name, number, end, end + f.hi - f.lo, f.shape))
+            end += -(-(f.hi - f.lo) // 64) * 64
+        buckets = plan_buckets([f.lo for f in fields], end, 4, 100_000, 100_000)
+        new = exchange_for(
+            scheme, Setting(comm.rank, old.setting.ranges, shards, SEED, end, tuple(buckets), tuple(fields))
+        )
+        carry.over(old, new)
+        comm.run(lambda m: new.begin(m, 0), name="gather").wait()
+        return old, new
+
+    before, after = zip(*run_threads(main, size, timeout_s=20), strict=True)
+    for owner in (-1, *range(shards)):
+        holders = range(size) if owner == -1 else [r for r in range(size) if owner in before[r].setting.owned]
+        for rank in holders:
+            for f in after[rank].setting.fields:
+                old = next(g for g in FIELDS if g.name == f.name)
+                got, expected = after[rank].residuals.committed(owner)[f.lo : f.hi], np.zeros(f.hi - f.lo, np.float32)
+                if owner == -1:  # each part from whoever kept it
+                    for other in before:
+                        for g, first, stop in other.sums_kept(other.setting.rank):
+                            if g.name == f.name:
+                                expected[first:stop] = other.residuals.committed(-1)[g.lo + first : g.lo + stop]
+                else:
+                    expected = before[rank].residuals.committed(owner)[old.lo : old.hi]
+                if after[rank].remembers(f):
+                    assert same_bits(got, expected)
+                    assert got.any() or isinstance(scheme, PowerSGD) or f.hi - f.lo == 1
+    assert {exchange.step for exchange in after} == {2}
+    for exchange, old in zip(after, before, strict=True):
+        assert all(same_bits(q, old.factors()[name]) for name, q in exchange.factors().items())
