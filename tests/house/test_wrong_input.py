@@ -234,6 +234,7 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
     # ranks
     "an unknown backend": (lambda: phalanx.init(backend="nccl"), RangeError, ["backend", "zmq, mpi", "'nccl'"]),
     "a deadline in the past": (lambda: phalanx.init(timeout_s=-1.0), RangeError, ["timeout_s", "above 0", "-1.0"]),
+    "a stall before it begins": (lambda: phalanx.init(stall_s=0), RangeError, ["stall_s", "above 0", "got 0"]),
     "no shards": (lambda: phalanx.init(shards=0), RangeError, ["shards", "at least 1", "got 0"]),
     "shards that are no integer": (lambda: phalanx.init(shards=2.0), RangeError, ["shards", "integer", "got 2.0"]),
     "a seed that is no integer": (lambda: phalanx.init(seed="one"), RangeError, ["an integer", "'one'"]),
@@ -459,6 +460,10 @@ COMMANDS = {
     "an unknown option": (["--rank", "2", "SCRIPT"], "phalanx run: unknown option --rank"),
     "an option of another kind": (["--mpi", "--threads", "SCRIPT"], "phalanx run: --threads and --mpi are two ways"),
     "no time": (["--timeout", "0", "SCRIPT"], "phalanx run: --timeout 0: expected seconds above 0"),
+    "checks after no steps": (
+        ["--check-replicas", "0", "SCRIPT"],
+        "phalanx run: --check-replicas 0: expected a number of steps, at least 1",
+    ),
     "fewer than no restarts": (["--restarts", "-1", "SCRIPT"], "phalanx run: --restarts -1: expected 0 or more"),
 }
 

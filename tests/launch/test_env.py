@@ -116,3 +116,14 @@ def test_a_childs_environment_starts_without_ranks():
     everything = environ | OPEN_MPI | MPICH | TORCHRUN | OWN | {"SLURM_PROCID": "1", "PHALANX_RESUME": "auto"}
     assert env.without_ranks(everything) == environ
     assert env.read(env.without_ranks(everything)) is None
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "often", "1.5"])
+def test_a_wrong_number_of_steps_between_checks_is_named(value):
+    with pytest.raises(LaunchError, match=f"PHALANX_CHECK_REPLICAS='?{value}'?"):
+        env.check_replicas_every({"PHALANX_CHECK_REPLICAS": value})
+
+
+def test_what_a_child_of_a_rank_must_not_take_over():
+    environ = {"PHALANX_FLIGHT": "/records", "PHALANX_CHECK_REPLICAS": "10"}
+    assert env.without_ranks(environ) == {"PHALANX_CHECK_REPLICAS": "10"}

@@ -96,8 +96,42 @@ def test_a_module_is_run_by_its_name():
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"ranks": 0}, "-n 0"), ({"restarts": -1}, "--restarts -1"), ({"timeout_s": 0.0}, "--timeout 0")],
+    [
+        ({"ranks": 0}, "-n 0"),
+        ({"restarts": -1}, "--restarts -1"),
+        ({"timeout_s": 0.0}, "--timeout 0"),
+        ({"check_replicas": 0}, "--check-replicas 0"),
+    ],
 )
 def test_arguments_that_cannot_be_are_refused(options, word):
     with pytest.raises(LaunchError, match=word):
         RunArguments("train.py", **options)
+
+
+def test_every_rank_is_told_where_its_flight_record_belongs_and_when_replicas_are_compared():
+    arguments = RunArguments("train.py", ranks=2, flight="/records", check_replicas=50)
+    for options in ({}, {"mpi": Mpirun("/bin/mpirun", "MPICH")}):
+        for rank in make_plan(arguments, MACHINE, job="j", **options).ranks:
+            found = {**MACHINE.environ, **rank.environment}
+            assert env.flight_folder(found) == "/records"
+            assert env.check_replicas_every(found) == 50
+    assert env.check_replicas_every(plan_of().ranks[0].environment) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "folder"),
+    [
+        (None, {}, "/tmp/phalanx-flight-j"),
+        (None, {"TMPDIR": "/scratch"}, "/scratch/phalanx-flight-j"),
+        (None, {"PHALANX_FLIGHT": "/mine"}, "/mine"),
+        ("/given", {"PHALANX_FLIGHT": "/mine"}, "/given"),
+        (None, {"PHALANX_FLIGHT": "/outer", "PHALANX_LAUNCHED": "1"}, "/tmp/phalanx-flight-j"),
+    ],
+)
+def test_an_argument_beats_the_environment_and_a_launcher_around_this_one_is_not_asked(given, environ, folder):
+    machine = dataclasses.replace(MACHINE, environ=environ)
+    arguments = RunArguments("train.py", flight=given)
+    assert make_plan(arguments, machine, job="j").ranks[0].environment["PHALANX_FLIGHT"] == folder
+    if not folder.startswith(("/tmp", "/scratch")):
+        restarted = make_plan(arguments, machine, job="j", restart=2).ranks[0].environment
+        assert restarted["PHALANX_FLIGHT"] == f"{folder}/restart-2"
