@@ -30,7 +30,6 @@ TICK_S = 0.5
 BEAT_S = 1.0
 SILENCE_S = 8.0
 """How long another host's kernel may acknowledge nothing."""
-UNREACHABLE = f"nothing acknowledged for {SILENCE_S:.0f} s: the link is cut or the host is gone"
 _CUT = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 HELLO_LIMIT_BYTES = 1024
 STRANGER_S = 5.0
@@ -326,7 +325,7 @@ class ControlMesh:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             if peer.state == ALIVE and error in _CUT:
-                peer.why = UNREACHABLE
+                peer.why = f"nothing acknowledged for {SILENCE_S:g} s: the link is cut or the host is gone"
             self._became(peer, LOST if peer.state == ALIVE else peer.state)
 
     def _take_messages(self, peer: Peer) -> None:

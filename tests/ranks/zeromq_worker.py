@@ -24,7 +24,7 @@ from phalanx.dist.communicators.base import reason_of
 from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
 from phalanx.dist.errors import CommunicatorError
 from phalanx.dist.messages import Messages
-from tests.ranks import combinations, contract, wire_speed
+from tests.ranks import across_hosts, combinations, contract, wire_speed
 
 SCENARIOS: dict[str, Callable[..., Any]] = {}
 
@@ -197,6 +197,12 @@ def timing(comm: ZeroMQCommunicator) -> dict[str, float]:
 @scenario
 def all_reduce_seconds(comm: ZeroMQCommunicator, **options: int) -> dict[str, float]:
     return wire_speed.all_reduce_seconds(comm, **options)
+
+
+@scenario
+def call(comm: ZeroMQCommunicator, function: str, **arguments: Any) -> Any:
+    """A function of :mod:`.across_hosts`."""
+    return getattr(across_hosts, function)(comm, **arguments)
 
 
 def rank_main(
