@@ -97,9 +97,13 @@ def _load(arguments: RunArguments) -> tuple[CodeType, str | None, str]:
         with io.open_code(os.path.abspath(arguments.script)) as file:
             return compile(file.read(), arguments.script, "exec"), None, arguments.script
     sys.path.insert(0, os.getcwd())
-    spec = importlib.util.find_spec(arguments.script)
+    name = arguments.script
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:  # a package, as in python -m
+        name = f"{name}.__main__"
+        spec = importlib.util.find_spec(name)
     loader: Any = spec.loader if spec else None
-    code = loader.get_code(arguments.script) if hasattr(loader, "get_code") else None
+    code = loader.get_code(name) if hasattr(loader, "get_code") else None
     if spec is None or code is None:
         raise LaunchError(f"-m {arguments.script}: no such module")
     return code, spec.parent, spec.origin or arguments.script

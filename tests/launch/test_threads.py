@@ -36,3 +36,8 @@ def test_an_error_of_one_rank_ends_all_and_is_printed_once(script):
 
 def test_the_exit_code_is_the_scripts(script):
     assert phalanx("run", "--threads", "-n", "2", script("if rank == 1: sys.exit(4)")).returncode == 4
+
+
+def test_a_package_is_run_by_its_main_module():
+    result = phalanx("run", "--threads", "-n", "2", "-m", "phalanx", "--version")
+    assert result.returncode == 0 and "[0-1] phalanx 0." in result.stdout, result.stderr
