@@ -102,6 +102,9 @@ def largest(matrix: np.ndarray, k: int) -> tuple[np.ndarray, ...]:
 
 def _limit(row: np.ndarray, k: int) -> np.uint32:
     """The ``k``-th largest of ``row``: among those above a guess from a sample, if that leaves at least ``k``."""
+    row = row[row > 0]  # partition is slow where many are equal
+    if row.size < k:
+        return np.uint32(0)
     if row.size > 8 * k:
         sample = np.sort(row[::_STRIDE])
         candidates = row[row >= sample[max(0, sample.size - 2 - 2 * k // _STRIDE)]]
