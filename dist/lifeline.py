@@ -12,12 +12,14 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 
 from . import env
 
 LAUNCHERS = ("prterun", "prted", "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "orted", "hydra_pmi_proxy")
-"""Names of the processes whose death ends their ranks (the kernel keeps 15 characters)."""
+"""Names of the processes whose death ends their ranks."""
+_NAMES = {name[:15] for name in LAUNCHERS}  # the kernel keeps 15 characters
 
 _lock = threading.Lock()
 _watching = False
@@ -49,6 +51,23 @@ def die_with_parent(environ: Mapping[str, str] = os.environ) -> None:
     except ProcessLookupError:
         _end()
     threading.Thread(target=_watch, args=(watched,), name="lifeline", daemon=True).start()
+
+
+def end_launcher_after(seconds: float) -> None:
+    """End mpirun's daemon on this host, if it is still there then, even though this process has ended by that time.
+
+    For a cut link: mpirun would wait for ever for the daemon that it cannot reach, and so would the user.
+    """
+    daemon = _launching_ancestor() if sys.platform.startswith("linux") else None
+    if daemon is None or os.fork():
+        return
+    try:  # a child that outlives the rank; it does nothing but wait
+        os.setsid()
+        time.sleep(seconds)
+        if _status(daemon)[0] in _NAMES:
+            _kill(daemon)
+    finally:
+        os._exit(0)
 
 
 def _watch(process: int) -> None:
@@ -87,7 +106,7 @@ def _launching_ancestor() -> int | None:
     pid = os.getppid()
     while pid > 0:
         name, parent = _status(pid)
-        if name in {launcher[:15] for launcher in LAUNCHERS}:
+        if name in _NAMES:
             return pid
         pid = parent
     return None

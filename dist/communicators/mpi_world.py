@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from ..control import ControlMesh
 from ..errors import LaunchError
 from ..host import common_network, host_identity, networks
+from ..lifeline import end_launcher_after
 from ..member import LOOPBACK, Member, address_text, is_loopback, listen
 from ..secret import nonce
 from ..watch import STALL_S
@@ -117,6 +118,9 @@ class World(Peers):
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
+            assert self.mesh is not None
+            if any(peer.why for peer in self.mesh.peers.values()):  # mpirun cannot reach all of its daemons
+                end_launcher_after(ABORT_GRACE_S)
             signal.alarm(ABORT_LIMIT_S)
             self.comm.Abort(code)
         while True:  # another thread is ending the process

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,20 +254,35 @@ def test_a_rank_that_stands_still_is_not_called_lost(two: Hosts, tmp_path: Path)
     assert all(report.get("result", 0) > 2.5 for report in reports.values()), reports
 
 
+def mpi_training(hosts: Hosts, folder: Path, then: Callable[[], None], **options: Any) -> Outcome:
+    """An endless job over MPI; ``then`` is called once it runs."""
+    outcomes: list[Outcome] = []
+    options |= {"where": str(folder)}
+    job = threading.Thread(target=lambda: outcomes.append(hosts.mpirun(folder, MODULE, "train", **options)))
+    job.start()
+    try:
+        wait_for(folder / "running", 20)
+        then()
+    finally:
+        job.join()
+    return outcomes[0]
+
+
 @needs_mpi
 @pytest.mark.parametrize("silence_s", [SILENCE_S, pytest.param(control.SILENCE_S, marks=whole)])
 def test_a_cut_link_ends_mpi_ranks_with_a_name(two: Hosts, tmp_path: Path, silence_s: float) -> None:
-    outcomes: list[Outcome] = []
-    options = {"where": str(tmp_path), "silence_s": silence_s, "limit_s": silence_s + 25}
-    job = threading.Thread(target=lambda: outcomes.append(two.mpirun(tmp_path, MODULE, "train", **options)))
-    job.start()
-    try:
-        wait_for(tmp_path / "running", 20)
-        two.cut(1)
-    finally:
-        job.join()
-    (outcome,) = outcomes
-    assert outcome.code != 0, outcome.output
+    outcome = mpi_training(two, tmp_path, lambda: two.cut(1), silence_s=silence_s, limit_s=silence_s + 25)
+    assert outcome.code not in (0, None), outcome.output  # mpirun by itself would wait for ever
     assert "rank 0 lost rank 1 (host h1, pid" in outcome.output
     assert f"nothing acknowledged for {silence_s:g} s: the link is cut or the host is gone" in outcome.output
     assert not outcome.left_behind
+
+
+@needs_mpi
+def test_a_killed_host_ends_mpi_ranks(two: Hosts, tmp_path: Path) -> None:
+    outcome = mpi_training(two, tmp_path, lambda: two.kill(1), limit_s=25)
+    assert outcome.code is not None, outcome.output  # it may be 0: mpirun's code tells nothing when it lost a host
+    assert not outcome.left_behind
+    words = ("rank 0 lost rank 1 (host h1, pid", "on node h1", "Remote host:   h1")  # ours, or mpirun's own
+    assert any(word in outcome.output for word in words), outcome.output
+    assert outcome.seconds < 15
