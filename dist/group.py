@@ -221,8 +221,7 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
         communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline)
     excepthook.attach(communicator)
     control = communicator.split(0)
-    if shared_memory:
-        communicator.share_memory()
+    if shared_memory and communicator.share_memory():  # where it cannot be, one line says so
         control.share_memory()
     group = Group(
         communicator,

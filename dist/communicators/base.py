@@ -48,6 +48,7 @@ class _Entry:
     timeout_s: float
     flush: bool
     submitted: float = 0.0
+    kept: Any = None
 
 
 class Communicator(Verbs, ABC):
@@ -193,7 +194,8 @@ class Communicator(Verbs, ABC):
     ) -> Work:
         work = Work(name, self)
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        entry = _Entry(program, work, sequence, limit_s, flush, time.monotonic())
+        kept = None if self.local is None else self.local.roots()  # others sum in it even if the model ends here
+        entry = _Entry(program, work, sequence, limit_s, flush, time.monotonic(), kept)
         if self._broken is not None:
             work._finish(error=self._broken)
         elif self.size == 1:

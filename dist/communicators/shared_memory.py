@@ -66,6 +66,11 @@ class Block:
         self.stride = root.nbytes // parts
         self._root = weakref.ref(root)
 
+    @property
+    def root(self) -> np.ndarray | None:
+        """All of it; None once nobody holds it."""
+        return self._root()
+
     def part(self, index: int) -> np.ndarray:
         """The bytes of local rank ``index`` (of the single part where there is only one)."""
         root = self._root()
@@ -230,12 +235,17 @@ class LocalSpace:
         self._made += 1
         block = Block(self._made, root, nbytes, parts)
         self.blocks[block.number] = block
-        weakref.finalize(root, self.blocks.pop, block.number, None)
+        gone = weakref.finalize(root, self.blocks.pop, block.number, None)
+        gone.atexit = False  # others may still sum in it while this process says goodbye
         return block.part(self.index)
 
     def skip(self) -> None:
         """Count a block that could not be made, so that numbers stay equal on all ranks."""
         self._made += 1
+
+    def roots(self) -> list[np.ndarray | None]:
+        """What keeps all present blocks."""
+        return [block.root for block in list(self.blocks.values())]
 
     def find(self, array: np.ndarray) -> tuple[int, int, int] | None:
         """(block, part, offset in bytes) of a C-contiguous array, or None when it lies in no block."""
