@@ -131,7 +131,9 @@ class Fold:
         terms = lane.terms(bucket, range(self.next_shard, self.stop), weight)
         out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
         if self.group.size > 1:
-            self._works.append(self.group.communicator.tree_all_reduce(terms, ranges, shards, out, name=label))
+            self._works.append(
+                self.group.communicator.tree_all_reduce(terms, ranges, shards, out, name=label, background=True)
+            )
             return
         present = {node: term for node, term in terms.items() if term is not None}
         order = expression((0, shards), present)

@@ -74,6 +74,7 @@ class Verbs:
         name: str,
         cut: Sequence[tuple[int, int]] | None = None,
         gather: bool = True,
+        background: bool = False,
     ) -> Work:
         """Sum over all shards into ``out`` (1-D) on every rank, in the order of the tree over ``shards``.
 
@@ -82,12 +83,14 @@ class Verbs:
                 ``out``'s length and a factor, or None where no shard of a node had samples. Not changed.
             cut: the range of ``out`` that each rank sums, by default even slices.
             gather: with False only the own range of ``cut`` is complete afterwards.
+            background: do not wait for others even where it is small and would take but microseconds.
 
         The result is whether any shard was present; if none was, ``out`` is set to zero.
         """
-        fingerprint = f"{name} {out.dtype}[{out.size}]"
-        return self.run(
-            lambda m: m.programs.tree_all_reduce(m, terms, ranges, shards, out, cut, gather), name=fingerprint
+        small = self.local is not None and out.nbytes <= INLINE_NBYTES and not background
+        return (self.run_here if small else self.run)(
+            lambda m: m.programs.tree_all_reduce(m, terms, ranges, shards, out, cut, gather),
+            name=f"{name} {out.dtype}[{out.size}]",
         )
 
     def all_gather_slices(self, array: np.ndarray, cut: Sequence[tuple[int, int]], *, name: str) -> Work:
