@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ...core.backend import empty_aligned
+from ...core.flat import BOUNDARY_BYTES
 
 SUM = -1
 """The owner of the residual of the sum over shards; other owners are shard numbers."""
@@ -32,8 +32,7 @@ class Residuals:
 
     def _buffer(self, buffers: dict[int, np.ndarray], owner: int) -> np.ndarray:
         if owner not in buffers:
-            buffers[owner] = empty_aligned(self.length, np.dtype(np.float32))
-            buffers[owner].fill(0)
+            buffers[owner] = _zeros(self.length)
         return buffers[owner]
 
     def owners(self) -> Iterator[int]:
@@ -52,6 +51,13 @@ class Residuals:
     def rollback(self) -> None:
         """The step is given up: nothing of it remains."""
         self._touched.clear()
+
+
+def _zeros(length: int) -> np.ndarray:
+    """Float32 zeros on an aligned address; pages that nobody writes (parts of the sum of other ranks) take no memory."""
+    raw = np.zeros(4 * length + BOUNDARY_BYTES, np.uint8)
+    start = -raw.ctypes.data % BOUNDARY_BYTES
+    return raw[start : start + 4 * length].view(np.float32)
 
 
 def drop_non_finite(residual: np.ndarray) -> None:

@@ -12,7 +12,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.compression import Half, Int8, OneBit, PowerSGD, TopK
-from phalanx.core.errors import DTypeError, RangeError
+from phalanx.core.errors import DTypeError, NonFiniteError, RangeError
 from phalanx.core.hashing import hash_array
 from phalanx.data import DataLoader, TensorDataset
 from phalanx.dist.errors import MismatchError
@@ -227,6 +227,28 @@ def test_a_copy_compresses_too():
         return str(model.reducer.compressed.compressor.scheme)
 
     assert on_ranks(2, None, main) == ["TopK(ratio=0.01)"] * 2
+
+
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:divide by zero")
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_a_gradient_that_is_not_a_number_is_still_found(scheme):
+    """Its own loss is finite; the code brings it to all ranks, and the next loss says so."""
+
+    def main():
+        model = phalanx.DataParallel(nn.Linear(FEATURES, CLASSES), compression=scheme)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        for step in DataLoader(data(), batch_size=24).steps():
+            optimizer.zero_grad()
+            for x, y in step:
+                output = model(x)
+                loss = nn.functional.cross_entropy(output, y)
+                if step.shard == 1:
+                    loss = loss + phalanx.sqrt(phalanx.abs(output) * 0).sum()  # 0, with a slope of infinity times 0
+                loss.backward()
+            optimizer.step()
+
+    with pytest.raises(NonFiniteError, match="the loss is nan in step 1"):
+        on_ranks(2, 4, main)
 
 
 def wrap(module=None, **options):
