@@ -10,6 +10,7 @@ silent), ``raise`` (RuntimeError), ``full`` (the error of a full disk). Points:
     checkpoint-before-rename     complete under its temporary name; rank 0
     checkpoint-after-rename      committed; rank 0
     before-reduce, after-reduce, after-update    around a step's last reduction and its update; every rank
+    before-gather                this rank has updated its part of the parameters (ZeRO), others have not got it; every rank
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from ..core.errors import GraphError, NonFiniteError, RangeError
 from ..core.nn.finite import first_non_finite
 from ..core.nn.module import Module
 from ..core.nn.statistics import collect, discard
+from ..core.optim.optimizer import own_gradient
 from .compression import Scheme, scheme
 from .compression.fold import CompressedFold
 from .errors import MismatchError
@@ -149,7 +150,12 @@ class DataParallel(Module):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients of the module."""
-        self.module.zero_grad(set_to_none)
+        if set_to_none or self.reducer.spread is None:
+            self.module.zero_grad(set_to_none)
+            return
+        for parameter in self.reducer.parameters:  # of each this rank has its part
+            if parameter._grad is not None:
+                own_gradient(parameter)[...] = 0
 
     def _check_finite(self, loss: float) -> None:
         if not np.isfinite(loss):

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..core.errors import GraphError, RangeError
+from ..core.faults import fault_point
 from ..core.flat import CHUNK, FlatStore
 from ..core.hashing import hash_array, hash_of_sums, sum_of_part
 from ..core.owned import OwnPart
@@ -138,6 +139,7 @@ class Zero:
 
     def gather_parameters(self, spans: list[tuple[FlatStore, int, int]]) -> None:
         """After an update: each rank's own part of the parameters, to all."""
+        fault_point("before-gather")
         works = []
         for store, lo, hi in spans:
             name = f"parameters {lo} to {hi} of {store.length}"
