@@ -65,6 +65,7 @@ class Wire(Protocol):
     def _flush(self, deadline: float) -> None: ...
     def _expect(self, source: int, out: np.ndarray) -> None: ...
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any: ...
+    def _lend(self, source: int, expected: Header, out: np.ndarray, deadline: float) -> np.ndarray: ...
     def _has_come(self, source: int) -> bool: ...
     def _where(self, ranks: Sequence[int]) -> str: ...
     def _unread(self) -> list[int]: ...
@@ -103,18 +104,26 @@ class Messages:
 
     def take(self, source: int, out: np.ndarray | None = None, part: str = "") -> Any:
         """Receive from ``source``: into ``out`` (C-contiguous, of equal size), or as bytes of any size."""
+        data = self._receive(source, out, part, self._wire._take)
+        return data if out is None else out
+
+    def borrow(self, source: int, out: np.ndarray, part: str = "") -> np.ndarray:
+        """As ``take``, but the result may lie in the wire's own memory instead of in ``out``; its reader may overwrite it."""
+        return self._receive(source, out, part, self._wire._lend).view(out.dtype).reshape(out.shape)
+
+    def _receive(self, source: int, out: np.ndarray | None, part: str, how: Callable[..., Any]) -> Any:
         target = None if out is None else flat_bytes(out)
         expected = Header(source, self.sequence, self.operation, part, -1 if target is None else target.nbytes)
         wire = self._wire
         wire.waiting_for, wire.expected = (source,), expected
         try:
-            data = wire._take(source, expected, target, self._deadline)
+            data = how(source, expected, target, self._deadline)
         except TimeoutError:
             raise self._late(source, part) from None
         wire.waiting_for, wire.expected = (), None
         wire.arrived += 1
         self._heard.add(source)
-        return data if out is None else out
+        return data
 
     def meet(self, part: str, note: bytes = b"", inline: Sequence[Any] = ()) -> LocalSpace:
         """Wait until all ranks of this host have come to ``part`` of this operation; then their notes and data can be read."""

@@ -46,6 +46,7 @@ BROKEN_GRACE_S = 1.0
 LINGER_MS = 1000
 _SLICE_MS = 500
 _GRACE_SLICE_MS = 50
+_ALIGNMENT_BYTES = 8
 _PREFIX = struct.Struct("<16sIIQ")  # token, source, length of the header (0: a further segment), count
 
 

@@ -126,7 +126,7 @@ class Exchange:
         for number, part in enumerate(segments):
             leaves = {node: partial[part] for node, partial in mine.items() if partial is not None}
             for (rank, node), row in zip(senders, rows(number), strict=True):
-                leaves[node] = messages.take(rank, row, "partial sum")
+                leaves[node] = messages.borrow(rank, row, "partial sum")
             self._store(order, leaves, out[part])
             announce(number + AHEAD)
             if gather:
