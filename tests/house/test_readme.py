@@ -11,6 +11,7 @@ from phalanx.cli import _parser
 from tests.jobs import EXAMPLE, ROOT, run_job
 
 README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 LOOP = "for step in loader.steps():\n"
 REPORT = """
 with phalanx.no_grad():
@@ -21,10 +22,8 @@ print(f"steps {loader.step}, loss {model.step_loss:.3f}, accuracy {phalanx.sum_o
 
 
 def example() -> str:
-    """The one block of Python."""
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
-    return blocks[0]
+    """The first block of Python."""
+    return BLOCKS[0]
 
 
 def result(how: str, text: str, folder: Path) -> tuple[int, float, float]:
@@ -57,6 +56,22 @@ def test_the_example_is_as_short_as_it_says() -> None:
     assert len(lines) <= 10
 
 
+def test_the_ways_to_wrap_a_model(tmp_path: Path) -> None:
+    """The second block of Python, on two ranks."""
+    (lines,) = BLOCKS[1:]
+    ways = [line.partition("#")[0].strip() for line in lines.splitlines() if line]
+    assert len(ways) == 5 and all(way.startswith("phalanx.DataParallel(model") for way in ways)
+    script = tmp_path / "ways.py"
+    text = "import phalanx\nfrom phalanx import nn, optim\nphalanx.init()\n"
+    for way in ways:
+        text += f"model = nn.Linear(30, 4)\nmodel = {way}\noptimizer = optim.Adam(model.parameters())\n"
+        text += "nn.functional.mse_loss(model(phalanx.ones(3, 30)), phalanx.ones(3, 4)).backward()\noptimizer.step()\n"
+        text += "assert model.step_loss > 0 and model.exposed_s >= 0\n"
+    script.write_text(text)
+    code, output = run_job("run 2", script=str(script))
+    assert code == 0, output[-3000:]
+
+
 def test_every_make_target_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
@@ -69,9 +84,10 @@ def test_every_file_exists() -> None:
 
 
 def test_every_option_exists() -> None:
-    """Of ``phalanx run``, and of the example."""
+    """Of ``phalanx`` and its commands, and of the example."""
     commands = next(action for action in _parser()._actions if action.dest == "==SUPPRESS==" and action.choices)
-    known = {option for action in commands.choices["run"]._actions for option in action.option_strings}  # type: ignore[index,call-overload]
+    parsers = commands.choices.values()  # type: ignore[union-attr]
+    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     known |= set(re.findall(r"\"(--[a-z-]+)\"", Path(EXAMPLE).read_text()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) - {"--host"}  # mpirun's
     assert named and named <= known, named - known
