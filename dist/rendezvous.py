@@ -22,7 +22,7 @@ from typing import Any
 
 from .env import RankEnvironment
 from .errors import CommunicatorError, DeadlineError, LaunchError
-from .member import Member, address_of, address_text, listen
+from .member import Member, address_of, address_text, is_loopback, listen
 from .secret import NONCE_CHARACTERS, job_of, nonce, proof, proves
 
 __all__ = ["Member", "RendezvousServer", "address_of", "job_of", "join", "listen", "serve"]
@@ -266,8 +266,21 @@ def serve(environment: RankEnvironment, timeout_s: float) -> RendezvousServer:
                 "stay open from the launcher to rank 0's phalanx.init()"
             ) from None
     else:
+        _check_reachable(environment)
         listener = listen(address_of(_rendezvous(environment)))
     return RendezvousServer(environment.size, job_of(environment), timeout_s, listener=listener).start()
+
+
+def _check_reachable(environment: RankEnvironment) -> None:
+    """Raises LaunchError when rank 0 would listen where other hosts cannot come, as with a name that /etc/hosts twists."""
+    host = address_of(_rendezvous(environment))[0]
+    with contextlib.suppress(OSError):  # binding will say what is wrong with it
+        address = socket.gethostbyname(host)
+        if environment.local_size < environment.size and is_loopback(address) and not is_loopback(host):
+            raise LaunchError(
+                f"rank 0 of {environment.size}: the rendezvous {environment.rendezvous} is {address} on this host, which ranks "
+                "on other hosts cannot reach: give rank 0's address in the network, or mend /etc/hosts"
+            )
 
 
 def join(environment: RankEnvironment, member: Member, timeout_s: float, place: Place | None = None) -> list[Member]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -167,6 +168,63 @@ def test_rank_0_serves_on_the_socket_handed_down_or_at_the_address() -> None:
     bound.close()
     with pytest.raises(LaunchError, match="PHALANX_RENDEZVOUS_FD=9999 is not a listening socket"):
         serve(RankEnvironment(0, 1, rendezvous=address, job=JOB, rendezvous_fd=9999), 5.0)
+
+
+def test_a_name_that_is_the_loopback_here_is_refused_for_several_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", {"node0": "127.0.1.1", "127.0.0.1": "127.0.0.1"}.__getitem__)
+    with pytest.raises(
+        LaunchError, match=r"the rendezvous node0:4000 is 127\.0\.1\.1 on this host, which ranks on other hosts"
+    ):
+        serve(RankEnvironment(0, 2, 0, 1, rendezvous="node0:4000", job=JOB), 1.0)
+    serve(RankEnvironment(0, 2, 0, 1, rendezvous="127.0.0.1:0", job=JOB), 1.0).close()  # containers may share one
+
+
+def test_the_secret_is_proved_and_never_said(start: Any) -> None:
+    """Whoever listens at the rendezvous or passes the bytes on learns no secret, and cannot play a proof again."""
+    server = start(1)
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as between:
+        passing = threading.Thread(target=_pass_on, args=(between, address_of(server.address), heard), daemon=True)
+        passing.start()
+        told = environment(f"127.0.0.1:{between.getsockname()[1]}", 0, 1)
+        assert Joining(told).outcome() == [member(0)]
+        passing.join(5)
+    said = b"".join(heard)
+    assert b"proof" in said
+    assert f"{JOB}/0".encode() not in said
+    hello = next(line for line in heard if b"member" in line).partition(b"\n")[0] + b"\n"
+    with socket.create_connection(address_of(server.address), timeout=5) as replay:
+        replay.recv(100)
+        replay.sendall(hello)
+        assert b"another job" in replay.recv(4096)
+
+
+def test_a_rendezvous_that_does_not_know_the_secret_is_not_believed() -> None:
+    impostor = RendezvousServer(1, "guess/0", 5.0).start()
+    try:
+        impostor.job = f"{JOB}/0"  # it lets the rank in, as if it had recognised it ...
+        impostor_seal = rendezvous._seal
+        rendezvous._seal = lambda secret, number, words: impostor_seal(  # type: ignore[assignment]
+            "guess/0" if number.startswith("server") else secret, number, words
+        )
+        with pytest.raises(LaunchError, match="does not know this job's secret"):
+            join(environment(impostor, 0, 1), member(0), 5.0)
+    finally:
+        rendezvous._seal = impostor_seal
+        impostor.close()
+
+
+def _pass_on(between: socket.socket, target: tuple[str, int], heard: list[bytes]) -> None:
+    near, _ = between.accept()
+    with near, socket.create_connection(target) as far:
+        pairs = {near: far, far: near}
+        while True:
+            for source in select.select(list(pairs), [], [], 5.0)[0]:
+                data = source.recv(65536)
+                if not data:
+                    return
+                heard.append(data)
+                pairs[source].sendall(data)
 
 
 # -- the control channel ---------------------------------------------------------------------------------------------
