@@ -48,7 +48,7 @@ class Header:
     def decode(cls, data: bytes, source: int, rank: int) -> Header:
         """What ``rank`` got from ``source``. Raises CommunicatorError when it is not what was sent."""
         if checksum(data[4:]) != int.from_bytes(data[:4], "little"):
-            raise damaged(f"rank {rank}: the header of a message of rank {source}")
+            raise damaged(f"rank {rank} took a message of rank {source}: its header")
         return cls(*json.loads(data[4:]))
 
 

@@ -32,6 +32,10 @@ FOLDERS = {
 FIX = "install one: pip install 'phalanx[mpi]' (mpi4py and Open MPI's mpirun), or leave out --mpi to use ZeroMQ"
 
 
+SEGMENT_NBYTES = 16 << 20
+"""What each rank of Open MPI wants in shared memory (``btl_sm_segment_size``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mpirun:
     path: str
@@ -70,3 +74,19 @@ def environment(mpi: Mpirun, environ: Mapping[str, str]) -> dict[str, str]:
 def command(mpi: Mpirun, ranks: int) -> tuple[str, ...]:
     """What stands before a rank's own command."""
     return (mpi.path, "-n", str(ranks))
+
+
+def lacking_memory(ranks: int, free_nbytes: int, place: str) -> str:
+    """What to say of a small /dev/shm; empty when it suffices.
+
+    >>> lacking_memory(2, 64 << 20, "/dev/shm")
+    ''
+    """
+    needed = ranks * SEGMENT_NBYTES
+    if free_nbytes >= needed:
+        return ""
+    return (
+        f"{place} has {free_nbytes / 1e6:.1f} MB free, Open MPI wants {needed / 1e6:.0f} MB for {ranks} ranks: it goes on by TCP, "
+        "which is slower (phalanx's own shared memory lies elsewhere). More: docker run --shm-size=1g, "
+        f"or as root: mount -o remount,size=1g {place}"
+    )

@@ -9,12 +9,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..dist import env
 from ..dist.errors import LaunchError
 from .local import listen, start_mpirun, start_ranks
-from .mpirun import FOLDERS, Mpirun, find_mpirun
+from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory
 from .output import Printer, Sink
 from .plan import LaunchPlan, Machine, RunArguments, flight_folder, make_plan, names_flight_folder
 from .process import Guardian, Job
@@ -110,6 +111,7 @@ def _attempt(
         guardian = Guardian(job.mark, MPIRUN_LEAVES_S if mpi else 0.0, list(folders.values()))
         stack.callback(guardian.close)
         if mpi is not None:
+            say_what_open_mpi_lacks(arguments.ranks, folders)
             plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
             start_mpirun(plan, job, folders)
         else:
@@ -129,6 +131,15 @@ def _own_folders() -> dict[str, str]:
         for name, parent in FOLDERS.items()
         if not parent or os.access(parent, os.W_OK)
     }
+
+
+def say_what_open_mpi_lacks(ranks: int, folders: Mapping[str, str]) -> None:
+    """Its own warning says neither what is meant nor what helps; the sums are the same."""
+    for parent in {os.path.dirname(folder) for name, folder in folders.items() if FOLDERS[name]}:
+        status = os.statvfs(parent)
+        words = lacking_memory(ranks, status.f_bavail * status.f_frsize, parent)
+        if words:
+            _say(words)
 
 
 def _printers(arguments: RunArguments, machine: Machine) -> tuple[Printer, Printer]:

@@ -23,16 +23,20 @@ import numpy as np
 import phalanx
 from phalanx import nn, optim
 from phalanx.data import DataLoader, TensorDataset
+from phalanx.dist import control, env
 from phalanx.dist.communicators import zeromq
 from phalanx.dist.communicators.shared_memory import control_nbytes
+from phalanx.dist.communicators.sockets import Outlet, Outside
 from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
 from phalanx.dist.group import current
-from phalanx.dist.messages import Header
+from phalanx.dist.messages import TEXT_NBYTES, Header
+from phalanx.dist.reduction.shared import _PLACE, _TERM
 from tests.ranks import blinds
-from tests.ranks.broken_wire import put_in_between
+from tests.ranks.across_hosts import Proxy
 
 FAULTY_STEP = 3
-SAMPLES, FEATURES, WIDTH, CLASSES = 96, 64, 512, 10
+SAMPLES, FEATURES, CLASSES = 96, 64, 10
+DAMAGED_BYTE = 500_000  # within the gradients of the fourth step
 
 
 def arguments() -> argparse.Namespace:
@@ -44,7 +48,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds in each step")
+    parser.add_argument("--hold", action="store_true", help="wait in the faulty step for the file 'go on'")
     parser.add_argument("--stall", type=float, default=20.0, help="seconds until the stall line")
+    parser.add_argument("--silence", type=float, help="seconds that another host may acknowledge nothing")
+    parser.add_argument("--width", type=int, default=512, help="of the hidden layer")
     parser.add_argument("--no-shared-memory", action="store_true")
     return parser.parse_args()
 
@@ -52,7 +59,7 @@ def arguments() -> argparse.Namespace:
 OPTIONS = arguments()
 
 
-def now_goes_wrong(word: str = "") -> None:
+def now_goes_wrong() -> None:
     """Write down the time, whole or not at all."""
     draft = OPTIONS.folder / f"draft.{os.getpid()}"
     draft.write_text(str(time.monotonic()))
@@ -154,11 +161,8 @@ def text_damaged() -> None:
 
 def note_damaged() -> None:
     """One bit in where a rank's gradients lie in shared memory: the sum would take other numbers, and no one would know."""
-    from phalanx.dist.messages import TEXT_NBYTES
-    from phalanx.dist.reduction.shared import _PLACE, _TERM
-
-    offset_in_block = TEXT_NBYTES + _PLACE.size + 16 + 1
-    Flip(current().communicator.local, offset=offset_in_block, least=_PLACE.size + _TERM.size, which=1)
+    whose = TEXT_NBYTES + _PLACE.size + 12  # the part of the block: this rank's becomes another's
+    Flip(current().communicator.local, offset=whose, least=_PLACE.size + _TERM.size, which=1)
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -169,15 +173,33 @@ FAULTS: dict[str, Callable[[], None]] = {
 OF_ALL: dict[str, Callable[[bool], None]] = {"other shape": other_shape, "other order": other_order}
 
 
+class DamagingProxy(Proxy):
+    """Says when it has done its damage."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_flip_at" and value is None:
+            now_goes_wrong()
+        super().__setattr__(name, value)
+
+
+def behind_a_proxy(context: Any, address: str, outside: Outside | None, far: bool) -> Outlet:
+    """What this rank sends to other hosts passes a proxy that flips one bit of it."""
+    near, _, beyond = address.partition(" ")
+    proxy = DamagingProxy(beyond, DAMAGED_BYTE)
+    return Outlet(context, f"{near} tcp://127.0.0.1:{proxy.port}", outside, far)
+
+
 def before_all() -> None:
     """What goes wrong before the ranks meet."""
+    if OPTIONS.silence is not None:
+        control.SILENCE_S = OPTIONS.silence
     limits = {"no memory": 1 << 20, "little memory": control_nbytes(3) + 4096}
     if OPTIONS.fault in limits:
         now_goes_wrong()
         limit = limits[OPTIONS.fault]
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    if OPTIONS.fault == "bytes damaged":
-        zeromq.join = put_in_between(zeromq.join, OPTIONS.folder / "damage", now_goes_wrong)
+    if OPTIONS.fault == "bytes damaged" and os.environ[env.NAMES["rank"]] == str(OPTIONS.rank):
+        zeromq.Outlet = behind_a_proxy  # type: ignore[assignment, misc]
 
 
 # -- the job ---------------------------------------------------------------------------------------------------------------
@@ -188,7 +210,7 @@ def train() -> None:
     x = numbers.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
     data = TensorDataset(phalanx.tensor(x), phalanx.tensor(numbers.integers(0, CLASSES, SAMPLES)))
     loader = DataLoader(data, batch_size=12, shuffle=True)
-    hidden, head = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, CLASSES)
+    hidden, head = nn.Linear(FEATURES, OPTIONS.width), nn.Linear(OPTIONS.width, CLASSES)
     model = phalanx.DataParallel(nn.Sequential(hidden, nn.ReLU(), head))
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     faulty = phalanx.rank() == OPTIONS.rank
@@ -198,8 +220,6 @@ def train() -> None:
             nn.functional.cross_entropy(model(x), y).backward()
         if step.index == FAULTY_STEP:
             (OPTIONS.folder / f"reached.{phalanx.rank()}").touch()
-            if OPTIONS.fault == "bytes damaged" and faulty:
-                (OPTIONS.folder / "damage").touch()
             if OPTIONS.fault == "returns" and faulty:
                 now_goes_wrong()
                 return
@@ -207,6 +227,8 @@ def train() -> None:
                 OF_ALL[OPTIONS.fault](faulty)
             elif OPTIONS.fault in FAULTS and faulty:
                 FAULTS[OPTIONS.fault]()
+            while OPTIONS.hold and not (OPTIONS.folder / "go on").exists():
+                time.sleep(0.02)
         time.sleep(OPTIONS.pause)
         optimizer.step()
         if step.index + 1 == OPTIONS.steps:
