@@ -37,7 +37,7 @@ from .sockets import IO_THREADS, Inlet, Outlet, Outside, load_zmq
 
 INLINE_BYTES = 1 << 15
 """Up to here a payload is copied into the frame of its header."""
-COPY_BYTES = 1 << 18
+COPY_BYTES = 1 << 16
 """Up to here a payload is copied at the send, which costs less than to wait for news that its memory is free again."""
 SEGMENT_BYTES = 1 << 20
 """Larger payloads travel in pieces, so that the receiver copies one while the next is on its way."""

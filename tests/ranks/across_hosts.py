@@ -30,6 +30,11 @@ def hosts(comm: Communicator) -> list[str]:
     return [host_name(identity) for identity in comm._hosts()]  # type: ignore[attr-defined]
 
 
+def places(comm: Communicator) -> dict[str, list[str]]:
+    """The name of each rank's host, and the TCP addresses at which this process listens while the job runs."""
+    return {"hosts": hosts(comm), "listening": listening(comm)}
+
+
 def listening(comm: Communicator) -> list[str]:
     """The TCP addresses at which this process listens while the job runs."""
     comm.barrier().wait()

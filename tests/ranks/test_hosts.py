@@ -79,14 +79,14 @@ def call(hosts: Hosts, folder: Path, function: str, per_host: int = 1, **options
 def test_every_rank_knows_who_shares_its_host_and_nobody_listens_further_than_needed(
     two: Hosts, tmp_path: Path
 ) -> None:
-    reports = call(two, tmp_path / "several", "hosts", 2).reports()
-    assert [reports[rank]["result"] for rank in range(4)] == [["h0", "h0", "h1", "h1"]] * 4, reports
-    reports = call(two, tmp_path / "listening", "listening").reports()
-    assert set(reports[0]["result"]) == {two.address(0)}
-    assert reports[1]["result"] == [two.address(1)]
+    reports = call(two, tmp_path / "several", "places", 2).reports()
+    assert [reports[rank]["result"]["hosts"] for rank in range(4)] == [["h0", "h0", "h1", "h1"]] * 4, reports
+    assert [set(reports[rank]["result"]["listening"]) for rank in range(4)] == [
+        {two.address(rank // 2)} for rank in range(4)
+    ]
     with Hosts(1) as one:
-        reports = call(one, tmp_path / "one", "listening", 2).reports()
-    assert (set(reports[0]["result"]), reports[1]["result"]) == ({"127.0.0.1"}, []), reports
+        reports = call(one, tmp_path / "one", "places", 2).reports()
+    assert [reports[rank]["result"]["listening"] for rank in (0, 1)] == [["127.0.0.1"], []], reports
 
 
 @needs_mpi
