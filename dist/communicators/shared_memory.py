@@ -99,6 +99,8 @@ class LocalSpace:
         self.blocks: dict[int, Block] = {}
         self.serving: threading.Thread | None = None
         """The thread that works beside another one that computes; it goes to sleep early."""
+        self.is_full = False
+        """Whether a block could not be made, and that was said."""
         self._look = look
         self._bytes = memoryview(control)
         self._words = self._bytes.cast("I")

@@ -97,8 +97,9 @@ def new_block(messages: Messages, nbytes: int, parts: int) -> np.ndarray | None:
         return None
     if problem or mapping is None:
         local.skip()
-        if local.index == 0:
+        if local.index == 0 and not local.is_full:
             say(f"rank {messages.rank} goes on with memory of its own in {messages.operation}: {problem}. {_REMEDY}")
+        local.is_full = True
         return None
     return local.adopt(mapping, nbytes, parts)
 

@@ -247,7 +247,7 @@ def finished(row: Row, folder: Path, job: Job) -> Outcome:
         ended = time.monotonic()
     finally:
         job.end()
-    files = set((folder / "left").read_text().splitlines()) if (folder / "left").exists() else set()
+    files = set() if code is None else set((folder / "left").read_text().splitlines())
     files = {path for path in files if not str(folder).startswith(path)}
     came = row.fault == "none" or (folder / "fault").exists()
     return Outcome((code,), output.replace("\0", ""), ended - since, tuple(left), frozenset(files), came)
