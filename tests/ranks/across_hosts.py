@@ -152,8 +152,8 @@ def train(comm: Communicator, where: str, silence_s: float | None = None) -> Non
 def stand_still(comm: Communicator, silence_s: float, still_s: float) -> float:
     """The last rank stops (SIGSTOP) for longer than another host may be silent; the next operation waits for it."""
     shorten_silence(comm, silence_s)
-    comm.barrier().wait()
     began = time.monotonic()
+    comm.barrier().wait()
     if comm.rank == comm.size - 1:
         child = os.fork()
         if child == 0:
