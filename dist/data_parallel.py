@@ -91,7 +91,7 @@ class DataParallel(Module):
         self._options: dict[str, Any] = {
             "bucket_bytes": bucket_bytes, "overlap": overlap, "compression": chosen, "shard": shard,
         }  # fmt: skip
-        _same_start(module, self.group)
+        _same_start(module, self.group, f"shard={shard!r}")
         self.reducer = Reducer(
             module, self.group, bucket_bytes=bucket_bytes, overlap=overlap, shard=shard, compression=chosen
         )
@@ -240,14 +240,14 @@ def _compression(given: str | Scheme | None, shard: str | None) -> Scheme | None
     return scheme(given)
 
 
-def _same_start(module: Module, group: Group) -> None:
+def _same_start(module: Module, group: Group, options: str) -> None:
     """Same structure on all ranks, or an error that names the odd one; then rank 0's values everywhere."""
     if group.size == 1:
         return
     state = module.state_dict()
     table = [[name, str(t.array.dtype), list(t.array.shape)] for name, t in state.items()]
     digest = zlib.crc32(repr(table).encode())
-    rows = group.control.all_gather_object(digest, name="DataParallel structure").wait()
+    rows = group.control.all_gather_object(digest, name=f"DataParallel({options}): structure").wait()
     if any(row != rows[0] for row in rows):
         tables = group.control.all_gather_object(table, name="DataParallel tables").wait()
         odd = next(rank for rank, row in enumerate(rows) if row != rows[0])
