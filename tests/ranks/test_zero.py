@@ -15,6 +15,7 @@ from phalanx import nn, optim
 from phalanx.core.errors import GraphError, RangeError
 from phalanx.core.hashing import hash_array
 from phalanx.data import DataLoader
+from phalanx.dist.errors import MismatchError
 from tests.ranks.zero_runs import FEATURES, OPTIMIZERS, Layerwise, Mixed, Net, data, digest, on_ranks, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shards? used these parameters")
@@ -82,6 +83,21 @@ def fast(shard: str | None) -> Any:
             norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.3)))
             optimizer.step()
     return digest(model, optimizer), norms
+
+
+def test_every_optimizer_is_proved() -> None:
+    kinds = {getattr(optim, name) for name in optim.__all__} - {optim.Optimizer}
+    made = {type(make(nn.Linear(2, 2).parameters())) for make in OPTIMIZERS.values()}
+    assert kinds <= made
+    assert {kind.grain for kind in made} == {"element", "parameter", "matrix"}
+
+
+def test_with_compression() -> None:
+    """ZeRO-1 with compression ends as compression without ZeRO; ZeRO-2 is refused."""
+    expected = on_ranks(3, 4, lambda: train(OPTIMIZERS["adam"], compression="int8"))
+    assert on_ranks(3, 4, lambda: train(OPTIMIZERS["adam"], compression="int8", shard="optimizer")) == expected
+    with pytest.raises(RangeError, match=r'compression and shard="gradients" do not go together'):
+        phalanx.DataParallel(nn.Linear(2, 2), compression="int8", shard="gradients")
 
 
 # -- other loops ---------------------------------------------------------------------------------------------------------
@@ -266,6 +282,14 @@ def test_an_unforeseen_pass_is_an_error_only_where_gradients_were_freed() -> Non
     assert on_ranks(2, 4, lambda: surprising("gradients", False)) == [expected] * 2
     with pytest.raises(GraphError, match=r"one more backward pass in this shard.*overlap=False"):
         on_ranks(2, 4, lambda: surprising("gradients", True))
+
+
+def test_ranks_that_shard_otherwise_are_told() -> None:
+    def main() -> None:
+        train(OPTIMIZERS["adam"], shard="optimizer" if phalanx.rank() else None, clip=None)
+
+    with pytest.raises(MismatchError, match=r"DataParallel\(shard=None\).*DataParallel\(shard=.optimizer.\)"):
+        on_ranks(2, 4, main)
 
 
 def test_one_optimizer_for_two_sharded_models_is_refused() -> None:
