@@ -14,6 +14,9 @@ from .codec import Codec, Draw, aligned, blocks, require_block, rows, sum_by_hal
 class OneBit(Codec):
     """Signs, and two float32 means per block; what is left out comes back in the next step (error feedback).
 
+    Late and rough gradients want a smaller learning rate: where lr / (1 - momentum) is large (0.5 on Fashion-MNIST) the first
+    thousand steps lose accuracy that 0.2 keeps. Smaller blocks help: 256 costs 1.25 bits an element, 1024 costs 1.06.
+
     Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent", Interspeech 2014 (there a block is a column of a matrix).
     Error feedback: Karimireddy, Rebjock, Stich, Jaggi, ICML 2019.
 
@@ -22,7 +25,7 @@ class OneBit(Codec):
     """
 
     feedback: ClassVar[bool] = True
-    block: int = 1024
+    block: int = 256
     """Elements that share their two means."""
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ class TopK(Codec):
     it has grown. The sum over V shards has up to V * k numbers that are not zero: all of them up to four shards, above that the
     4 * k largest are sent, with a residual of the sum (Tang et al., "DoubleSqueeze", ICML 2019). Gathering all would cost more
     the more shards there are; k alone would make everything wait twice as long (measured: less accurate on Fashion-MNIST).
+    Numbers arrive about 1 / ratio steps late: the learning rate must be one that bears it (see OneBit).
     Lin, Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018 (without its momentum correction and warm-up);
     Stich, Cordonnier, Jaggi, "Sparsified SGD with memory", NeurIPS 2018.
 

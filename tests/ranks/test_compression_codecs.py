@@ -14,7 +14,17 @@ from phalanx.dist.compression import Half, Int8, OneBit, PowerSGD, TopK, power_s
 from phalanx.dist.compression.codec import Draw, sum_by_halves
 from phalanx.dist.compression.half import from_bfloat16, to_bfloat16
 
-CODECS = [Half("float16"), Half("bfloat16"), Int8(), Int8(256), OneBit(), OneBit(64), TopK(0.01), TopK(0.3), TopK(1.0)]
+CODECS = [
+    Half("float16"),
+    Half("bfloat16"),
+    Int8(),
+    Int8(256),
+    OneBit(),
+    OneBit(1024),
+    TopK(0.01),
+    TopK(0.3),
+    TopK(1.0),
+]
 SIZES = [1, 2, 7, 8, 63, 256, 1000, 1024, 1025, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 777]
 DRAW = Draw(Key(3, 6, 5, 2, 99))
 ids = [f"{c}" for c in CODECS]
@@ -171,7 +181,7 @@ def test_top_k_takes_the_largest_and_of_equal_ones_the_first():
 
 def test_one_bit_keeps_the_mean_of_each_sign():
     values = gradients(1024)
-    decoded = there_and_back(OneBit(), values)
+    decoded = there_and_back(OneBit(1024), values)
     assert decoded.min() == pytest.approx(values[values < 0].mean(), rel=1e-5)
     assert decoded.max() == pytest.approx(values[values >= 0].mean(), rel=1e-5)
     assert ((decoded < 0) == (values < 0)).all()
