@@ -2,7 +2,8 @@
 
 Every wait polls with a deadline: a blocking MPI call could never tell who is missing. A message is a frame (header,
 and the payload when it is small), then the pieces of a large payload. MPI keeps the order of messages of one tag, so
-that the next frame of a rank is its next message, right or wrong: a difference is seen, not waited for. What a program
+that the next frame of a rank is its next message, right or wrong: a difference is seen, not waited for. Between hosts
+the frame also tells the payload's sum, since TCP's own checksum lets some damage pass. What a program
 announces is received before its frame is looked at, so that the wire does not stand still between two messages.
 
 When this rank fails it tells the others why over the control connections, leaves its main thread a moment to print the
@@ -22,7 +23,7 @@ import numpy as np
 
 from .. import env
 from ..errors import LaunchError, PeerLostError
-from ..messages import Header
+from ..messages import Header, damaged, payload_sum
 from .base import DEFAULT_TIMEOUT_S, check
 from .mpi_world import ABORT_GRACE_S, FAR_PIECE_NBYTES, FIRST_TAG, World, load_mpi, two_kinds
 from .peers import PeeredCommunicator
@@ -33,6 +34,7 @@ INLINE_NBYTES = 3072
 """Up to here the payload rides on the frame; with its header it stays below Open MPI's eager limit of 4096 bytes."""
 PIECE_NBYTES = 8 << 20
 """Largest single transfer within a host: above 16 MB Open MPI needs temporary memory that is page-faulted in on each call (measured)."""
+_PREFIX = struct.Struct("<IQ")  # length of the header, sum of the payload
 _LOOK_EVERY = 64
 _AWAKE_YIELDS = 2000  # some milliseconds: longer than a transfer within a host stands still
 _FAR_YIELDS = 40  # another host's answer takes longer than the core may be kept from computing
@@ -80,7 +82,8 @@ class MpiCommunicator(PeeredCommunicator):
     def _post(self, dest: int, header: Header, view: memoryview) -> None:
         head = header.encode()
         inline = view.nbytes <= INLINE_NBYTES
-        self._isend(dest, b"".join((struct.pack("<I", len(head)), head, view if inline else b"")), self._tag)
+        prefix = _PREFIX.pack(len(head), payload_sum(view) if self._is_remote(dest) else 0)
+        self._isend(dest, b"".join((prefix, head, view if inline else b"")), self._tag)
         if not inline:
             step = self._piece_nbytes[dest]
             for lo in range(0, view.nbytes, step):
@@ -115,7 +118,7 @@ class MpiCommunicator(PeeredCommunicator):
         ]
 
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any:
-        came, inline = self._frame(source, deadline)
+        came, total, inline = self._frame(source, deadline)
         if came.part == _GOODBYE:
             raise PeerLostError(f"rank {self.rank} of {self.size} in {expected.operation}: rank {source} has ended")
         check(expected, came, self.rank)
@@ -125,6 +128,8 @@ class MpiCommunicator(PeeredCommunicator):
         else:
             requests = self._requests_for(source, data)
             self._poll(lambda: self._world.mpi.Request.Testall(requests), deadline, source)
+        if self._is_remote(source) and payload_sum(data) != total:
+            raise damaged(f"rank {self.rank} in {expected.operation}: what came from {self._member(source)}")
         return data.tobytes() if out is None else data
 
     def _requests_for(self, source: int, data: np.ndarray) -> list[Any]:
@@ -135,15 +140,17 @@ class MpiCommunicator(PeeredCommunicator):
         assert memory.ctypes.data == data.ctypes.data, "messages are taken in the order in which they were announced"
         return requests
 
-    def _frame(self, source: int, deadline: float) -> tuple[Header, memoryview]:
+    def _frame(self, source: int, deadline: float) -> tuple[Header, int, memoryview]:
+        """The header of the next message, the sum of its payload, and the payload if it is small."""
         world, peer = self._world, self._members_of_world[source]
         status = world.mpi.Status()
         message = self._poll(lambda: world.comm.Improbe(peer, self._tag, status), deadline, source)
         frame = memoryview(bytearray(status.Get_count(world.mpi.BYTE)))
         request = message.Irecv([frame, world.mpi.BYTE])
         self._poll(request.Test, deadline)
-        length = struct.unpack_from("<I", frame)[0]
-        return Header.decode(bytes(frame[4 : 4 + length]), source, self.rank), frame[4 + length :]
+        length, total = _PREFIX.unpack_from(frame)
+        end = _PREFIX.size + length
+        return Header.decode(bytes(frame[_PREFIX.size : end]), source, self.rank), total, frame[end:]
 
     def _has_come(self, source: int) -> bool:
         return bool(self._world.comm.Iprobe(self._members_of_world[source], self._tag))

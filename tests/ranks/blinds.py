@@ -98,6 +98,12 @@ def checksum() -> None:
 
 
 @blind
+def sums() -> None:
+    """What a payload adds up to is not compared."""
+    mpi.payload_sum = lambda data: 0  # type: ignore[assignment]
+
+
+@blind
 def counts() -> None:
     """Messages that are missing are not missed."""
     form = zeromq._PREFIX

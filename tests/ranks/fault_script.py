@@ -25,6 +25,7 @@ from phalanx import nn, optim
 from phalanx.data import DataLoader, TensorDataset
 from phalanx.dist import control, env
 from phalanx.dist.communicators import zeromq
+from phalanx.dist.communicators.mpi import MpiCommunicator
 from phalanx.dist.communicators.shared_memory import control_nbytes
 from phalanx.dist.communicators.sockets import Outlet, Outside
 from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
@@ -136,6 +137,21 @@ def frame_damaged() -> None:
     ZeroMQCommunicator._prefix = prefix
 
 
+def payload_damaged() -> None:
+    """One bit of the next large payload flips on its way over MPI."""
+    before = MpiCommunicator._isend
+
+    def isend(self: MpiCommunicator, dest: int, data: Any, tag: int) -> None:
+        if tag == self._tag + 1:
+            MpiCommunicator._isend = before
+            now_goes_wrong()
+            data = bytearray(data)
+            data[len(data) // 2] ^= 1
+        before(self, dest, data, tag)
+
+    MpiCommunicator._isend = isend
+
+
 class Flip:
     """In place of the fence of shared memory: flips a bit between the writing of an area and the word that it is there."""
 
@@ -168,7 +184,7 @@ def note_damaged() -> None:
 FAULTS: dict[str, Callable[[], None]] = {
     "killed": killed, "stopped": stopped, "raises": raises, "exits": exits, "other operation": other_operation,
     "header damaged": header_damaged, "frame damaged": frame_damaged, "text damaged": text_damaged,
-    "note damaged": note_damaged,
+    "note damaged": note_damaged, "payload damaged": payload_damaged,
 }  # fmt: skip
 OF_ALL: dict[str, Callable[[bool], None]] = {"other shape": other_shape, "other order": other_order}
 

@@ -19,10 +19,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from phalanx.dist import env
 from phalanx.dist.env import RankEnvironment
+from phalanx.dist.messages import payload_sum
 from tests.hosts import PORT, Hosts, needs_hosts
 from tests.jobs import MARK, MPI_ENVIRONMENT, ROOT, Job, launch_command
 from tests.ranks.launching import MPIRUN, OPEN_MPI, environment
@@ -86,6 +88,7 @@ HEADER = rf"rank [02] took a message of rank 1: its header {DAMAGED}"
 FRAME = r"rank [02] of 3: expected message (\d+) of rank 1 \(.*\), got message \d+: bytes were changed on the way"
 SAID = rf"rank [02] in {NEXT}: what rank 1 said in shared memory {DAMAGED}"
 BYTES = r"the data connection to rank 0 \(host h0, .*\) broke: bytes were changed on the way|expected message \d+ of rank 1 \(host h1, .*\), got message \d+: bytes were changed on the way"
+CAME = rf"rank 0 in gradient bucket 0 .*: what came from rank 1 \(host h1, pid \d+\) {DAMAGED}"
 KILLED_BY_RUN = r"phalanx run: rank 1 was killed by SIGKILL \(signal 9\); stopping the other"
 NOTICED = r"process rank 1 with PID \d+ on node \S+ exited on"
 BY_MESSAGES = ("--no-shared-memory",)
@@ -134,6 +137,7 @@ ROWS = (
     Row("note in shared memory damaged", "run 3", "note damaged", SAID, 5, 1, "checksum", "code", quick_control=True),
     Row("note in shared memory damaged", "mpi 3", "note damaged", SAID, 6, 1, "checksum", "code", quick=True),
     Row("bytes damaged between hosts", "hosts", "bytes damaged", BYTES, 6, None, "curve", "code", quick=True),
+    Row("bytes damaged between hosts", "hosts mpirun", "payload damaged", CAME, 8, None, "sums", "code"),
     Row("two jobs at once", "two run 2", "none", r"bits \w+ on rank 0", 30, 0, "", "", tracebacks=0),
     Row("two jobs, one is killed", "two run 2", "killed", KILLED_BY_RUN, 5, 137, "names", "other", tracebacks=0, quick=True),
 )  # fmt: skip
@@ -292,7 +296,7 @@ def run_hosts(row: Row, folder: Path, blind: str) -> Outcome:
     temporary.mkdir(parents=True)
     script = [sys.executable, SCRIPT, row.fault, str(folder), *row.options, "--steps", "1000000", "--pause", "0.02"]
     script += ["--blind", blind] if blind else []
-    if row.fault == "bytes damaged":
+    if row.fault.endswith("damaged"):
         script[script.index("1000000")] = "12"
     environ = environment(folder, TMPDIR=str(temporary), PHALANX_TIMEOUT_S=f"{row.timeout_s:g}") | {MARK: job.mark}
     with Hosts(2) as hosts:
@@ -469,3 +473,26 @@ def test_a_row_fails_when_its_detection_is_switched_off(row: Row, control: bool,
     assert outcome.came_to_fault, f"the job never came to its fault:\n{outcome.output}"
     with pytest.raises(AssertionError, match=rf"(^|; ){row.complaint}: "):
         check(row, outcome)
+
+
+def test_what_stays_behind_is_seen(tmp_path: Path) -> None:
+    """A job that leaves a file in /dev/shm, one in /tmp, and a process."""
+    script = 'touch /dev/shm/left "${TMPDIR:-/tmp}/mine"; sleep 60 > /dev/null 2>&1 & sleep 0.1'
+    row = Row("leaves things", "run 1", "none", "", 1, None, "", "", tracebacks=0)
+    command, variables = shielded(["sh", "-c", script], tmp_path, row.shm)
+    found = remains(row, outcome := finished(row, tmp_path, Job(command, extra=variables).start()))
+    assert sorted(Path(line.removeprefix("left: ")).name for line in found) == ["left", "mine"]
+    assert len(outcome.processes) == 1
+    assert f"left: processes {outcome.processes}" in complaints(row, outcome)
+
+
+def test_no_single_change_of_a_payload_escapes() -> None:
+    numbers = np.random.default_rng(0)
+    for nbytes in (1, 7, 8, 9, 1000, 100_003):
+        data = bytearray(numbers.bytes(nbytes))
+        whole = payload_sum(data)
+        for at in {0, nbytes // 2, nbytes - 1}:
+            data[at] ^= 1 << int(numbers.integers(8))
+            assert payload_sum(data) != whole
+            whole = payload_sum(data)
+    assert payload_sum(b"") == 0
