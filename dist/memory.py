@@ -71,7 +71,7 @@ def _spread(lanes: Sequence[ZeroLane], peak_nbytes: int) -> list[Row]:
         Row("gradients", "N_r (and L_r where sums have another dtype)", own, held),
         Row(
             "pieces in flight",
-            f"{IN_FLIGHT} leaves and {IN_FLIGHT} sums of at most bucket_bytes (or 16,384 elements)",
+            f"{IN_FLIGHT} leaves and {IN_FLIGHT} sums of at most a bucket, 4 MB at most",
             ring,
             in_ring,
         ),

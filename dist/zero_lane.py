@@ -16,7 +16,7 @@ import numpy as np
 from ..core.flat import CHUNK, FlatStore
 from .communicators.base import Communicator
 from .communicators.work import Work
-from .reduction.bucket import BUCKET_BYTES, Bucket, plan_buckets
+from .reduction.bucket import Bucket, plan_buckets
 from .reduction.expression import Term
 from .reduction.tree import Accumulator, Node, pending_limit
 from .zero import Range, part_of
@@ -24,6 +24,8 @@ from .zero import Range, part_of
 if TYPE_CHECKING:
     from ..core.nn.parameter import Parameter
 
+PIECE_BYTES = 4 << 20
+"""Buckets, and parameters that are larger, travel in pieces of at most this size: all memory on the way is of fixed size."""
 IN_FLIGHT = 4
 """Pieces that may be on their way at once; backward waits for the oldest when there is one more."""
 
@@ -51,8 +53,9 @@ class ZeroLane:
         self.store, self.communicator, self.ranges, self.cut, self.own = store, communicator, ranges, cut, own
         self.shards = max((hi for _, hi in ranges), default=0)
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
-        self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, bucket_bytes)
-        limit = max(CHUNK, (bucket_bytes or BUCKET_BYTES) // store.dtype.itemsize)
+        sizes = communicator.bucket_sizes(bucket_bytes)
+        self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes)
+        limit = max(CHUNK, min(sizes.bytes, PIECE_BYTES) // store.dtype.itemsize)
         self.pieces = [list(_pieces(bucket, limit)) for bucket in self.buckets]
         longest = max((hi - lo for pieces in self.pieces for lo, hi in pieces), default=0)
         share = functools.partial(communicator.shared_empty, dtype=self.leaf_dtype)
