@@ -29,7 +29,7 @@ from .fold import Fold
 from .group import Group
 from .shard_state import ShardState
 from .step_end import StepEnd
-from .zero import Zero
+from .zero import Zero, take_over
 from .zero_fold import ZeroFold
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Reducer:
         """Pack the module's trainable parameters and lay out buckets; again after a structural change."""
         self.names = {p: name for name, p in self.module.named_parameters()}
         stores = pack(p for p in self.names if p.requires_grad)
+        take_over(stores, self.zero, self.names)
         if self.zero is not None:
             self.zero.attach(stores)
         self.parameters = [p for store in stores for p in store.parameters if p in self.names]

@@ -10,7 +10,7 @@ Parameter Models", SC 2020.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -99,11 +99,6 @@ class Zero:
         for store in stores:
             if store.keeper is None:
                 self._cut(store)
-            elif store.keeper is not self:
-                raise GraphError(
-                    "DataParallel(shard=...): its parameters lie in one store with those of another sharded DataParallel, because one "
-                    "optimizer was given both; give each DataParallel an optimizer of its own"
-                )
 
     def _cut(self, store: FlatStore) -> None:
         self.version += 1
@@ -170,11 +165,25 @@ class Zero:
         """Make everything whole on every rank, before a structural change."""
         store.disown()
         del self.cuts[store]
+        self.version += 1
 
     def recut(self, store: FlatStore) -> None:
         """The grain of the store has become coarser."""
         self.release(store)
         self._cut(store)
+
+
+def take_over(stores: Iterable[FlatStore], zero: Zero | None, parameters: Collection[Any]) -> None:
+    """Make stores whole that another DataParallel had cut, where this one wraps the same ``parameters`` anew. Collective."""
+    for store in stores:
+        if store.keeper is None or store.keeper is zero:
+            continue
+        if not all(parameter in parameters for parameter in store.parameters):
+            raise GraphError(
+                "DataParallel: its parameters lie in one store with those of a sharded DataParallel, because one optimizer was given "
+                "both; give each DataParallel an optimizer of its own"
+            )
+        store.keeper.release(store)
 
 
 def whole_hashes(arrays: Mapping[str, Any], communicator: Communicator) -> dict[str, int]:
