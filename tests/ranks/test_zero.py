@@ -190,6 +190,22 @@ def state_moves_through_dicts(shard: str | None) -> Any:
     return digest(model, optimizer)
 
 
+def wrapped_anew(shard: str | None) -> Any:
+    """Sharded, not sharded, sharded otherwise, with one optimizer all along; gradients that nobody cleared stay."""
+    net = Net()
+    model = phalanx.DataParallel(net, shard=shard, bucket_bytes=16384)
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    for step in DataLoader(data(), batch_size=12, shuffle=True).steps():
+        if step.index == 1:
+            model = phalanx.DataParallel(net, bucket_bytes=16384)
+        elif step.index == 2:
+            model = phalanx.DataParallel(net, bucket_bytes=8192, shard=shard and "gradients")
+        for x, y in step:
+            nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return digest(model, optimizer)
+
+
 def assigned_gradients(shard: str | None) -> Any:
     """Gradients that the script makes itself are cut, too."""
     model = phalanx.DataParallel(Net(), shard=shard, bucket_bytes=16384)
@@ -202,7 +218,9 @@ def assigned_gradients(shard: str | None) -> Any:
     return digest(model, optimizer)
 
 
-LOOPS = (gan, two_optimizers, groups_and_frozen, structural_change, state_moves_through_dicts, assigned_gradients)
+LOOPS = (
+    gan, two_optimizers, groups_and_frozen, structural_change, state_moves_through_dicts, wrapped_anew, assigned_gradients,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("shard", MODES)
