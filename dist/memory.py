@@ -48,6 +48,8 @@ def memory_rows(reducer: Reducer) -> list[Row]:
             paper = _total(lane.store.length * lane.leaf_dtype.itemsize for lane in lanes)
             measured = _nbytes(lane.result for lane in lanes)
             rows.append(Row("sums over shards", "L, one for all ranks of a host that share memory", paper, measured))
+    if reducer.compressed is not None:
+        rows.append(Row("compression", *reducer.compressed.memory()))
     if lanes:
         rows.append(_pending(reducer, lanes, k))
     rows.append(_state(stores, spread=reducer.zero is not None))

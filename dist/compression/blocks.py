@@ -176,6 +176,13 @@ class BlockExchange(Exchange):
             sent += (ranks - 1) * (sums[rank].end - sums[rank].begin)
         return sent
 
+    def memory(self) -> tuple[str, int, int]:
+        store, shards = 4 * self.setting.length, len(self.setting.owned)
+        measured = self.residuals.nbytes + self._scratch.nbytes
+        if not self.codec.feedback:
+            return "L, beside codes on their way", store, measured
+        return "(2 k + 3) L, beside codes on their way", (2 * shards + 3) * store, measured
+
 
 def _joined(own: Sequence[np.ndarray | None], share: Share) -> bytes:
     """One message: a byte for each owned shard that says whether it has samples, and this part of their codes."""

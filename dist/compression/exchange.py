@@ -99,6 +99,10 @@ class Exchange(ABC):
         """On paper: payload bytes that ``rank`` sends for a step in which all shards have samples."""
 
     @abstractmethod
+    def memory(self) -> tuple[str, int, int]:
+        """(formula, bytes on paper after a step, measured); L is the size of the store, k the owned shards."""
+
+    @abstractmethod
     def forget(self) -> None:
         """Drop all leaves."""
 

@@ -68,6 +68,13 @@ class CompressedFold(Fold):
                 np.divide(self.result[part], number, out=parameter._store.gradient[part])
                 parameter._grad = Tensor(parameter._slot)
 
+    def memory(self) -> tuple[str, int, int]:
+        """(formula, bytes on paper, measured) of the sum and of what is left out of the gradients."""
+        if self.compressor.exchange is None:
+            return "0", 0, 0
+        formula, paper, measured = self.compressor.exchange.memory()
+        return f"L + {formula}", paper + self.result.nbytes, measured + self.result.nbytes
+
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_arrays(self) -> dict[str, Any]:

@@ -132,6 +132,10 @@ class LowRankExchange(Exchange):
         present = tree_all_reduce(messages, fold.partials, setting.ranges, setting.shards, out)
         return out if present else None
 
+    def memory(self) -> tuple[str, int, int]:
+        paper = 2 * len(self.setting.owned) * 4 * self.setting.length
+        return "2 k L, beside factors", paper, self.residuals.nbytes
+
     # -- on paper ------------------------------------------------------------------------------------------------------
 
     def bytes_per_step(self, rank: int) -> int:

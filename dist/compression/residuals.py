@@ -35,6 +35,11 @@ class Residuals:
             buffers[owner] = _zeros(self.length)
         return buffers[owner]
 
+    @property
+    def nbytes(self) -> int:
+        """Of all buffers."""
+        return sum(buffer.nbytes for buffers in (self._committed, self._pending) for buffer in buffers.values())
+
     def owners(self) -> Iterator[int]:
         """Those that have a residual."""
         return iter(sorted(self._committed))

@@ -229,6 +229,22 @@ def test_fast_mode_replicas_stay_equal():
         assert rows[0] == rows[1] == rows[2]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES[:4], ids=str)
+def test_memory_as_on_paper(scheme):
+    def main():
+        model = phalanx.DataParallel(Net(), compression=scheme)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        for step in DataLoader(data(), batch_size=24).steps():
+            for x, y in step:
+                nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        assert "compression" in model.memory_report()
+        return model.reducer.compressed.memory()
+
+    for formula, paper, measured in on_ranks(2, 6, main):
+        assert formula.startswith("L + ") and measured == pytest.approx(paper, rel=0.05)
+
+
 def test_a_copy_compresses_too():
     def main():
         model = copy.deepcopy(phalanx.DataParallel(nn.Linear(3, 2), compression="topk"))
