@@ -55,9 +55,9 @@ class Row:
     code: int | None
     """Exit code; None: any but 0."""
     blind: str
-    """The detection that the row is about; switched off in the control."""
+    """The detection that the row is about; switched off in the control. Empty: it is mpirun's own, or there is nothing to detect."""
     complaint: str
-    """What the checks say about the control: words, late, code or bits."""
+    """The kind of what the checks then say: words, late, code, tracebacks, or other (of the job beside it)."""
     tracebacks: int = 1
     records: int | None = None
     """How many ranks leave a flight record; None: no matter. Only ``phalanx run`` asks for records."""
@@ -99,11 +99,11 @@ ROWS = (
     Row("rank killed", "mpi 3", "killed", NOTICED, 5, 137, "", "", tracebacks=0),
     Row("rank killed", "mpirun 3", "killed", NOTICED, 5, 137, "", "", tracebacks=0),
     Row("rank killed, mpirun goes on", "mpirun 3 --continuous", "killed", LOST, 6, None, "lost", "late", tracebacks=0, quick=True),
-    Row("rank stopped", "run 3", "stopped", STOPPED, 9, 1, "deadline", "late", timeout_s=3, records=2, quick=True),
-    Row("rank stopped", "mpi 3", "stopped", STOPPED, 9, 1, "deadline", "late", timeout_s=3),
-    Row("rank stopped", "mpirun 3", "stopped", STOPPED, 9, 1, "deadline", "late", timeout_s=3),
-    Row("rank stopped, the stall line", "run 3", "stopped", STALL, 9, 1, "kernel", "words", timeout_s=3, options=SHORT_STALL),
-    Row("rank stopped, the stall line", "mpi 3", "stopped", STALL, 9, 1, "kernel", "words", timeout_s=3, options=SHORT_STALL, quick=True),
+    Row("rank stopped", "run 3", "stopped", STOPPED, 11, 1, "deadline", "late", timeout_s=3, records=2, quick=True),
+    Row("rank stopped", "mpi 3", "stopped", STOPPED, 11, 1, "deadline", "late", timeout_s=3),
+    Row("rank stopped", "mpirun 3", "stopped", STOPPED, 11, 1, "deadline", "late", timeout_s=3),
+    Row("rank stopped, the stall line", "run 3", "stopped", STALL, 11, 1, "kernel", "words", timeout_s=3, options=SHORT_STALL),
+    Row("rank stopped, the stall line", "mpi 3", "stopped", STALL, 11, 1, "kernel", "words", timeout_s=3, options=SHORT_STALL, quick=True),
     Row("rank raises", "run 3", "raises", RAISED, 5, 1, "excepthooks", "tracebacks", records=3, quick=True, quick_control=True),
     Row("rank raises", "mpi 3", "raises", RAISED, 6, 1, "excepthooks", "tracebacks"),
     Row("rank raises", "mpirun 3", "raises", RAISED, 6, 1, "excepthooks", "tracebacks"),
@@ -122,7 +122,7 @@ ROWS = (
     Row("another order", "run 3", "other order", ORDER, 5, 1, "check", "code"),
     Row("another order", "mpi 3", "other order", ORDER, 6, 1, "check", "code", quick=True),
     Row("another order, by messages", "run 3", "other order", ORDER, 5, 1, "check", "code", options=BY_MESSAGES),
-    Row("link cut", "hosts", "cut", CUT, 7, None, "silence", "late", tracebacks=0, options=("--silence", "3"), quick=True),
+    Row("link cut", "hosts", "cut", CUT, 9, None, "silence", "late", tracebacks=0, options=("--silence", "3"), quick=True),
     Row("link cut", "hosts mpirun", "cut", CUT, 12, None, "silence", "late", tracebacks=0, options=("--silence", "3")),
     Row("host gone", "hosts", "gone", GONE, 5, None, "lost", "words", tracebacks=0),
     Row("no memory to share", "run 3", "no memory", NO_MEMORY, 20, 0, "reserved", "code", tracebacks=0, quick=True),
@@ -142,6 +142,7 @@ ROWS = (
     Row("two jobs, one is killed", "two run 2", "killed", KILLED_BY_RUN, 5, 137, "names", "other", tracebacks=0, quick=True),
 )  # fmt: skip
 """The table."""
+
 
 # -- one job -----------------------------------------------------------------------------------------------------------
 
@@ -434,7 +435,7 @@ def cases(control: bool) -> list:
     chosen = []
     for row in ROWS:
         if control and not row.blind:
-            continue  # the detection is mpirun's own, or there is nothing to detect
+            continue
         marks = [] if (row.quick_control if control else row.quick) else [pytest.mark.whole]
         marks += [needs_hosts] if row.launch.startswith("hosts") else []
         marks += [needs_mpi] if "mpi" in row.launch else []
