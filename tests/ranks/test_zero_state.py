@@ -153,6 +153,26 @@ def test_memory_is_really_free() -> None:
     assert optimizer - gradients == pytest.approx(1.75, abs=0.2), "three quarters of the gradient, and the sum"
 
 
+def test_bytes_sent_are_as_on_paper() -> None:
+    """Of N bytes of parameters on P ranks: 2 N (P - 1) / P a step, as unsharded; ZeRO-1, whose gradients are whole, half more."""
+
+    def sent(shard: str | None) -> float:
+        model = phalanx.DataParallel(deep(), shard=shard)
+        optimizer = OPTIMIZERS["adam"](model.parameters())
+        whole = sum(-(-p.array.nbytes // 256) * 256 for p in model.parameters())
+        for step in DataLoader(data(), batch_size=23).steps():
+            before = model.group.communicator.sent_bytes
+            for x, y in step:
+                nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            found = (model.group.communicator.sent_bytes - before) / whole
+        return found
+
+    for shard, paper in ((None, 1.5), ("optimizer", 2.25), ("gradients", 1.5)):
+        rows = on_ranks(4, 4, lambda shard=shard: sent(shard))
+        assert sum(rows) / 4 == pytest.approx(paper, rel=0.01), shard
+
+
 # -- checkpoints and ledgers ---------------------------------------------------------------------------------------------------
 
 
