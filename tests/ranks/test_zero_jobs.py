@@ -24,7 +24,7 @@ ARGUMENTS = [
     "3",
 ]
 LAUNCHES = [
-    pytest.param("run 4", "gradients"),
+    pytest.param("run 4", "gradients", marks=pytest.mark.whole),
     pytest.param("mpirun 3", "optimizer", marks=[needs_mpi, pytest.mark.whole]),
     pytest.param("run 3", "optimizer", marks=pytest.mark.whole),
     pytest.param("mpirun 4", "gradients", marks=[needs_mpi, pytest.mark.whole]),
