@@ -160,8 +160,11 @@ class BlockExchange(Exchange):
     def sums_kept(self, rank: int) -> Sequence[tuple[Field, int, int]]:
         if not self.codec.feedback:
             return ()
-        mine = [run for cut in self._shares for run in cut[rank].runs]
-        return [(self._fields[run.parameter], run.first, run.first + run.hi - run.lo) for run in mine]
+        kept: dict[int, tuple[int, int]] = {}
+        for run in (run for cut in self._shares for run in cut[rank].runs):  # neighbours, where of one parameter
+            first, _ = kept.get(run.parameter, (run.first, 0))
+            kept[run.parameter] = first, run.first + run.hi - run.lo
+        return [(self._fields[index], first, stop) for index, (first, stop) in kept.items()]
 
     # -- on paper ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...core.flat import chunk_grid
+from ...core.flat import CHUNK, chunk_grid
+
+LONGEST_RUN = 8 * CHUNK
+"""Elements: what codecs work with stays in the second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def shares(parameters: Sequence[tuple[int, int, int]], parts: int, nbytes: Calla
             size = last - first
             owned = pieces[min((2 * before + size) * parts // (2 * total), parts - 1)]
             before += size
-            if owned and owned[-1][0] == index:
+            if owned and owned[-1][0] == index and owned[-1][3] - owned[-1][2] < LONGEST_RUN:
                 owned[-1] = (index, owned[-1][1], owned[-1][2], lo + last)
             else:
                 owned.append((index, first, lo + first, lo + last))

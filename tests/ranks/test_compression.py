@@ -314,3 +314,27 @@ def test_residuals_follow_their_parameters_into_another_layout(scheme, size):
     assert {exchange.step for exchange in after} == {2}
     for exchange, old in zip(after, before, strict=True):
         assert all(same_bits(q, old.factors()[name]) for name, q in exchange.factors().items())
+
+
+def test_long_parameters_are_coded_in_pieces_and_kept_in_one():
+    """20 chunks: several runs for each rank, one range of the sum's residual for each; the same sums as from one rank."""
+    n = 20 * CHUNK + 5
+    values = np.random.default_rng(0).standard_normal(n).astype(np.float32)
+
+    def main():
+        comm = current_communicator() or AloneCommunicator()
+        ranges = tuple(owned_range(r, comm.size, 5) for r in range(comm.size))
+        place = Setting(comm.rank, ranges, 5, 0, n, tuple(plan_buckets([0], n, 4)), (Field("w", 0, 0, n, (n,)),))
+        exchange, out = exchange_for(OneBit(), place), np.zeros(n, np.float32)
+        for _ in range(2):
+            for shard in place.owned:
+                exchange.take(0, shard, Leaf(values, 1.0 + shard))
+            comm.run(lambda m: exchange.exchange(m, 0, out), name="bucket").wait()
+            exchange.commit(())
+        return out, [exchange.sums_kept(rank) for rank in range(comm.size)]
+
+    (expected, _), results = run_threads(main, 1)[0], run_threads(main, 2, timeout_s=20)
+    for out, kept in results:
+        assert same_bits(out, expected)
+        ((_, a, b),), ((_, c, d),) = kept
+        assert a == 0 < b == c < d == n
