@@ -24,7 +24,7 @@ from .collectives import broadcast as broadcast
 from .collectives import broadcast_object as broadcast_object
 from .collectives import reduce_scatter as reduce_scatter
 from .expression import Term, maximal, partial_sums
-from .shared import note_of, terms_of_all
+from .shared import note_of, places_of, same_place, terms_of_all
 from .tree import Node, slices, whole_subtrees
 
 STREAMS: int | None = None
@@ -53,10 +53,18 @@ def tree_all_reduce(
     present = False
     if local.index < streams:
         lo, hi = slices(out.size, streams)[local.index]
-        part = {node: Term(term.array[lo:hi], term.scale) for node, term in found.items()}
-        present = _exchange(messages, part, ranges, shards, out[lo:hi], _part_of(cut, local.hosts, lo, hi), gather)
+        slice_of = {node: Term(term.array[lo:hi], term.scale) for node, term in found.items()}
+        present = _exchange(messages, slice_of, ranges, shards, out[lo:hi], _part_of(cut, local.hosts, lo, hi), gather)
     local = messages.meet("sums", bytes([present]))
-    return local.note(0) == b"\1"
+    present, outs = local.note(0) == b"\1", places_of(notes)
+    if not same_place(outs):  # each rank has a result of its own
+        first, last = (0, out.size) if gather or cut is None else cut[messages.rank]
+        for index in (index for index in local.others() if index < streams):
+            lo, hi = slices(out.size, streams)[index]
+            part = slice(max(lo, first), max(lo, first, min(hi, last)))
+            np.copyto(out[part], local.at(outs[index], out.dtype, out.size)[part])
+        messages.meet("sums read")
+    return present
 
 
 def _exchange(

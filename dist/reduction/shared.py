@@ -140,7 +140,7 @@ def tree_all_reduce(
         return _tree_inline(messages, terms, ranges, shards, out)
     local = messages.meet("terms", note_of(_local(messages), terms, out))
     notes = [local.note(rank) for rank in range(messages.size)]
-    outs = [_PLACE.unpack_from(note) for note in notes]
+    outs = places_of(notes)
     found = terms_of_all(local, notes, out.size)
     if found is None or len({place[0] for place in outs}) > 1:
         return over_wire.tree_all_reduce(messages, terms, ranges, shards, out, cut, gather)
@@ -152,7 +152,7 @@ def tree_all_reduce(
     elif hi > lo:
         local.evaluator.evaluate(order, found, [own], lo)
     messages.meet("sums")
-    if gather and not _same(outs):
+    if gather and not same_place(outs):
         for other in others(messages):
             a, b = cut[other]
             np.copyto(out[a:b], local.at(outs[other], out.dtype, out.size)[a:b])
@@ -245,6 +245,11 @@ def note_of(local: LocalSpace, terms: Mapping[Node, Term | None], out: np.ndarra
     return b"".join(rows)
 
 
+def places_of(notes: Sequence[bytes]) -> list[Place]:
+    """Where each rank's result lies."""
+    return [_PLACE.unpack_from(note) for note in notes]
+
+
 def terms_of_all(local: LocalSpace, notes: Sequence[bytes], count: int) -> dict[Node, Term] | None:
     """All ranks' terms, as arrays of this process; None when some lie in no block."""
     found: dict[Node, Term] = {}
@@ -257,7 +262,7 @@ def terms_of_all(local: LocalSpace, notes: Sequence[bytes], count: int) -> dict[
     return found
 
 
-def _same(outs: Sequence[Place]) -> bool:
+def same_place(outs: Sequence[Place]) -> bool:
     return all(place == outs[0] for place in outs)
 
 

@@ -39,22 +39,29 @@ def two() -> Iterator[Hosts]:
 # -- the contract ------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def zmq_checks(per_host: int) -> dict[int, dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder, Hosts(2) as hosts:
-        return hosts.start_zmq(Path(folder), "checks", per_host).reports()
+LAYOUTS = {"two ranks each, shared memory": (2, True), "two ranks each": (2, False), "one rank each": (1, False)}
+layouts = pytest.mark.parametrize(
+    "layout", [name if name.endswith("memory") else pytest.param(name, marks=whole) for name in LAYOUTS]
+)
 
 
 @functools.cache
-def mpi_checks(per_host: int) -> list[dict[str, float]]:
+def zmq_checks(per_host: int, shared: bool) -> dict[int, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, Hosts(2) as hosts:
-        return hosts.mpirun(Path(folder), "tests.ranks.remote", "checks", per_host).values()
+        return hosts.start_zmq(Path(folder), "checks", per_host, shared=shared).reports()
 
 
-@pytest.mark.parametrize("per_host", [pytest.param(1, marks=whole), 2])
+@functools.cache
+def mpi_checks(per_host: int, shared: bool) -> list[dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder, Hosts(2) as hosts:
+        return hosts.mpirun(Path(folder), "tests.ranks.remote", "checks", per_host, shared=shared).values()
+
+
+@layouts
 @pytest.mark.parametrize("name", contract.CHECKS)
-def test_contract_over_zmq(name: str, per_host: int) -> None:
-    reports = zmq_checks(per_host)
+def test_contract_over_zmq(name: str, layout: str) -> None:
+    per_host, shared = LAYOUTS[layout]
+    reports = zmq_checks(per_host, shared)
     assert len(reports) == 2 * per_host
     for report in reports.values():
         assert report["result"][name] is None, report["result"][name]
@@ -62,9 +69,10 @@ def test_contract_over_zmq(name: str, per_host: int) -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("per_host", [pytest.param(1, marks=whole), 2])
-def test_contract_over_mpi(per_host: int) -> None:
-    seconds = mpi_checks(per_host)
+@layouts
+def test_contract_over_mpi(layout: str) -> None:
+    per_host, shared = LAYOUTS[layout]
+    seconds = mpi_checks(per_host, shared)
     assert len(seconds) == 2 * per_host
     assert all(list(s) == list(contract.CHECKS) for s in seconds)
 
