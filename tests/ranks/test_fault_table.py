@@ -161,6 +161,7 @@ def test_a_row_fails_when_its_detection_is_switched_off(row: Row, control: bool,
         check(row, outcome)
 
 
+@pytest.mark.skipif(not unshare(), reason="its own /dev/shm needs a mount namespace")
 def test_what_stays_behind_is_seen(tmp_path: Path) -> None:
     """A job that leaves a file in /dev/shm, one in /tmp, and a process."""
     script = 'touch /dev/shm/left "${TMPDIR:-/tmp}/mine"; sleep 60 > /dev/null 2>&1 & sleep 0.1'
