@@ -14,8 +14,8 @@ from .codec import Codec, Draw, aligned, blocks, require_block, rows, sum_by_hal
 class OneBit(Codec):
     """Signs, and two float32 means per block; what is left out comes back in the next step (error feedback).
 
-    Late and rough gradients want a smaller learning rate: where lr / (1 - momentum) is large (0.5 on Fashion-MNIST) the first
-    thousand steps lose accuracy that 0.2 keeps. Smaller blocks help: 256 costs 1.25 bits an element, 1024 costs 1.06.
+    Late and rough gradients want short steps: on Fashion-MNIST (MLP, 5,600 steps) the default loses 0.1 points of accuracy at
+    lr / (1 - momentum) = 0.1, and 0.55 at 0.2, where ``block=64`` loses 0.4. An element costs 1 + 64 / block bits.
 
     Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent", Interspeech 2014 (there a block is a column of a matrix).
     Error feedback: Karimireddy, Rebjock, Stich, Jaggi, ICML 2019.

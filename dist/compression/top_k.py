@@ -25,7 +25,8 @@ class TopK(Codec):
     it has grown. The sum over V shards has up to V * k numbers that are not zero: all of them up to four shards, above that the
     4 * k largest are sent, with a residual of the sum (Tang et al., "DoubleSqueeze", ICML 2019). Gathering all would cost more
     the more shards there are; k alone would make everything wait twice as long (measured: less accurate on Fashion-MNIST).
-    Numbers arrive about 1 / ratio steps late: the learning rate must be one that bears it (see OneBit).
+    Numbers arrive about 1 / ratio steps late, which wants short steps: on Fashion-MNIST (MLP, 5,600 steps) the default loses 0.25
+    points of accuracy at lr / (1 - momentum) = 0.1, and 1.3 at 0.2, where ``ratio=0.05`` loses 0.3.
     Lin, Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018 (without its momentum correction and warm-up);
     Stich, Cordonnier, Jaggi, "Sparsified SGD with memory", NeurIPS 2018.
 
