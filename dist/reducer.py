@@ -80,6 +80,8 @@ class Reducer:
         self._takes = False
         """ZeRO-2: a shard before the last owned one; what is final in its last pass is folded and freed."""
         self._passes_before: list[int] = []
+        self._unit = 1.0
+        self._weight_before = 0.0
         self._warned: set[str] = set()
         self.plan()
         self._new_cycle()
@@ -183,7 +185,7 @@ class Reducer:
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
-        weight = self._weight_of(root)
+        weight = self._weight_of(root) / self._unit
         self._passes += 1
         self._weight += weight
         self._loss += loss
@@ -270,7 +272,15 @@ class Reducer:
             self._foreseeable = False  # this pass began before the new layout was known
         self._open = True
         self._cycle_counts = self._all_have_samples()
+        self._unit = self._unit_of_weight()
         self.fold.carry(self.parameters)
+
+    def _unit_of_weight(self) -> float:
+        """What weights are counted in, so that a whole shard's is 1 and nothing is multiplied; equal on all ranks.
+
+        With a loader the samples of a whole shard; without one, where no bits are promised, what a rank brought last time.
+        """
+        return float(max(self._step.sizes)) if self._step is not None else self._weight_before or 1.0
 
     def _weight_of(self, root: Any) -> float:
         if root.weight is not None:
@@ -378,6 +388,7 @@ class Reducer:
             self.fold.write_means(self.parameters, state)
             commit_statistics(self.module, state)
             self.step_loss = state.loss / weight
+            self._weight_before = weight * self._unit / self.shards
             for key, text in unused(self.parameters, self.names, state):
                 self._warn_once(key, text)
         else:

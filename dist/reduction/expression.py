@@ -18,7 +18,7 @@ from .tree import Node, split_point
 Expression = Any
 """A node (a leaf of the expression), or a pair of expressions."""
 
-BLOCK_NBYTES = 1 << 18
+BLOCK_NBYTES = 1 << 19
 """Two or three blocks of this size fit in a core's own cache."""
 
 
@@ -123,7 +123,7 @@ class Evaluator:
         """The value and the work array that it lies in; a term's own memory (None) where nothing is to be computed."""
         if isinstance(order[0], int):
             term = terms[order]
-            if term.scale is None and term.array.dtype == dtype:
+            if term.scale in (None, 1.0) and term.array.dtype == dtype:
                 return term.array[part], None
             work = self._take(dtype)
             out = work[: part.stop - part.start]
@@ -170,7 +170,7 @@ def partial_sums(
 
 
 def _leaf(term: Term, part: slice, out: np.ndarray) -> None:
-    if term.scale is None:
+    if term.scale in (None, 1.0):
         np.copyto(out, term.array[part])
     else:
         np.multiply(term.array[part], out.dtype.type(term.scale), out=out, dtype=out.dtype)

@@ -306,8 +306,9 @@ def test_ranks_that_shard_otherwise_are_told() -> None:
     def main() -> None:
         train(OPTIMIZERS["adam"], shard="optimizer" if phalanx.rank() else None, clip=None)
 
-    with pytest.raises(MismatchError, match=r"DataParallel\(shard=None\).*DataParallel\(shard=.optimizer.\)"):
+    with pytest.raises(MismatchError) as caught:  # whichever rank hears first
         on_ranks(2, 4, main)
+    assert all(words in str(caught.value) for words in ("DataParallel(shard=None)", "DataParallel(shard='optimizer')"))
 
 
 def test_one_optimizer_for_two_sharded_models_is_refused() -> None:
