@@ -22,10 +22,10 @@ from .compression import Scheme, scheme
 from .compression.fold import CompressedFold
 from .errors import MismatchError
 from .group import Group, current
-from .memory import memory_report
 from .reducer import Reducer
 from .step_end import StepEnd
-from .zero import check_mode
+from .zero.memory import memory_report
+from .zero.ownership import check_mode
 
 if TYPE_CHECKING:
     from ..core.data.step import Step

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from . import flight_file
 from .communicators.base import Communicator, reason_of
+from .diagnosis import flight_file
 from .errors import CommunicatorError, DeadlineError, MismatchError, PeerLostError
 
 _INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells count

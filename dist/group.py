@@ -15,17 +15,17 @@ from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
 from ..core.faults import set_position
 from . import env, excepthook, processor
-from .clocks import clock_offset
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.mpi import MpiCommunicator
 from .communicators.threads import current_communicator
 from .communicators.zeromq import ZeroMQCommunicator
+from .diagnosis.clocks import clock_offset
+from .diagnosis.watch import STALL_S
 from .errors import CommunicatorError, LaunchError
 from .lifeline import die_with_parent
 from .reduction.tree import owned_range
 from .shard_state import Votes
-from .watch import STALL_S
 
 
 @dataclass(eq=False)

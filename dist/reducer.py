@@ -29,8 +29,8 @@ from .fold import Fold
 from .group import Group
 from .shard_state import ShardState
 from .step_end import StepEnd
-from .zero import Zero, take_over
-from .zero_fold import ZeroFold
+from .zero.fold import ZeroFold
+from .zero.ownership import Zero, take_over
 
 if TYPE_CHECKING:
     from ..core.data.step import Step

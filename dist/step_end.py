@@ -8,9 +8,9 @@ import weakref
 from typing import TYPE_CHECKING
 
 from . import env
+from .diagnosis.replicas import ReplicaCheck
+from .diagnosis.stragglers import StepClock
 from .group import Group
-from .replicas import ReplicaCheck
-from .stragglers import StepClock
 
 if TYPE_CHECKING:
     from ..core.data.step import Step

@@ -37,7 +37,7 @@ _NAMES_OF: dict[str, str] = {
     "dist.group": "init rank shutdown size",
     "dist.data_parallel": "DataParallel",
     "dist.checkpoint": "Checkpointer",
-    "dist.diagnosis": "write_flight",
+    "dist.diagnosis.written": "write_flight",
     "dist.numbers": "sum_over_ranks",
     "dist.voting": "agree agreed request_stop vote",
     "ledger": "Ledger",
@@ -257,7 +257,7 @@ if TYPE_CHECKING:
     from .core.tensor import Tensor as Tensor
     from .dist.checkpoint import Checkpointer as Checkpointer
     from .dist.data_parallel import DataParallel as DataParallel
-    from .dist.diagnosis import write_flight as write_flight
+    from .dist.diagnosis.written import write_flight as write_flight
     from .dist.group import init as init
     from .dist.group import rank as rank
     from .dist.group import shutdown as shutdown

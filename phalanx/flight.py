@@ -1,6 +1,6 @@
 """``phalanx flight DIR``: the flight records of all ranks, merged into one story.
 
-Nothing here needs the training side: records are JSON lines (see ``dist/flight_file.py``), and may come from any machine.
+Nothing here needs the training side: records are JSON lines (see ``dist/diagnosis/flight_file.py``), and may come from any machine.
 """
 
 from __future__ import annotations

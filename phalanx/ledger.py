@@ -11,7 +11,7 @@ from .core.hashing import hash_named_hashes
 from .core.nn.module import Module
 from .dist.errors import CommunicatorError
 from .dist.group import current
-from .dist.zero import whole_hashes
+from .dist.zero.ownership import whole_hashes
 
 
 class Ledger:

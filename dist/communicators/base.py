@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import PhalanxError, RangeError
-from .. import flight_file, watch, whereabouts
+from ..diagnosis import flight_file, watch, whereabouts
+from ..diagnosis.flight import FlightRecorder
 from ..errors import AbortedError, CommunicatorError
-from ..flight import FlightRecorder
 from ..messages import Header, Messages, Program, aligned_bytes, check, consequence, said
 from ..reduction import over_wire
 from ..reduction.programs import Programs

@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..control import ControlMesh
+from ..diagnosis.watch import STALL_S
 from ..errors import LaunchError
 from ..host import common_network, host_identity, networks
 from ..lifeline import end_launcher_after
 from ..member import LOOPBACK, Member, address_text, is_loopback, listen
 from ..secret import nonce
-from ..watch import STALL_S
 from .peers import Peers
 
 ABORT_GRACE_S = 2.0

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..control import LEFT, LOST, ControlMesh
+from ..diagnosis.watch import STALL_S, lost_message
 from ..errors import AbortedError, PeerLostError
 from ..member import Member
 from ..messages import consequence
-from ..watch import STALL_S, lost_message
 from .base import Communicator
 
 LOST_GRACE_S = 0.3

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import flight_file
+from ..diagnosis import flight_file
 from ..errors import CommunicatorError, DeadlineError, PeerLostError
 from ..messages import Header
 from .base import Communicator, check, consequence, reason_of

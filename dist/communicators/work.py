@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Protocol
 
-from ..flight import FlightRecorder
+from ..diagnosis.flight import FlightRecorder
 
 
 class Helper(Protocol):

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..agreement import Agreement
 from ..control import ControlMesh
+from ..diagnosis.watch import STALL_S
 from ..env import RankEnvironment
 from ..errors import CommunicatorError
 from ..host import host_identity
@@ -30,7 +31,6 @@ from ..member import LOOPBACK, Member, address_text, listen
 from ..messages import Header, check
 from ..rendezvous import RendezvousServer, join, serve
 from ..secret import job_of, require_secret
-from ..watch import STALL_S
 from .base import DEFAULT_TIMEOUT_S
 from .peers import PeeredCommunicator, Peers
 from .sockets import IO_THREADS, Inlet, Outlet, Outside, load_zmq

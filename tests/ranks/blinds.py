@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from phalanx.cli import main
-from phalanx.dist import excepthook, messages, whereabouts
+from phalanx.dist import excepthook, messages
 from phalanx.dist.communicators import base, mpi, shared_memory, zeromq
 from phalanx.dist.communicators.peers import Peers
 from phalanx.dist.control import LEFT, LOST, ControlMesh
+from phalanx.dist.diagnosis import whereabouts
 from phalanx.launch import run
 
 BLINDS: dict[str, Callable[[], None]] = {"nothing": lambda: None, "deadline": lambda: None}  # the script's own argument

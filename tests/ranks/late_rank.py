@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 import phalanx
-from phalanx.dist.diagnosis import write_flight
+from phalanx.dist.diagnosis.written import write_flight
 from phalanx.dist.group import current
 
 

@@ -13,9 +13,9 @@ import pytest
 from phalanx import flight as reader
 from phalanx.cli import main
 from phalanx.core.errors import PhalanxError
-from phalanx.dist import flight_file
 from phalanx.dist.communicators.threads import current_communicator, run_threads
-from phalanx.dist.flight import FlightRecorder
+from phalanx.dist.diagnosis import flight_file
+from phalanx.dist.diagnosis.flight import FlightRecorder
 from tests.jobs import run_job
 
 SCRIPT = str(Path(__file__).with_name("late_rank.py"))

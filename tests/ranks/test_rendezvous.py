@@ -15,10 +15,10 @@ import pytest
 
 from phalanx.dist import rendezvous
 from phalanx.dist.control import LEFT, LOST, ControlMesh
+from phalanx.dist.diagnosis.watch import StallWatch, Wait
 from phalanx.dist.env import RankEnvironment
 from phalanx.dist.errors import CommunicatorError, DeadlineError, LaunchError
 from phalanx.dist.rendezvous import Member, RendezvousServer, address_of, join, listen, serve
-from phalanx.dist.watch import StallWatch, Wait
 
 JOB = "secret"
 

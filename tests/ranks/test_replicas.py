@@ -12,9 +12,9 @@ import phalanx
 from phalanx import nn, optim
 from phalanx.core.errors import RangeError
 from phalanx.dist.communicators.threads import run_threads
+from phalanx.dist.diagnosis.replicas import Difference, ReplicaCheck
 from phalanx.dist.errors import ReplicaError
 from phalanx.dist.group import current
-from phalanx.dist.replicas import Difference, ReplicaCheck
 
 EVERY = 3
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import phalanx
-from phalanx.dist import clocks
-from phalanx.dist.clocks import clock_offset
 from phalanx.dist.communicators.threads import current_communicator, run_threads
+from phalanx.dist.diagnosis import clocks
+from phalanx.dist.diagnosis.clocks import clock_offset
+from phalanx.dist.diagnosis.stragglers import Cost, Shares, StepClock, costs, in_words
 from phalanx.dist.group import current
-from phalanx.dist.stragglers import Cost, Shares, StepClock, costs, in_words
 
 STEPS = 10
 PAUSE_S = 0.02

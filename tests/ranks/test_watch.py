@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phalanx.dist import whereabouts
 from phalanx.dist.communicators.threads import current_communicator, run_threads
+from phalanx.dist.diagnosis import whereabouts
+from phalanx.dist.diagnosis.watch import StallWatch, Wait
 from phalanx.dist.errors import DeadlineError
-from phalanx.dist.watch import StallWatch, Wait
 from tests.jobs import run_job
 
 SCRIPT = str(Path(__file__).with_name("late_rank.py"))

@@ -21,9 +21,9 @@ from phalanx.core.errors import CheckpointError
 from phalanx.core.flat import CHUNK
 from phalanx.core.owned import OwnPart
 from phalanx.data import DataLoader
-from phalanx.dist.memory import memory_rows
 from phalanx.dist.reduction.tree import pending_limit
-from phalanx.dist.zero import ownership, part_of
+from phalanx.dist.zero.memory import memory_rows
+from phalanx.dist.zero.ownership import ownership, part_of
 from phalanx.ledger import Ledger
 from tests.ranks.zero_runs import CLASSES, FEATURES, OPTIMIZERS, Mixed, Net, data, digest, on_ranks, train
 
@@ -227,7 +227,7 @@ def test_any_run_goes_on_from_any_checkpoint(tmp_path: Path, net: Any) -> None:
 
 def test_each_rank_writes_and_reads_its_own_state_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody holds a whole state while saving or resuming."""
-    from phalanx.dist.zero import Zero
+    from phalanx.dist.zero.ownership import Zero
 
     def never(*args: Any) -> None:
         raise AssertionError("state was gathered")

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.errors import GraphError
-from ..core.flat import FlatStore
-from ..core.tensor import Tensor
-from .fold import Fold
-from .group import Group
-from .shard_state import ShardState
-from .zero import Zero
-from .zero_lane import ZeroLane
+from ...core.errors import GraphError
+from ...core.flat import FlatStore
+from ...core.tensor import Tensor
+from ..fold import Fold
+from ..group import Group
+from ..shard_state import ShardState
+from .lane import ZeroLane
+from .ownership import Zero
 
 if TYPE_CHECKING:
-    from ..core.nn.parameter import Parameter
+    from ...core.nn.parameter import Parameter
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..group import current
 from . import flight_file
-from .group import current
 
 
 def write_flight(folder: str | os.PathLike[str]) -> Path:

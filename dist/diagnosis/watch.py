@@ -19,9 +19,9 @@ from . import flight_file, whereabouts
 from .whereabouts import Position, communicators
 
 if TYPE_CHECKING:
-    from .communicators.base import Communicator
-    from .control import ControlMesh
-    from .rendezvous import Member
+    from ..communicators.base import Communicator
+    from ..control import ControlMesh
+    from ..rendezvous import Member
 
 STALL_S = 20.0
 TICK_S = 0.5

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.flat import CHUNK, FlatStore
-from .communicators.base import Communicator
-from .communicators.work import Work
-from .reduction.bucket import Bucket, plan_buckets
-from .reduction.expression import Term
-from .reduction.tree import Accumulator, Node, pending_limit
-from .zero import Range, part_of
+from ...core.flat import CHUNK, FlatStore
+from ..communicators.base import Communicator
+from ..communicators.work import Work
+from ..reduction.bucket import Bucket, plan_buckets
+from ..reduction.expression import Term
+from ..reduction.tree import Accumulator, Node, pending_limit
+from .ownership import Range, part_of
 
 if TYPE_CHECKING:
-    from ..core.nn.parameter import Parameter
+    from ...core.nn.parameter import Parameter
 
 PIECE_BYTES = 4 << 20
 """Buckets, and parameters that are larger, travel in pieces of at most this size: all memory on the way is of fixed size."""
@@ -31,7 +31,7 @@ IN_FLIGHT = 4
 
 
 class ZeroLane:
-    """One store of a :class:`~.zero_fold.ZeroFold`. Made by all ranks together.
+    """One store of a :class:`~.fold.ZeroFold`. Made by all ranks together.
 
     Args:
         ranges: the shards of each rank.

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.backend import to_host
-from ..core.errors import RangeError
-from ..core.hashing import hash_array, hash_named_hashes
-from ..core.owned import OwnPart
-from .errors import ReplicaError
+from ...core.backend import to_host
+from ...core.errors import RangeError
+from ...core.hashing import hash_array, hash_named_hashes
+from ...core.owned import OwnPart
+from ..errors import ReplicaError
 from .whereabouts import ranks_in_words
 
 if TYPE_CHECKING:
-    from ..core.nn.module import Module
-    from ..core.optim.optimizer import Optimizer
-    from .group import Group
+    from ...core.nn.module import Module
+    from ...core.optim.optimizer import Optimizer
+    from ..group import Group
 
 _SHOWN = 6
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .communicators.base import Communicator
-    from .control import ControlMesh
+    from ..communicators.base import Communicator
+    from ..control import ControlMesh
 
 ANSWER_S = 1.0
 """How long to wait for the answer of a rank."""

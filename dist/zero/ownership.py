@@ -16,13 +16,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..core.errors import GraphError, RangeError
-from ..core.faults import fault_point
-from ..core.flat import CHUNK, FlatStore
-from ..core.hashing import hash_array, hash_of_sums, sum_of_part
-from ..core.owned import OwnPart
-from .communicators.base import Communicator
-from .group import Group
+from ...core.errors import GraphError, RangeError
+from ...core.faults import fault_point
+from ...core.flat import CHUNK, FlatStore
+from ...core.hashing import hash_array, hash_of_sums, sum_of_part
+from ...core.owned import OwnPart
+from ..communicators.base import Communicator
+from ..group import Group
 
 MODES = ("optimizer", "gradients")
 Range = tuple[int, int]

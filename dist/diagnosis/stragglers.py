@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .group import Group
+    from ..group import Group
 
 EVERY = 1000
 """Steps between two lines."""

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from .communicators.base import Communicator
+from ..communicators.base import Communicator
 
 ROUNDS = 16
 """Exchanges with each rank; the quickest one counts."""
@@ -28,7 +28,9 @@ def clock_offset(communicator: Communicator, rounds: int = ROUNDS) -> float:
         for _ in range(rounds):
             communicator.recv(np.empty(1), 0, name="clock").wait()
             communicator.send(np.array([time.monotonic()]), 0, name="clock").wait()
-    offsets = np.array([0.0] + [0.0 if rank else _offset_of(communicator, r, rounds) for r in range(1, communicator.size)])
+    offsets = np.array(
+        [0.0] + [0.0 if rank else _offset_of(communicator, r, rounds) for r in range(1, communicator.size)]
+    )
     communicator.broadcast(offsets, root=0, name="clocks").wait()
     return float(offsets[rank])
 

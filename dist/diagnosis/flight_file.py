@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import env, whereabouts
+from .. import env
+from . import whereabouts
 
 if TYPE_CHECKING:
-    from .communicators.base import Communicator
+    from ..communicators.base import Communicator
 
 _KEPT = 8
 """So many errors of one rank are told."""

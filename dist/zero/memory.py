@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.flat import FlatStore
-from .lane import Lane
-from .reduction.tree import pending_limit
-from .zero_lane import IN_FLIGHT, ZeroLane
+from ...core.flat import FlatStore
+from ..lane import Lane
+from ..reduction.tree import pending_limit
+from .lane import IN_FLIGHT, ZeroLane
 
 if TYPE_CHECKING:
-    from .reducer import Reducer
+    from ..reducer import Reducer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""ZeRO: each rank keeps and updates a part of the optimizer state, and of the gradients if asked."""
