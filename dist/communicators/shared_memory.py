@@ -144,16 +144,20 @@ class LocalSpace:
 
     def wait_for(self, index: int, deadline: float) -> None:
         """Until local rank ``index`` has arrived at the meeting that this rank is at. TimeoutError at the deadline."""
+        if not self._spin(index):
+            self._sleep_until_there(index, (index * _ROW + _PHASE) // 4, deadline)
+        with self._fence:  # what is read now was written before the phase
+            pass
+
+    def _spin(self, index: int) -> bool:
         word = (index * _ROW + _PHASE) // 4
         words, number = self._words, self._number
-        if (words[word] - number) & _MASK < _HALF:
-            return
         spins = SPINS_BESIDE if threading.current_thread() is self.serving else SPINS_ALONE
         for _ in range(spins):
             if (words[word] - number) & _MASK < _HALF:
-                return
+                return True
             os.sched_yield()
-        self._sleep_until_there(index, word, deadline)
+        return False
 
     def has_come(self, index: int) -> bool:
         """Whether local rank ``index`` is at, or past, the meeting that this rank is at."""

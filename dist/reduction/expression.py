@@ -6,6 +6,7 @@ terms are added: by the tree over shards, whatever of it each term covers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,12 @@ def expression(root: Node, present: Collection[Node]) -> Expression | None:
     >>> expression((0, 4), {(0, 1), (1, 2), (2, 4)})
     (((0, 1), (1, 2)), (2, 4))
     """
-    if tree.RANK_ORDER_SUM:
+    return _expression(root, frozenset(present), tree.RANK_ORDER_SUM)
+
+
+@functools.lru_cache(maxsize=4096)
+def _expression(root: Node, present: frozenset[Node], in_rank_order: bool) -> Expression | None:
+    if in_rank_order:
         return _in_order(present)
     if root in present:
         return root
@@ -44,7 +50,7 @@ def expression(root: Node, present: Collection[Node]) -> Expression | None:
     if b - a <= 1:
         return None
     middle = split_point(root)
-    left, right = expression((a, middle), present), expression((middle, b), present)
+    left, right = _expression((a, middle), present, False), _expression((middle, b), present, False)
     if left is None or right is None:
         return right if left is None else left
     return left, right

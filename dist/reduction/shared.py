@@ -266,6 +266,18 @@ def same_place(outs: Sequence[Place]) -> bool:
     return all(place == outs[0] for place in outs)
 
 
+def _own_sums(
+    terms: Mapping[Node, Term | None], nodes: Sequence[Node], out: np.ndarray, local: LocalSpace
+) -> list[np.ndarray | None]:
+    """This rank's sums of ``nodes``; a term that is one as it stands is not copied."""
+    found = [terms.get(node) for node in nodes]
+    if len(terms) == len(nodes) and all(
+        t is None or (t.scale in (None, 1.0) and t.array.dtype == out.dtype) for t in found
+    ):
+        return [None if term is None else term.array for term in found]
+    return partial_sums(terms, nodes, out, local.evaluator)
+
+
 def _tree_inline(
     messages: Messages,
     terms: Mapping[Node, Term | None],
@@ -275,7 +287,7 @@ def _tree_inline(
 ) -> bool:
     nodes = [whole_subtrees(a, b, shards) for a, b in ranges]
     local = _local(messages)
-    own = partial_sums(terms, nodes[messages.rank], out, local.evaluator)
+    own = _own_sums(terms, nodes[messages.rank], out, local)
     flags = bytes(partial is not None for partial in own)
     local = messages.meet("small", flags, [flat_bytes(partial) for partial in own if partial is not None])
     found: dict[Node, Term] = {}

@@ -8,6 +8,7 @@ rank doing it for one slice of the elements. A shard without samples is an absen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
@@ -37,6 +38,11 @@ def whole_subtrees(lo: int, hi: int, shards: int) -> list[Node]:
     >>> whole_subtrees(0, 3, 8), whole_subtrees(3, 6, 8)
     ([(0, 2), (2, 3)], [(3, 4), (4, 6)])
     """
+    return list(_whole_subtrees(lo, hi, shards))
+
+
+@functools.lru_cache(maxsize=4096)
+def _whole_subtrees(lo: int, hi: int, shards: int) -> tuple[Node, ...]:
     found: list[Node] = []
 
     def visit(node: Node) -> None:
@@ -52,7 +58,7 @@ def whole_subtrees(lo: int, hi: int, shards: int) -> list[Node]:
 
     if shards and lo < hi:
         visit((0, shards))
-    return found
+    return tuple(found)
 
 
 def fold(node: Node, partials: Mapping[Node, T | None], add: Callable[[T, T], T]) -> T | None:
