@@ -44,7 +44,8 @@ class DataParallel(Module):
     Args:
         module: the model; names in ``state_dict()`` are the module's own, without a prefix.
         bucket_bytes: size of the slices that are reduced while backward goes on.
-        overlap: start reductions within backward; the bits are the same without.
+        overlap: start reductions within backward; the bits are the same without. None: unless all ranks are on one host and
+            leave no core of it to spare: what does not wait for a wire could only take the core from backward.
         compression: what gradients become before they travel: ``"fp16"``, ``"bf16"``, ``"int8"``, ``"1bit"``, ``"topk"``,
             ``"powersgd"``, or one of ``phalanx.compression`` with options. The bits then depend on it and on the number of shards,
             still not on ranks or wire. Alone and without shards it does nothing.
@@ -72,7 +73,7 @@ class DataParallel(Module):
         *,
         group: Group | None = None,
         bucket_bytes: int | None = None,
-        overlap: bool = True,
+        overlap: bool | None = None,
         compression: str | Scheme | None = None,
         shard: str | None = None,
         check_replicas: int | None = None,

@@ -14,6 +14,7 @@ from ..core.flat import FlatStore
 from ..core.tensor import Tensor
 from .commit import write_means
 from .communicators.base import Work
+from .communicators.verbs import Start
 from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
@@ -37,6 +38,7 @@ class Fold:
         self.buckets: list[tuple[Lane, Bucket]] = []
         self._works: list[Work] = []
         self._evaluator = Evaluator()
+        self._start: Start = "background"
         self.reset()
 
     def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
@@ -132,7 +134,7 @@ class Fold:
         out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
         if self.group.size > 1:
             self._works.append(
-                self.group.communicator.tree_all_reduce(terms, ranges, shards, out, name=label, background=True)
+                self.group.communicator.tree_all_reduce(terms, ranges, shards, out, name=label, start=self._start)
             )
             return
         present = {node: term for node, term in terms.items() if term is not None}
@@ -161,7 +163,9 @@ class Fold:
         ``last``: state of the last owned shard with samples; ``again``: this rank's overlapped sums are void.
         """
         while True:
+            self._start = "when waited for"  # nothing is left to compute: the way to another thread would cost more
             self.submit_while(last.weight if last is not None else 0.0, lambda number: True)
+            self._start = "background"
             self.wait()
             state, votes = self._commit(last, self.group.ballot(again))
             if not votes.again:

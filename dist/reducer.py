@@ -26,7 +26,7 @@ from .commit import commit_statistics, unused
 from .compression import Scheme
 from .compression.fold import CompressedFold
 from .fold import Fold
-from .group import Group
+from .group import Group, no_core_to_spare
 from .shard_state import ShardState
 from .step_end import StepEnd
 from .zero.fold import ZeroFold
@@ -49,11 +49,12 @@ class Reducer:
         group: Group,
         *,
         bucket_bytes: int | None = None,
-        overlap: bool = True,
+        overlap: bool | None = None,
         shard: str | None = None,
         compression: Scheme | None = None,
     ) -> None:
-        self.module, self.group, self.overlap = module, group, overlap
+        self.module, self.group = module, group
+        self.overlap = (shard == "gradients" or not no_core_to_spare(group)) if overlap is None else overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
         self.shards, self.ranges = group.shard_count, group.ranges

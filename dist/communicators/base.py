@@ -173,6 +173,11 @@ class Communicator(Verbs, ABC):
         self._sequence += 1
         return self._submit(program, name, self._sequence, timeout_s)
 
+    def queue(self, program: Program, *, name: str, timeout_s: float | None = None) -> Work:
+        """As :meth:`run`, but the communication thread is not woken: whoever waits for the work runs it, so wait soon."""
+        self._sequence += 1
+        return self._submit(program, name, self._sequence, timeout_s, wake=False)
+
     def call(self, program: Program, *, name: str, timeout_s: float | None = None) -> Any:
         """As ``run(...).wait()``, in the caller's thread where possible: half the latency of a small operation."""
         return self.run_here(program, name=name, timeout_s=timeout_s).wait()
@@ -195,7 +200,13 @@ class Communicator(Verbs, ABC):
         return work
 
     def _submit(
-        self, program: Program, name: str, sequence: int, timeout_s: float | None = None, flush: bool = True
+        self,
+        program: Program,
+        name: str,
+        sequence: int,
+        timeout_s: float | None = None,
+        flush: bool = True,
+        wake: bool = True,
     ) -> Work:
         work = Work(name, self)
         limit_s = self.timeout_s if timeout_s is None else timeout_s
@@ -208,8 +219,9 @@ class Communicator(Verbs, ABC):
         else:
             with self._waiting:
                 self._entries.append(entry)
-                self._waiting.notify()
-            if self._thread is None:
+                if wake:
+                    self._waiting.notify()
+            if self._thread is None and wake:
                 self._thread = threading.Thread(target=self._serve, name=f"phalanx-comm-{self.rank}", daemon=True)
                 if self.local is not None:
                     self.local.serving = self._thread

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .base import Communicator
 
 
+Start = Literal["now", "background", "when waited for"]
+
+
 class Verbs:
     """The verbs of a :class:`.base.Communicator`, which runs their programs."""
 
@@ -45,6 +48,10 @@ class Verbs:
 
     def call(self, program: Program, *, name: str, timeout_s: float | None = None) -> Any:
         """Run ``program`` after all earlier ones, in the caller's thread where possible; its result."""
+        raise NotImplementedError
+
+    def queue(self, program: Program, *, name: str, timeout_s: float | None = None) -> Work:
+        """As :meth:`run`, but nobody is woken for it."""
         raise NotImplementedError
 
     def run_here(self, program: Program, *, name: str, timeout_s: float | None = None) -> Work:
@@ -74,7 +81,7 @@ class Verbs:
         name: str,
         cut: Sequence[tuple[int, int]] | None = None,
         gather: bool = True,
-        background: bool = False,
+        start: Start = "now",
     ) -> Work:
         """Sum over all shards into ``out`` (1-D) on every rank, in the order of the tree over ``shards``.
 
@@ -83,12 +90,15 @@ class Verbs:
                 ``out``'s length and a factor, or None where no shard of a node had samples. Not changed.
             cut: the range of ``out`` that each rank sums, by default even slices.
             gather: with False only the own range of ``cut`` is complete afterwards.
-            background: do not wait for others even where it is small and would take but microseconds.
+            start: ``now``: small sums in this thread, which takes microseconds, larger ones on the communication thread;
+                ``background``: there in any case; ``when waited for``: by the thread that waits, unless the communication thread
+                is at work anyway.
 
         The result is whether any shard was present; if none was, ``out`` is set to zero.
         """
-        small = self.local is not None and out.nbytes <= INLINE_NBYTES and not background
-        return (self.run_here if small else self.run)(
+        small = self.local is not None and out.nbytes <= INLINE_NBYTES
+        run = self.queue if start == "when waited for" else self.run_here if start == "now" and small else self.run
+        return run(
             lambda m: m.programs.tree_all_reduce(m, terms, ranges, shards, out, cut, gather),
             name=f"{name} {out.dtype}[{out.size}]",
         )

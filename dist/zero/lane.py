@@ -121,7 +121,7 @@ class ZeroLane:
                 cut=None if self._one_host else part_of(self.cut, lo, hi),
                 gather=self._one_host,
                 name=f"{label}, piece {number}",
-                background=True,
+                start="background",
             )
             self._flying.append((work, total, (lo, hi)))
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from ..dist.communicators.base import Communicator
 from ..dist.group import init
-from ..dist.reduction.bucket import BUCKET_BYTES
 from ..dist.reduction.expression import Term
 
 PIECE_BYTES = 2 << 20
@@ -101,7 +100,7 @@ class Phalanx(Contestant):
 
     def _tree(self, gradient: np.ndarray, total: np.ndarray, name: str) -> None:
         ranges = [(rank, rank + 1) for rank in range(self.size)]
-        step = BUCKET_BYTES // 4
+        step = self.comm.bucket_sizes().bytes // 4
         works = [
             self.comm.tree_all_reduce(
                 {ranges[self.rank]: Term(gradient[lo : lo + step], 1.0)},
