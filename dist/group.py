@@ -23,6 +23,7 @@ from .communicators.zeromq import ZeroMQCommunicator
 from .diagnosis.clocks import clock_offset
 from .diagnosis.watch import STALL_S
 from .errors import CommunicatorError, LaunchError
+from .leftovers import sweep
 from .lifeline import die_with_parent
 from .reduction.tree import owned_range
 from .shard_state import Votes
@@ -224,6 +225,8 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
     deadline = timeout_s or found.timeout_s or DEFAULT_TIMEOUT_S
     if (backend or found.backend) == "mpi":
         communicator: Communicator = MpiCommunicator.from_world(timeout_s=deadline)
+        if found.local_rank == 0:  # what killed jobs left in shared memory
+            threading.Thread(target=sweep, name="phalanx-sweep", daemon=True).start()
     else:
         communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline)
     excepthook.attach(communicator)

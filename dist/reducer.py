@@ -54,7 +54,8 @@ class Reducer:
         compression: Scheme | None = None,
     ) -> None:
         self.module, self.group = module, group
-        self.overlap = (shard == "gradients" or not no_core_to_spare(group)) if overlap is None else overlap
+        no_gain = shard != "gradients" and no_core_to_spare(group)
+        self.overlap = not no_gain if overlap is None else overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
         self.shards, self.ranges = group.shard_count, group.ranges

@@ -128,10 +128,14 @@ def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
         for key, n, channels in moments:
             statistics[key] = (float.fromhex(n), body[at : at + channels], body[at + channels : at + 2 * channels])
             at += 2 * channels
-        some, every = (np.array([c == "1" for c in text], bool) for text in bits)
+        some, every = (_flags(*packed) for packed in bits)
         states.append(ShardState(float.fromhex(weight), float.fromhex(loss), some, every, statistics))
     return states, Votes(stop, again, frozenset(named))
 
 
-def _bits(flags: np.ndarray) -> str:
-    return "".join("1" if flag else "0" for flag in flags)
+def _bits(flags: np.ndarray) -> list[Any]:
+    return [flags.size, np.packbits(flags).tobytes().hex()]
+
+
+def _flags(count: int, text: str) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..dist import env
 from ..dist.errors import LaunchError
+from ..dist.leftovers import sweep
 from . import blas, folder, gpu, leftovers, mpi, packages, report, system, wire
 from .finding import EXIT_CODES, Finding, Surroundings, size_words, worst
 
@@ -175,7 +176,7 @@ def _print(
 
 
 def _sweep(options: Options) -> int:
-    gone, failed = leftovers.sweep()
+    gone, failed = sweep()
     total = sum(each.nbytes for each in gone)
     if options.as_json:
         print(json.dumps({"swept": [str(each.path) for each in gone], "bytes": total, "failed": failed}, indent=1))

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from phalanx.dist import env
+from phalanx.dist import env, leftovers
 from phalanx.dist.env import RankEnvironment
-from phalanx.doctor import ask, blas, folder, gpu, leftovers, links, main, mpi, packages, ranks, system
+from phalanx.doctor import ask, blas, folder, gpu, links, main, mpi, packages, ranks, system
 from phalanx.doctor.finding import Finding, Surroundings, joined, worst
 from tests.hosts import PORT, Hosts, needs_hosts
 from tests.jobs import ROOT, THREAD_LIMITS, Job
@@ -363,7 +363,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 def test_only_what_nobody_uses_is_swept(planted: dict[str, Path]) -> None:
     stays = {"mapped", "open", "young", "elsewhere", "a user's", "living session", "a user's folder"}
-    report = {finding.key: finding for finding in leftovers.check(HERE)}
+    report = {finding.key: finding for finding in main.leftovers.check(HERE)}
     assert report["leftovers"].found.startswith("5 left by killed MPI jobs, ")
     gone, failed = leftovers.sweep()
     assert not failed and len(gone) == 5
@@ -372,7 +372,7 @@ def test_only_what_nobody_uses_is_swept(planted: dict[str, Path]) -> None:
     assert why[planted["mapped"].name] == why[planted["open"].name] == "in use"
     assert "younger" in why[planted["young"].name] and "another-host" in why[planted["elsewhere"].name]
     assert why[f"ompi.{os.getpid()}"] == f"process {os.getpid()} lives"
-    assert leftovers.check(HERE)[0].severity == "ok"
+    assert main.leftovers.check(HERE)[0].severity == "ok"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")

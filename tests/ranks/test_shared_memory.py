@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
+import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.jobs import run_job
 from tests.ranks import contract
 from tests.ranks.launching import mpirun
 from tests.ranks.test_mpi import failed
@@ -63,3 +67,18 @@ def test_fault_over_zeromq(jobs: Any, name: str) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_over_mpi(tmp_path: Path, name: str) -> None:
     failed(tmp_path, "fault", *contract.FAULTS[name].words, name=name, shared=True)
+
+
+@pytest.mark.skipif(*needs_mpi.args, **needs_mpi.kwargs)
+def test_the_next_start_over_mpi_sweeps_what_a_killed_job_left(tmp_path: Path) -> None:
+    left = Path("/dev/shm", f"sm_segment.{socket.gethostname()}.{os.getuid()}.deadbeef.0")
+    left.write_bytes(b"x" * 4096)
+    os.utime(left, (time.time() - 60,) * 2)
+    script = tmp_path / "start.py"
+    script.write_text("import time\nimport phalanx\nphalanx.init()\ntime.sleep(1)\n")
+    try:
+        code, output = run_job("mpirun 2", script=str(script))
+        assert code == 0, output
+        assert not left.exists()
+    finally:
+        left.unlink(missing_ok=True)

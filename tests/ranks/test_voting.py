@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
 import phalanx
@@ -9,6 +13,25 @@ from phalanx import nn, optim
 from phalanx.data import DataLoader
 from phalanx.dist.communicators.threads import run_threads
 from tests.ranks.test_data_parallel import data, net
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert not [t for t in threading.enumerate() if t.name.startswith("phalanx-comm") and t not in before]
+
+
+def on_ranks(size: int, function: Callable[[], Any]) -> list[Any]:
+    """``function`` on ranks that leave in order."""
+
+    def main() -> Any:
+        try:
+            return function()
+        finally:
+            phalanx.shutdown()
+
+    return run_threads(main, size, timeout_s=20.0)
 
 
 def train_until_somebody_votes(voter: int, at_step: int) -> tuple[int, bool]:
@@ -32,7 +55,7 @@ def train_until_somebody_votes(voter: int, at_step: int) -> tuple[int, bool]:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_all_ranks_leave_at_the_voters_step(size: int) -> None:
     for voter in range(size):
-        assert run_threads(train_until_somebody_votes, size, voter, 3, timeout_s=20.0) == [(3, True)] * size
+        assert on_ranks(size, lambda v=voter: train_until_somebody_votes(v, 3)) == [(3, True)] * size
 
 
 def test_a_vote_counts_for_one_step() -> None:
@@ -49,7 +72,7 @@ def test_a_vote_counts_for_one_step() -> None:
             seen.append(phalanx.agreed("odd"))
         return seen
 
-    assert run_threads(main, 2, timeout_s=20.0) == [[False, True, False, True]] * 2
+    assert on_ranks(2, main) == [[False, True, False, True]] * 2
 
 
 def test_a_stop_can_be_asked_for_by_the_script(tmp_path) -> None:
@@ -72,7 +95,7 @@ def test_a_stop_can_be_asked_for_by_the_script(tmp_path) -> None:
             assert end.code == 0
         return loader.step
 
-    assert run_threads(main, 2, timeout_s=20.0) == [3, 3]
+    assert on_ranks(2, main) == [3, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
