@@ -54,8 +54,7 @@ class Reducer:
         compression: Scheme | None = None,
     ) -> None:
         self.module, self.group = module, group
-        no_gain = shard != "gradients" and no_core_to_spare(group)
-        self.overlap = not no_gain if overlap is None else overlap
+        self.overlap = (shard == "gradients" or not no_core_to_spare(group)) if overlap is None else overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
         self.shards, self.ranges = group.shard_count, group.ranges
@@ -65,10 +64,9 @@ class Reducer:
             ZeroFold(group, bucket_bytes, self.zero) if self.zero is not None and self.zero.gradients else None
         )
         """The fold, where gradients are spread over ranks (ZeRO-2)."""
-        self.compressed = None
+        travels = None if self.trivial else compression
+        self.compressed = CompressedFold(group, bucket_bytes, travels) if travels else None
         """The fold, where gradients travel compressed."""
-        if compression is not None and not self.trivial:
-            self.compressed = CompressedFold(group, bucket_bytes, compression)
         self.fold = self.spread or self.compressed or Fold(group, bucket_bytes)
         self.names: dict[Parameter, str] = {}
         self.paused = 0
