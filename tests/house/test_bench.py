@@ -36,7 +36,7 @@ def test_all_take_part(tmp_path: Path) -> None:
         lines = [line for line in output.splitlines() if re.match(rf"  {re.escape(title)}  +[\d.]+ [um]?s ", line)]
         assert len(lines) == 2, f"{title}:\n{output}"
     assert "OMP_NUM_THREADS=1" in output and "unset OPENBLAS_CORETYPE, OPENBLAS_L2_SIZE" in output
-    assert re.search(r"^2 ranks, 5 MB: exact tree, zmq [\d.]+ ms, [\d.]+ of the limit", output, re.MULTILINE), output
+    assert re.search(r"^2 ranks, 5 MB: exact tree, zmq [\d.]+ [mu]s, [\d.]+ of the limit", output, re.MULTILINE), output
     written = json.loads((tmp_path / "all_reduce.json").read_text())
     assert [(row["ranks"], row["nbytes"]) for row in written["series"]] == [(2, 4096), (2, 5 << 20)]
     assert all(list(row["seconds"]) == TITLES and all(len(t) == 1 and min(t) > 0 for t in row["seconds"].values())
