@@ -18,6 +18,12 @@ LONG = re.compile(
     r"|test_nothing_left\.py::test_nothing_is_left_after_a_signal_to_the_launcher\[2-130"
     r"|test_nothing_left\.py::test_ranks_may_save_and_leave.*\[10"
     r"|test_plain_script\.py::test_plain_script_learns_as_in_pytorch\[(cnn|vae)"
+    r"|test_benchmarks\.py::test_efficiency_ends_its_workers"
+    r"|test_fault_table\.py::test_fault\[(two jobs, one is killed|rank returns from main, mpirun|rank killed, mpirun goes on"
+    r"|tiny /dev/shm, mpi|rank stopped, the stall line, mpi)"
+    r"|test_hosts\.py::test_(a_rank_that_stands_still|a_proxy_that_changes_nothing|mpi_ranks_of_one_host)"
+    r"|test_compression_jobs\.py::test_same_bits_and_resumed_elsewhere\[powersgd-mpirun"
+    r"|test_watch\.py::test_a_stopped_rank_is_called_stopped\[mpi"
     r"|test_layers_of_house\.py::test_the_checker_sees\[(?!a bare import|an arrow)"
 )
 """Tests whose shorter siblings cover the same ground: only in `make test-all`."""

@@ -24,8 +24,8 @@ def check(here: Surroundings) -> list[Finding]:
                 "leftovers",
                 "warning",
                 f"{len(safe)} left by killed MPI jobs, {size_words(total)}: {_names(safe)}",
-                "no living process uses them; what lies in /dev/shm takes memory",
-                "phalanx doctor --sweep (the next job over MPI does it, too)",
+                "no living process uses them; what lies in /dev/shm takes memory until the next job over MPI sweeps it",
+                "phalanx doctor --sweep",
                 {"paths": [str(each.path) for each in safe], "bytes": total},
             )
         )

@@ -107,7 +107,17 @@ def test_the_line_is_asked_for_only_when_it_is_due_and_may_be_left_to_another_ra
     ]
 
 
-def test_the_thread_ends_with_the_last_communicator() -> None:
+@pytest.fixture
+def nobody_else() -> None:
+    """What failing ranks of other tests in this process left open is closed, and its watch thread has ended."""
+    for communicator in list(whereabouts.communicators):
+        communicator.abort("another test is over")
+        communicator.close()
+    while any(thread.name == "phalanx-watch" for thread in threading.enumerate()):
+        time.sleep(0.01)
+
+
+def test_the_thread_ends_with_the_last_communicator(nobody_else: None) -> None:
     def threads() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name == "phalanx-watch"]
 
@@ -117,7 +127,7 @@ def test_the_thread_ends_with_the_last_communicator() -> None:
     assert threads() == [] and not whereabouts.communicators
 
 
-def test_whoever_closed_is_said_to_have_closed() -> None:
+def test_whoever_closed_is_said_to_have_closed(nobody_else: None) -> None:
     def rank_main() -> str:
         communicator = current_communicator()
         if communicator.rank == 1:
