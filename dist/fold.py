@@ -147,7 +147,7 @@ class Fold:
     def wait(self) -> None:
         """Until every bucket that was submitted is complete."""
         works, self._works = self._works, []
-        for work in works:
+        for work in reversed(works):  # they run in order: waiting for the last wakes this thread once
             work.wait()
 
     @property

@@ -134,13 +134,6 @@ def _on_signal(number: int, frame: Any) -> None:
         group.stop_heard = signal.Signals(number).name
 
 
-def no_core_to_spare(group: Group) -> bool:
-    """Whether the ranks share memory on one host and occupy all its cores: then nothing waits that could be hidden."""
-    local = group.communicator.local
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return local is not None and len(local.hosts) == 1 and local.size >= cores
-
-
 class _Local(threading.local):
     group: Group | None = None
 

@@ -26,7 +26,7 @@ from .commit import commit_statistics, unused
 from .compression import Scheme
 from .compression.fold import CompressedFold
 from .fold import Fold
-from .group import Group, no_core_to_spare
+from .group import Group
 from .shard_state import ShardState
 from .step_end import StepEnd
 from .zero.fold import ZeroFold
@@ -54,7 +54,8 @@ class Reducer:
         compression: Scheme | None = None,
     ) -> None:
         self.module, self.group = module, group
-        self.overlap = (shard == "gradients" or not no_core_to_spare(group)) if overlap is None else overlap
+        no_gain = group.communicator.leaves_no_core() and shard != "gradients"
+        self.overlap = not no_gain if overlap is None else overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
         self.shards, self.ranges = group.shard_count, group.ranges
@@ -66,7 +67,6 @@ class Reducer:
         """The fold, where gradients are spread over ranks (ZeRO-2)."""
         travels = None if self.trivial else compression
         self.compressed = CompressedFold(group, bucket_bytes, travels) if travels else None
-        """The fold, where gradients travel compressed."""
         self.fold = self.spread or self.compressed or Fold(group, bucket_bytes)
         self.names: dict[Parameter, str] = {}
         self.paused = 0

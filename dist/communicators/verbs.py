@@ -7,6 +7,7 @@ fingerprint (what, name, dtype, shape), submits a program, and returns a :class:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -100,7 +101,7 @@ class Verbs:
         run = self.queue if start == "when waited for" else self.run_here if start == "now" and small else self.run
         return run(
             lambda m: m.programs.tree_all_reduce(m, terms, ranges, shards, out, cut, gather),
-            name=f"{name} {out.dtype}[{out.size}]",
+            name=f"{name} {_kind(out.dtype)}[{out.size}]",
         )
 
     def all_gather_slices(self, array: np.ndarray, cut: Sequence[tuple[int, int]], *, name: str) -> Work:
@@ -116,8 +117,14 @@ class Verbs:
         """The sizes of gradient buckets for this wire: from the tuned table, or what the user gave, the first one a quarter."""
         if bucket_bytes is not None:
             return BucketSizes(max(1, bucket_bytes // 4), bucket_bytes)
-        one_host = self.local is not None and len(self.local.hosts) == 1
-        return tuned_sizes("shared memory" if one_host else "threads" if self.backend == "alone" else self.backend)
+        if self.local is None or len(self.local.hosts) > 1:
+            return tuned_sizes("threads" if self.backend == "alone" else self.backend)
+        return tuned_sizes("shared memory, no core to spare" if self.leaves_no_core() else "shared memory")
+
+    def leaves_no_core(self) -> bool:
+        """Whether the ranks share memory on one host and occupy all its cores: then nothing waits that could be hidden."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.local is not None and len(self.local.hosts) == 1 and self.local.size >= cores
 
     def is_shared(self, array: np.ndarray) -> bool:
         """Whether an array lies where the other ranks of this host can read it."""
@@ -226,10 +233,13 @@ _kinds: dict[np.dtype, str] = {}
 """Names of dtypes: NumPy needs microseconds for each."""
 
 
+def _kind(dtype: np.dtype) -> str:
+    return _kinds.get(dtype) or _kinds.setdefault(dtype, str(dtype))
+
+
 def _fingerprint(verb: str, name: str, array: np.ndarray) -> str:
     flat_bytes(array)  # raises where the caller stands
-    kind = _kinds.get(array.dtype) or _kinds.setdefault(array.dtype, str(array.dtype))
-    return f"{verb} {name!r} {kind}{list(array.shape)}"
+    return f"{verb} {name!r} {_kind(array.dtype)}{list(array.shape)}"
 
 
 def _to_json(value: Any, name: str) -> bytes:

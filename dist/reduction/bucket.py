@@ -37,7 +37,8 @@ class BucketSizes:
 
 @functools.cache
 def tuned_sizes(wire: str) -> BucketSizes:
-    """The tuned sizes for a kind of wire: ``shared memory``, ``zmq``, ``mpi`` (between hosts, or without shared memory), ``threads``.
+    """The tuned sizes for a kind of wire: ``shared memory`` (also ``..., no core to spare``), ``threads``, and, between hosts or
+    without shared memory, ``zmq``, ``mpi``.
 
     >>> tuned_sizes("shared memory").first_bytes <= tuned_sizes("zmq").first_bytes
     True

@@ -9,6 +9,7 @@ The same functions as :mod:`.collectives`, with equal bits.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,11 +134,11 @@ def tree_all_reduce(
     ``gather=False`` only the own one is complete afterwards. Returns whether any shard was present; if none was, ``out``
     is set to zero.
     """
+    nodes = _nodes_of(tuple(ranges), shards)
+    if out.nbytes * max(map(len, nodes)) <= INLINE_NBYTES:
+        return _tree_inline(messages, terms, nodes, shards, out)
     cut = cut or slices(out.size, messages.size)
     lo, hi = cut[messages.rank]
-    nodes = max(len(whole_subtrees(a, b, shards)) for a, b in ranges)
-    if out.nbytes * nodes <= INLINE_NBYTES:
-        return _tree_inline(messages, terms, ranges, shards, out)
     local = messages.meet("terms", note_of(_local(messages), terms, out))
     notes = [local.note(rank) for rank in range(messages.size)]
     outs = places_of(notes)
@@ -266,6 +267,12 @@ def same_place(outs: Sequence[Place]) -> bool:
     return all(place == outs[0] for place in outs)
 
 
+@functools.lru_cache(maxsize=64)
+def _nodes_of(ranges: tuple[tuple[int, int], ...], shards: int) -> tuple[list[Node], ...]:
+    """The whole subtrees of each rank's range."""
+    return tuple(whole_subtrees(a, b, shards) for a, b in ranges)
+
+
 def _own_sums(
     terms: Mapping[Node, Term | None], nodes: Sequence[Node], out: np.ndarray, local: LocalSpace
 ) -> list[np.ndarray | None]:
@@ -281,11 +288,10 @@ def _own_sums(
 def _tree_inline(
     messages: Messages,
     terms: Mapping[Node, Term | None],
-    ranges: Sequence[tuple[int, int]],
+    nodes: Sequence[Sequence[Node]],
     shards: int,
     out: np.ndarray,
 ) -> bool:
-    nodes = [whole_subtrees(a, b, shards) for a, b in ranges]
     local = _local(messages)
     own = _own_sums(terms, nodes[messages.rank], out, local)
     flags = bytes(partial is not None for partial in own)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..dist.communicators.base import Communicator
+from ..dist.communicators.shared_memory import INLINE_NBYTES
 from ..dist.group import init
 from ..dist.reduction.expression import Term
 
@@ -108,10 +109,11 @@ class Phalanx(Contestant):
                 self.size,
                 total[lo : lo + step],
                 name=f"{name} at {lo}",
+                start="now" if gradient.nbytes <= INLINE_NBYTES else "when waited for",  # as DataParallel on all cores
             )
             for lo in range(0, gradient.size, step)
         ]
-        for work in works:
+        for work in reversed(works):
             work.wait()
 
     def barrier(self) -> None:
