@@ -88,7 +88,9 @@ def parse():
     parser.add_argument("--checkpoint-every", type=int, metavar="STEPS")
     parser.add_argument("--resume", metavar="auto|none|PATH", default="none")
     parser.add_argument("--ledger", metavar="FILE", help="write loss and weight hashes of each step")
-    parser.add_argument("--ledger-detail", action="store_true", help="with the hash of each tensor, for phalanx diverge")
+    parser.add_argument(
+        "--ledger-detail", action="store_true", help="with the hash of each tensor, for phalanx diverge"
+    )
     parser.add_argument("--zero", choices=["optimizer", "gradients"], help="keep a part of them on each rank")
     parser.add_argument("--max-steps", type=int)
     return parser.parse_args()
