@@ -6,6 +6,7 @@ by no living process is swept: the process in its name is gone, or no process ma
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -72,11 +73,8 @@ def find() -> Iterator[Leftover]:
         return
     used = _used_paths()
     for path, match in rows:
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue
-        yield Leftover(path, _size(path), _keep(path, match, status, used))
+        with contextlib.suppress(OSError):  # a job that ends, or another sweep, removes it under our eyes
+            yield Leftover(path, _size(path), _keep(path, match, path.lstat(), used))
 
 
 def _entries(place: Path) -> list[Path]:

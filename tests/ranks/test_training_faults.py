@@ -34,10 +34,10 @@ WORDS = {
     "other collective": (
         r"MismatchError: ranks issued different operations",
         rf"rank [02] is in operation (\d+): {BUCKET}.*, rank 1 in operation \1: barrier 'my barrier'"
-        rf"|rank 1 is in operation (\d+): barrier 'my barrier', rank [02] in operation \2: {BUCKET}",
+        rf"|rank 1 is in operation (\d+): barrier 'my barrier'.*, rank [02] in operation \2: {BUCKET}",
     ),
     "other step": (
-        r"DeadlineError: rank [02] of 3 waited 5.0 s in commit of step 4: nothing came from rank 1 "
+        rf"DeadlineError: rank [02] of 3 waited 5.0 s in (commit of step 4|{BUCKET}): nothing came from rank 1 "
         r"|DeadlineError: rank 1 of 3 waited 5.0 s in broadcast_object from 0 'checkpoint begin': nothing came from ranks 0, 2",
     ),
     "other shape": (
