@@ -37,10 +37,18 @@ wait
 SICK = """
 set -e
 mount -t tmpfs -o size=20m tmpfs /dev/shm
-mount -t tmpfs -o size=200m tmpfs /tmp
+case "$ROOT" in
+/tmp/*)  # a checkout that must not be hidden
+    mount --bind "$ROOT" "$FOLDER.root"
+    mount -t tmpfs -o size=200m tmpfs /tmp
+    mkdir -p "$ROOT"
+    mount --bind "$FOLDER.root" "$ROOT"
+    cd "$ROOT";;
+*)  mount -t tmpfs -o size=200m tmpfs /tmp;;
+esac
 export TMPDIR=/tmp
 "$PYTHON" -c 'import os; from mpi4py import MPI; os.kill(os.getpid(), 9)' > /dev/null 2>&1 || true
-find /dev/shm /tmp -mindepth 1 -exec touch -h -d "1 hour ago" {} +
+find /dev/shm /tmp -xdev -mindepth 1 -exec touch -h -d "1 hour ago" {} +
 ls /dev/shm /tmp > "$FOLDER/planted"
 ulimit -S -n 64
 "$PYTHON" -m phalanx doctor --json > "$FOLDER/report" || echo $? > "$FOLDER/code"
@@ -86,13 +94,14 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     """In a mount namespace of its own: a small /dev/shm, a leftover, another mpirun, other BLAS kernels, few open files."""
     place = tmp_path_factory.mktemp("sick")
     kept = Path("/var/tmp" if str(place).startswith("/tmp") else place.parent, f"phalanx-test-{os.getpid()}")
-    kept.mkdir()  # outside of the /tmp that the namespace hides
+    root = kept.with_suffix(".root")
+    kept.mkdir(), root.mkdir()  # outside of the /tmp that the namespace hides
     try:
         fake = kept / "mpirun"
         fake.write_text(FAKE_MPIRUN)
         fake.chmod(0o755)
         environ = clean_environment(
-            PYTHON=sys.executable, FOLDER=str(kept), PATH=f"{kept}:{os.environ['PATH']}", OPENBLAS_CORETYPE="Prescott",
+            PYTHON=sys.executable, FOLDER=str(kept), ROOT=str(ROOT), PATH=f"{kept}:{os.environ['PATH']}", OPENBLAS_CORETYPE="Prescott",
             OMPI_MCA_btl="^ofi",
         )  # fmt: skip
         command = ["unshare", "-m", "sh", "-c", SICK]
@@ -102,6 +111,7 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
             shutil.copy(file, place)
     finally:
         shutil.rmtree(kept)
+        root.rmdir()
     return Report((place / "report").read_text(), int((place / "code").read_text())), place
 
 

@@ -122,7 +122,14 @@ def test_the_thread_ends_with_the_last_communicator(nobody_else: None) -> None:
         return [thread.name for thread in threading.enumerate() if thread.name == "phalanx-watch"]
 
     during: list[int] = []
-    run_threads(lambda: during.append(len(threads())), 3)
+
+    def rank_main() -> None:
+        communicator = current_communicator()
+        communicator.barrier(name="all are here").wait()
+        during.append(len(threads()))
+        communicator.barrier(name="all have looked").wait()
+
+    run_threads(rank_main, 3)
     assert during == [1, 1, 1]
     assert threads() == [] and not whereabouts.communicators
 
