@@ -23,11 +23,11 @@ from ..core.checkpoint.store import Store
 from ..core.errors import CheckpointError, RangeError, StateError
 from ..core.faults import fault_point, set_position
 from ..core.owned import OwnPart, on_host
-from . import env, extra_state
+from . import env, extra_state, named_state
 from . import group as groups
+from .checkpoint_names import MODEL, OPTIMIZER, candidates, dot, named, owner
 
 Result = TypeVar("Result")
-MODEL, OPTIMIZER = "model/", "optimizer/"
 
 
 class Checkpointer:
@@ -42,6 +42,8 @@ class Checkpointer:
         every: :meth:`after_step` saves when the step is a multiple of it; None: only when the job is asked to stop.
         keep: how many of the newest checkpoints remain; None keeps all.
         config: any JSON, for whoever reads the manifest.
+        state: whatever else must survive, by name (``{"schedule": scheduler, "average": ema}``): things with ``state_dict()``, of
+            JSON, arrays and Tensors and equal on all ranks, and ``load_state_dict()``.
         group: the ranks; by default those of ``phalanx.init()``.
 
     All methods are collective: every rank calls them at the same place. A job that is asked to stop (SIGTERM, SIGUSR1) saves and
@@ -64,14 +66,15 @@ class Checkpointer:
         every: int | None = None,
         keep: int | None = 3,
         config: Any = None,
+        state: Mapping[str, Any] | None = None,
         group: Any = None,
     ) -> None:
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise RangeError(f"Checkpointer expects every to be None or a number of steps of at least 1, got {every!r}")
         self.store = None if directory is None else Store(directory, keep=keep, say=self._say)
         self.every, self.loader = every, loader
-        self._models, self._optimizers = _named(model, "model"), _named(optimizer, "optimizer")
-        self._config = plain(config, "config")
+        self._models, self._optimizers = named(model, "model"), named(optimizer, "optimizer")
+        self._config, self._state = plain(config, "config"), named_state.check(state)
         self._group = groups.current() if group is None else group
         self._communicator = getattr(self._group, "control", self._group.communicator)
         self._counted_steps = 0
@@ -124,7 +127,9 @@ class Checkpointer:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
         set_position(self._group.rank, self.step)
         fault_point("checkpoint-begin")
-        arrays = {name: on_host(array) for name, array in (self._arrays() | extra_state.arrays(self._models)).items()}
+        scalars, arrays = named_state.take_apart(self._state)
+        arrays |= self._arrays() | extra_state.arrays(self._models)
+        arrays = {name: on_host(array) for name, array in arrays.items()}
         layout = plan(arrays)
         folder, problem = self._on_rank_0("begin", lambda: str(store.begin(self.step, layout)))
         if folder is None:
@@ -133,7 +138,7 @@ class Checkpointer:
         path = None
         if parts is not None:
             path, problem = self._on_rank_0(
-                "commit", lambda: str(store.commit(Path(folder), self._manifest(layout, parts)))
+                "commit", lambda: str(store.commit(Path(folder), self._manifest(layout, parts, scalars)))
             )
         if path is None:
             self._on_rank_0("abandon", lambda: store.abandon(Path(folder)))
@@ -152,14 +157,14 @@ class Checkpointer:
         fault_point("checkpoint-after-write")
         return parts
 
-    def _manifest(self, layout: Layout, parts: Iterable[Iterable[Any]]) -> Manifest:
+    def _manifest(self, layout: Layout, parts: Iterable[Iterable[Any]], scalars: dict[str, Any]) -> Manifest:
         files, tensors = complete(layout, (Part(*row) for rows in parts for row in rows))
         return Manifest(
             step=self.step,
             seed=self._group.seed,
             shards=self._group.shards,
             cursor=None if self.loader is None else plain(self.loader.state_dict(), "the loader's position"),
-            scalars=plain(self._scalars(), "optimizer"),
+            scalars=plain(self._scalars(), "optimizer") | scalars,
             config=self._config,
             fingerprint=plain(getattr(self._group, "fingerprint", {}), "fingerprint"),
             files=files,
@@ -173,8 +178,8 @@ class Checkpointer:
 
         ``which``: "auto" (the newest valid checkpoint; damaged newer ones are named and passed over), "none", or the folder
         of one checkpoint or of a run. ``allow``: what may differ from the saved run ("seed", "shards", "batch_size",
-        "fingerprint", ... as the loader calls them). Raises StateError when the checkpoint is of another model or run (with all
-        names at once), CheckpointError when the one asked for is damaged or missing.
+        "fingerprint", ... as the loader calls them; "state": some of it was not saved). Raises StateError when the checkpoint
+        is of another model or run (with all names at once), CheckpointError when the one asked for is damaged or missing.
 
         After a restart by ``phalanx run --restarts`` the newest checkpoint of this run goes before what is asked for.
         """
@@ -203,7 +208,7 @@ class Checkpointer:
 
     def _find(self, where: Store | Path, since: float = 0.0) -> tuple[Path | None, Manifest | None, list[str]]:
         """The newest checkpoint that all ranks together found whole, and what is wrong with newer ones."""
-        paths, problem = self._on_rank_0("list", lambda: [str(path) for path in _candidates(where, since)])
+        paths, problem = self._on_rank_0("list", lambda: [str(path) for path in candidates(where, since)])
         if paths is None:
             raise CheckpointError(problem)
         problems: list[str] = []
@@ -232,21 +237,25 @@ class Checkpointer:
     def _restore(self, path: Path, manifest: Manifest, *, allow: tuple[str, ...]) -> None:
         self._refuse_other_model(path, manifest)
         self._refuse_other_run(path, manifest, allow)
+        if "state" not in allow:
+            named_state.require_saved(self._state, manifest.scalars, path)
         if self.loader is not None:
             if manifest.cursor is None:
                 raise StateError(f"checkpoint {path} was saved without a loader: it has no position to go on from")
-            self.loader.load_state_dict(dict(manifest.cursor), allow=allow)
+            self.loader.load_state_dict(dict(manifest.cursor), allow=tuple(name for name in allow if name != "state"))
         self._counted_steps = manifest.step
         for name, optimizer in self._optimizers.items():
-            head = OPTIMIZER + _dot(name)
+            head = OPTIMIZER + dot(name)
             keys = [t.name.removeprefix(head) for t in manifest.tensors if t.name.startswith(head)]
-            optimizer.prepare_state(manifest.scalars[_owner(name)], keys, self._names())
+            optimizer.prepare_state(manifest.scalars[owner(name)], keys, self._names())
         self._read(path, manifest)
 
     def _read(self, path: Path, manifest: Manifest) -> None:
         extra = extra_state.Reading(self._models, manifest.tensors, self._say)
-        arrays = self._arrays() | extra.arrays  # only now: preparing state may have moved parameters into a store
-        require_fit(path, (t for t in manifest.tensors if self._wants(t.name) or t.name in extra.arrays), arrays)
+        further = named_state.Reading(self._state, manifest.scalars, manifest.tensors)
+        extras = extra.arrays | further.arrays
+        arrays = self._arrays() | extras  # only now: preparing state may have moved parameters into a store
+        require_fit(path, (t for t in manifest.tensors if self._wants(t.name) or t.name in extras), arrays)
         staged = {name: on_host(array) for name, array in arrays.items()}
         rows, problem = self._on_all_ranks("read", lambda: read(path, manifest, staged))
         if rows is not None:
@@ -260,11 +269,12 @@ class Checkpointer:
             if here is not there:
                 there[...] = array_module(there).asarray(here)
         extra.finish()
+        further.finish()
 
     def _refuse_other_model(self, path: Path, manifest: Manifest) -> None:
         """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""
         require_fit(path, (t for t in manifest.tensors if t.name.startswith(MODEL)), self._model_arrays())
-        owners = {_owner(name) for name in self._optimizers}
+        owners = {owner(name) for name in self._optimizers}
         if not owners <= manifest.scalars.keys():
             missing = ", ".join(sorted(owners - manifest.scalars.keys()))
             raise StateError(
@@ -306,14 +316,14 @@ class Checkpointer:
 
     def _names(self) -> dict[Any, str]:
         return {
-            parameter: _dot(prefix) + name
+            parameter: dot(prefix) + name
             for prefix, model in self._models.items()
             for name, parameter in model.named_parameters()
         }
 
     def _model_arrays(self) -> dict[str, Any]:
         return {
-            f"{MODEL}{_dot(prefix)}{name}": tensor.array
+            f"{MODEL}{dot(prefix)}{name}": tensor.array
             for prefix, model in self._models.items()
             for name, tensor in model.state_dict().items()
         }
@@ -323,12 +333,12 @@ class Checkpointer:
         names = self._names()
         arrays = self._model_arrays()
         for prefix, optimizer in self._optimizers.items():
-            arrays |= {f"{OPTIMIZER}{_dot(prefix)}{key}": a for key, a in optimizer.state_arrays(names).items()}
+            arrays |= {f"{OPTIMIZER}{dot(prefix)}{key}": a for key, a in optimizer.state_arrays(names).items()}
         return arrays
 
     def _scalars(self) -> dict[str, Any]:
         names = self._names()
-        return {_owner(name): optimizer.state_scalars(names) for name, optimizer in self._optimizers.items()}
+        return {owner(name): optimizer.state_scalars(names) for name, optimizer in self._optimizers.items()}
 
     def _wants(self, name: str) -> bool:
         """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
@@ -365,34 +375,3 @@ def _outcome(action: Callable[[], Any]) -> tuple[Any, str]:
         return None, str(error)
     except OSError as error:
         return None, f"{error.strerror or error}"
-
-
-def _named(given: Any, what: str) -> dict[str, Any]:
-    """One thing or several by name, as a dict; one alone has the name ""."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        return {"": given}
-    for name in given:
-        if not (isinstance(name, str) and name.isidentifier()):
-            raise RangeError(f"Checkpointer expects names of {what}s that are identifiers, got {name!r}")
-    return dict(given)
-
-
-def _owner(name: str) -> str:
-    """The key of an optimizer's scalars in the manifest."""
-    return f"optimizer.{name}" if name else "optimizer"
-
-
-def _dot(prefix: str) -> str:
-    return f"{prefix}." if prefix else ""
-
-
-def _candidates(where: Store | Path, since: float) -> list[Path]:
-    """The checkpoints to try, newest first: those of a run, saved after ``since``, or the one that was named."""
-    if isinstance(where, Store):
-        return [path for path in where.list()[::-1] if path.stat().st_mtime >= since]
-    if not where.is_dir():
-        raise CheckpointError(f"cannot resume from {where}: there is no such folder")
-    run = Store(where).list()
-    return run[::-1] or [where.absolute()]
