@@ -278,6 +278,11 @@ def current() -> Group:
     return _local.group or init()
 
 
+def joined() -> Group | None:
+    """The group of this rank; None before :func:`init`."""
+    return _local.group
+
+
 def shutdown() -> None:
     """Leave the job in order: finish what runs and say goodbye to the other ranks. Called at exit by itself."""
     group, _local.group = _local.group, None

@@ -41,6 +41,7 @@ _NAMES_OF: dict[str, str] = {
     "dist.numbers": "sum_over_ranks",
     "dist.voting": "agree agreed request_stop vote",
     "ledger": "Ledger",
+    "model_io.state": "load load_into read_metadata save",
     "progress_bar": "progress",
 }
 """Module (below phalanx) -> the public names that come from it. The imports for type checkers below are the same."""
@@ -268,4 +269,8 @@ if TYPE_CHECKING:
     from .dist.voting import request_stop as request_stop
     from .dist.voting import vote as vote
     from .ledger import Ledger as Ledger
+    from .model_io.state import load as load
+    from .model_io.state import load_into as load_into
+    from .model_io.state import read_metadata as read_metadata
+    from .model_io.state import save as save
     from .progress_bar import progress as progress

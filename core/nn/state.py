@@ -28,7 +28,7 @@ class IncompatibleKeys(NamedTuple):
         return f"IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
-def _array_of(value: Any) -> Array:
+def array_of(value: Any) -> Array:
     """The array of a Tensor, an array, a number or anything that NumPy understands (a PyTorch tensor, too)."""
     if isinstance(value, Tensor):
         return value.array
@@ -43,7 +43,8 @@ def _mismatch(target: Array, value: Array) -> str | None:
     """Why ``value`` cannot be copied into ``target``, or None."""
     if tuple(target.shape) != tuple(value.shape):
         return f"shape {tuple(target.shape)} expected, the state has {tuple(value.shape)}"
-    if target.dtype != value.dtype:
+    widened = target.dtype.kind == value.dtype.kind == "f" and target.dtype.itemsize > value.dtype.itemsize
+    if target.dtype != value.dtype and not widened:  # a wider float holds every value
         return f"dtype {target.dtype} expected, the state has {value.dtype}"
     return None
 
@@ -67,7 +68,7 @@ def load(module: Module, state: Mapping[str, Any], strict: bool) -> Incompatible
     targets = module.state_dict(keep_vars=True)
     missing = [name for name in targets if name not in state]
     unexpected = [name for name in state if name not in targets]
-    pairs = [(name, targets[name].array, _array_of(state[name])) for name in targets if name in state]
+    pairs = [(name, targets[name].array, array_of(state[name])) for name in targets if name in state]
     mismatched = [f"{name}: {why}" for name, target, value in pairs if (why := _mismatch(target, value))]
     if mismatched or (strict and (missing or unexpected)):
         raise StateError(_complaint(module, missing, unexpected, mismatched))

@@ -1,0 +1,1 @@
+"""Models out and in: state dicts as safetensors, whole models as a folder, ONNX."""
