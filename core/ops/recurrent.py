@@ -1,0 +1,255 @@
+"""One direction of one layer of an RNN, LSTM or GRU over a whole sequence, and the rows of packed sequences.
+
+Inputs x (T, N, I), or rows (S, I) with ``sizes``: how many sequences have a step t, never more than the step before. The output
+has x's form. Each direction has its own op call; ``reverse`` reads from the last step to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..backend import array_module, device_kind
+from ..errors import RangeError, ShapeError
+from ..kernels.reference import wide
+from ..kernels.table import kernel
+from ..op import Array, define
+from . import expect
+
+Sizes = tuple[int, ...]
+Gradients = tuple[Array | None, ...]
+
+
+def _check(op: str, x: Array, sizes: Sequence[int] | None, gates: int, **arrays: Array | None) -> Sizes:
+    """All shapes fit; returns the sizes."""
+    expect.one_float_dtype(op, input=x, **arrays)
+    h, w_ih, w_hh = (arrays[name] for name in ("h", "w_ih", "w_hh"))
+    assert h is not None and w_ih is not None and w_hh is not None
+    if x.ndim != (3 if sizes is None else 2):
+        form = "(steps, batch, features)" if sizes is None else "(rows, features) with sizes"
+        raise ShapeError(f"{op}: input must be {form}, got shape {x.shape}")
+    sizes = (x.shape[1],) * x.shape[0] if sizes is None else tuple(sizes)
+    count, units = h.shape[0], w_ih.shape[0] // gates
+    if x.ndim == 2 and (
+        sum(sizes) != len(x) or list(sizes) != sorted(sizes, reverse=True) or max(sizes, default=0) > count
+    ):
+        raise RangeError(
+            f"{op}: sizes must fall from at most {count} (the batch of h) and add up to the input's {len(x)} rows, got {sizes}"
+        )
+    if x.ndim == 3 and x.shape[1] != count:
+        raise ShapeError(
+            f"{op}: a batch of {x.shape[1]} (dimension 1 of the input {x.shape}) expects h (batch, units), got {h.shape}"
+        )
+    expected: dict[str, tuple[int, ...]] = {
+        "w_ih": (gates * units, x.shape[-1]),
+        "w_hh": (gates * units, h.shape[1]),
+        "b_ih": (gates * units,),
+        "b_hh": (gates * units,),
+        "c": (count, units),
+        "w_hr": (h.shape[1], units),
+    }
+    if arrays.get("w_hr") is None:
+        expected["h"] = (count, units)
+    for name, array in arrays.items():
+        if array is not None and name in expected and tuple(array.shape) != expected[name]:
+            raise ShapeError(
+                f"{op}: {name} must have shape {expected[name]} for an input of shape {x.shape}, got {array.shape}"
+            )
+    return sizes
+
+
+def _rows(x: Array) -> Array:
+    """(T, N, F) -> (S, F)."""
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2]) if x.ndim == 3 else x
+
+
+def _share(x: Array, w_ih: Array, b_ih: Array | None, b_hh: Array | None = None) -> Array:
+    """The input's share of the gates (S, gates * H), with the biases that stand outside of every gate; widened."""
+    bias = b_ih if b_hh is None or b_ih is None else wide(b_ih) + wide(b_hh)
+    return kernel("linear_forward", device_kind(x))(wide(_rows(x)), wide(w_ih), None if bias is None else wide(bias))
+
+
+def _out(array: Array, x: Array) -> Array:
+    """An output's rows in x's form and dtype."""
+    array = array.astype(x.dtype, copy=False)
+    return array.reshape(x.shape[:2] + array.shape[1:]) if x.ndim == 3 else array
+
+
+def _seed(gradient: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+    """The gradient of a last state; zeros where nobody used it."""
+    if gradient is None:
+        return array_module(like).zeros(shape, like.dtype)
+    return gradient.astype(like.dtype, copy=False)
+
+
+def _output_gradient(gradient: Array | None) -> Array | None:
+    if gradient is None:
+        return None
+    return wide(_rows(gradient))
+
+
+def _weights(
+    x: Array, w_ih: Array, inputs: Array, hidden: Array, before: Array, needs: Sequence[bool], slots: Sequence[Any]
+) -> list[Array | None]:
+    """Gradients of x, w_ih, w_hh, b_ih, b_hh; ``needs`` and ``slots`` are theirs. ``inputs`` and ``hidden``: of the gates' two shares."""
+    device = device_kind(inputs)
+    weight, bias = kernel("linear_weight_gradient", device), kernel("bias_gradient", device)
+    found: list[Array | None] = [None] * 5
+    if needs[0]:
+        dx = kernel("linear_input_gradient", device)(inputs, wide(w_ih))
+        found[0] = dx.reshape(x.shape)
+    if needs[1]:
+        found[1] = weight(inputs, _rows(x), out=slots[1])
+    if needs[2]:
+        found[2] = weight(hidden, before, out=slots[2])
+    if needs[3]:
+        found[3] = bias(inputs, out=slots[3])
+    if needs[4]:
+        found[4] = bias(hidden, out=slots[4])
+    return [None if g is None else g.astype(x.dtype, copy=False) for g in found]
+
+
+def _picked(values: Sequence[Any], order: Sequence[int], default: Any) -> list[Any]:
+    """The values at ``order``; inputs that were not given have the default."""
+    return [values[i] if i < len(values) else default for i in order]
+
+
+# ---- Elman's network ---------------------------------------------------------------------------------------------------
+
+
+def _rnn(
+    x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None, *,
+    nonlinearity: str = "tanh", reverse: bool = False, sizes: Sizes | None = None,
+) -> tuple[tuple[Array, Array], Any]:  # fmt: skip
+    steps = _check("rnn", x, sizes, 1, h=h, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    y, last, before = kernel("rnn_forward", device_kind(x))(
+        _share(x, w_ih, b_ih, b_hh), wide(h), wide(w_hh), steps, reverse, nonlinearity
+    )
+    return (_out(y, x), last.astype(x.dtype, copy=False)), (
+        x,
+        w_ih,
+        w_hh,
+        y,
+        before,
+        h.shape,
+        steps,
+        reverse,
+        nonlinearity,
+    )
+
+
+def _rnn_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    x, w_ih, w_hh, y, before, shape, steps, reverse, nonlinearity = saved
+    dy, dh = _output_gradient(gradient[0]), _seed(gradient[1], shape, y)
+    gates, first = kernel("rnn_backward", device_kind(y))(dy, dh, y, wide(w_hh), steps, reverse, nonlinearity)
+    order = (0, 2, 3, 4, 5)
+    found = _weights(x, w_ih, gates, gates, before, _picked(needs, order, False), _picked(slots, order, None))
+    return (found[0], first.astype(x.dtype, copy=False), *found[1:])[: len(needs)]
+
+
+RNN = define("rnn", _rnn, _rnn_vjp)
+"""x, h (N, H), w_ih (H, I), w_hh (H, H), perhaps b_ih and b_hh (H,) -> outputs (..., H), last h (N, H)."""
+
+
+# ---- LSTM --------------------------------------------------------------------------------------------------------------
+
+
+def _lstm(
+    x: Array, h: Array, c: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None,
+    w_hr: Array | None = None, *, reverse: bool = False, sizes: Sizes | None = None,
+) -> tuple[tuple[Array, Array, Array], Any]:  # fmt: skip
+    steps = _check("lstm", x, sizes, 4, h=h, c=c, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, w_hr=w_hr)
+    gates = _share(x, w_ih, b_ih, b_hh)
+    projection = None if w_hr is None else wide(w_hr)
+    y, last, cell, before_h, before_c, squashed = kernel("lstm_forward", device_kind(x))(
+        gates, wide(h), wide(c), wide(w_hh), projection, steps, reverse
+    )
+    kept = (x, w_ih, w_hh, w_hr, gates, before_h, before_c, squashed, h.shape, steps, reverse)
+    return (_out(y, x), last.astype(x.dtype, copy=False), cell.astype(x.dtype, copy=False)), kept
+
+
+def _lstm_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    x, w_ih, w_hh, w_hr, gates, before_h, before_c, squashed, shape, steps, reverse = saved
+    device = device_kind(gates)
+    dy, dh = _output_gradient(gradient[0]), _seed(gradient[1], shape, gates)
+    dc = _seed(gradient[2], (shape[0], squashed.shape[1]), gates)
+    projection = None if w_hr is None else wide(w_hr)
+    turned, first, memory, hidden = kernel("lstm_backward", device)(
+        dy, dh, dc, gates, before_c, squashed, wide(w_hh), projection, steps, reverse
+    )
+    order = (0, 3, 4, 5, 6)
+    found = _weights(x, w_ih, turned, turned, before_h, _picked(needs, order, False), _picked(slots, order, None))
+    dw_hr = None
+    if hidden is not None and needs[7]:
+        units = squashed.shape[1]
+        dw_hr = kernel("linear_weight_gradient", device)(hidden, gates[:, 3 * units :] * squashed, out=slots[7])
+        dw_hr = dw_hr.astype(x.dtype, copy=False)
+    states = first.astype(x.dtype, copy=False), memory.astype(x.dtype, copy=False)
+    return (found[0], *states, *found[1:], dw_hr)[: len(needs)]
+
+
+LSTM = define("lstm", _lstm, _lstm_vjp)
+"""x, h (N, R), c (N, H), w_ih (4H, I), w_hh (4H, R), perhaps b_ih and b_hh (4H,), perhaps w_hr (R, H) -> outputs (..., R), h, c."""
+
+
+# ---- GRU ---------------------------------------------------------------------------------------------------------------
+
+
+def _gru(
+    x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None, *,
+    reverse: bool = False, sizes: Sizes | None = None,
+) -> tuple[tuple[Array, Array], Any]:  # fmt: skip
+    steps = _check("gru", x, sizes, 3, h=h, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    gates = _share(x, w_ih, b_ih)
+    y, last, before, shares = kernel("gru_forward", device_kind(x))(
+        gates, wide(h), wide(w_hh), None if b_hh is None else wide(b_hh), steps, reverse
+    )
+    kept = (x, w_ih, w_hh, gates, before, shares, h.shape, steps, reverse)
+    return (_out(y, x), last.astype(x.dtype, copy=False)), kept
+
+
+def _gru_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    x, w_ih, w_hh, gates, before, shares, shape, steps, reverse = saved
+    dy, dh = _output_gradient(gradient[0]), _seed(gradient[1], shape, gates)
+    inputs, hidden, first = kernel("gru_backward", device_kind(gates))(
+        dy, dh, gates, before, shares, wide(w_hh), steps, reverse
+    )
+    order = (0, 2, 3, 4, 5)
+    found = _weights(x, w_ih, inputs, hidden, before, _picked(needs, order, False), _picked(slots, order, None))
+    return (found[0], first.astype(x.dtype, copy=False), *found[1:])[: len(needs)]
+
+
+GRU = define("gru", _gru, _gru_vjp)
+"""x, h (N, H), w_ih (3H, I), w_hh (3H, H), perhaps b_ih and b_hh (3H,) -> outputs (..., H), last h (N, H)."""
+
+
+# ---- rows of packed sequences ------------------------------------------------------------------------------------------
+
+
+def _take_rows(x: Array, *, rows: Array) -> tuple[Array, Any]:
+    return x[rows], (x.shape, rows)
+
+
+def _take_rows_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> Gradients:
+    shape, rows = saved
+    dx = array_module(gradient).zeros(shape, gradient.dtype)
+    dx[rows] = gradient
+    return (dx,)
+
+
+TAKE_ROWS = define("take_rows", _take_rows, _take_rows_vjp)
+"""Rows of x (M, ...) in the order of ``rows`` (S,), each at most once: what index_select does, without a sum in its gradient."""
+
+
+def _put_rows(x: Array, *, rows: Array, count: int, fill: float = 0.0) -> tuple[Array, Any]:
+    y = array_module(x).full((count, *x.shape[1:]), fill, x.dtype)
+    y[rows] = x
+    return y, rows
+
+
+def _put_rows_vjp(rows: Any, gradient: Array, needs: Any, slots: Any) -> Gradients:
+    return (gradient[rows],)
+
+
+PUT_ROWS = define("put_rows", _put_rows, _put_rows_vjp)
+"""The reverse of take_rows: row i of x (S, ...) becomes row ``rows[i]`` of ``count``; the others are ``fill``."""
