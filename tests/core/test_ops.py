@@ -15,9 +15,11 @@ from phalanx.core.tensor import Tensor
 from tests.core.op_cases import CASES as ELEMENTARY
 from tests.core.op_cases import Case
 from tests.core.op_cases_arrays import CASES as ARRAYS
+from tests.core.op_cases_more import CASES as MORE
 from tests.core.op_cases_nn import CASES as LAYERS
+from tests.core.op_cases_recurrent import CASES as RECURRENT
 
-CASES = [*ELEMENTARY, *ARRAYS, *LAYERS]
+CASES = [*ELEMENTARY, *ARRAYS, *MORE, *LAYERS, *RECURRENT]
 WITH_GRADIENT = [case for case in CASES if TABLE[case.op].differentiable != () and case.wanted()]
 DTYPES = [np.float32, np.float64]
 
