@@ -12,7 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 PROVIDERS: dict[str, tuple[str, ...]] = {
-    "cpu": (".reference", ".reference_conv", ".reference_norm", ".reference_random", ".reference_optim"),
+    "cpu": (
+        ".reference",
+        ".reference_conv",
+        ".reference_norm",
+        ".reference_recurrent",
+        ".reference_random",
+        ".reference_optim",
+        ".reference_optim_adaptive",
+        ".reference_optim_signs",
+        ".reference_special",
+    ),
 }
 """Device kind -> modules of this package, later ones override earlier ones."""
 
