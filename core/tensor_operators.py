@@ -1,7 +1,8 @@
 """Tensor's operators: ``+ - * / // % ** @``, comparisons, and their names as methods.
 
 A mean loss keeps its weight (see ``Tensor.weight``) under multiplication and division by a number, negation, and addition of a
-number or of a loss with the same weight.
+number or of a loss with the same weight. What averages no items (weight 0: a penalty, a mean over nothing) leaves the weight of a
+sum as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 _NUMBERS = frozenset({int, float, bool})
 
 
+def _weight_of_sum(weight: float, other: Any) -> float | None:
+    """The weight of a loss of ``weight`` plus or minus ``other``."""
+    if other.__class__ in _NUMBERS:
+        return weight
+    theirs = other._weight if isinstance(other, Variable) else None
+    if theirs is None or (weight and theirs and weight != theirs):
+        return None
+    return weight or theirs
+
+
 def _quotient(a: Any, b: Any) -> Any:
     """True division: integers give float32."""
     pair = operands(a, b, division=True)
@@ -37,20 +48,16 @@ class TensorOperators(TensorInPlace):
 
     def __add__(self, other: Any) -> Tensor:
         result = binary(elementary.ADD, self, other)
-        if self._weight is not None and (
-            other.__class__ in _NUMBERS or (isinstance(other, Variable) and other._weight == self._weight)
-        ):
-            result._weight = self._weight
+        if self._weight is not None:
+            result._weight = _weight_of_sum(self._weight, other)
         return result
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Tensor:
         result = binary(elementary.SUB, self, other)
-        if self._weight is not None and (
-            other.__class__ in _NUMBERS or (isinstance(other, Variable) and other._weight == self._weight)
-        ):
-            result._weight = self._weight
+        if self._weight is not None:
+            result._weight = _weight_of_sum(self._weight, other)
         return result
 
     def __rsub__(self, other: Any) -> Tensor:
