@@ -1,9 +1,4 @@
-"""Transforms of samples, as ``torchvision.transforms``."""
+"""Transforms of samples and batches, as ``torchvision.transforms`` (and ``v2``'s MixUp and CutMix)."""
 
-from ..core.data.transforms import Compose as Compose
-from ..core.data.transforms import Normalize as Normalize
-from ..core.data.transforms import RandomCrop as RandomCrop
-from ..core.data.transforms import RandomHorizontalFlip as RandomHorizontalFlip
-from ..core.data.transforms import ToTensor as ToTensor
-
-__all__ = ["Compose", "Normalize", "RandomCrop", "RandomHorizontalFlip", "ToTensor"]
+from ..core.data.transforms import *  # noqa: F403
+from ..core.data.transforms import __all__ as __all__
