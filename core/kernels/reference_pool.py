@@ -1,19 +1,20 @@
-"""Reference kernels: maximum and average pooling over (N, C, H, W) arrays.
+"""Reference kernels: maximum and average pooling over sequences (N, C, L), images (N, C, H, W) and volumes (N, C, D, H, W).
 
-Dimensions: N samples, C channels, H and W rows and columns, I and J kernel rows and columns, P and Q output rows
-and columns.
+Dimensions: N samples, C channels, S and P sizes of input and output (one, two or three numbers each).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ..backend import array_module
 from ..op import Array
 from .reference import wide
-from .window import Pair, Size, Window, framed, without_frame
+from .window import Size, Window, framed, without_frame
 
 
 def _is_halving(window: Window) -> bool:
@@ -43,122 +44,196 @@ def _keep(values: Array, mask: Array, out: Array) -> None:
     xp.bitwise_and(values.view(bits), xp.negative(mask.view(np.int8)).astype(bits), out=out.view(bits))
 
 
-def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, Array]:
-    """Maximum in each window, padding counting as -inf: x (N, C, H, W) -> y (N, C, P, Q) and the winner's number.
+def max_pool_forward(x: Array, window: Window) -> tuple[Array, Array]:
+    """Maximum in each window, padding counting as -inf: x (N, C, S) -> y (N, C, P) and the winner's number.
 
-    The number i*J + j (the first of equals; NaN wins) is what the backward wants.
+    The number of the kernel element in row-major order (the first of equals; NaN wins) is what the backward wants.
     """
     if _is_halving(window):
         return _halving_max(x)
     xp = array_module(x)
     output = window.output(x.shape[2:])
     padded = framed(x, window, output, -np.inf)
-    count = window.kernel[0] * window.kernel[1]
     y = xp.full(x.shape[:2] + output, -np.inf, x.dtype)
-    index = xp.zeros(y.shape, np.uint8 if count <= 256 else np.int32)
-    for i, j, rows, columns in window.places(output):
-        candidate = padded[:, :, rows, columns]
+    index = xp.zeros(y.shape, np.uint8 if math.prod(window.kernel) <= 256 else np.int32)
+    for number, (_, place) in enumerate(window.places(output)):
+        candidate = padded[(..., *place)]
         better = ~(candidate <= y) & (y == y)  # true for a NaN candidate, false once y is NaN
         xp.copyto(y, candidate, where=better)
-        xp.copyto(index, index.dtype.type(i * window.kernel[1] + j), where=better)
+        xp.copyto(index, index.dtype.type(number), where=better)
     return y, index
 
 
-def max_pool2d_backward(gradient: Array, index: Array, shape: tuple[int, ...], window: Window) -> Array:
-    """Each gradient goes to its window's winner: gradient (N, C, P, Q) -> (N, C, H, W) = ``shape``."""
+def max_pool_backward(gradient: Array, index: Array, shape: tuple[int, ...], window: Window) -> Array:
+    """Each gradient goes to its window's winner: gradient (N, C, P) -> (N, C, S) = ``shape``."""
     xp = array_module(gradient)
-    dx = xp.zeros(shape[:2] + window.padded(shape[2:], gradient.shape[2:]), gradient.dtype)
-    disjoint = all(window.stride[a] >= window.reach(a) for a in (0, 1))
+    output = gradient.shape[2:]
+    dx = xp.zeros(shape[:2] + window.padded(shape[2:], output), gradient.dtype)
+    disjoint = all(stride >= window.reach(a) for a, stride in enumerate(window.stride))
     gradient = xp.ascontiguousarray(gradient)
     mine = None if disjoint else xp.empty_like(gradient)
-    for i, j, rows, columns in window.places(gradient.shape[2:]):
-        mask = index == index.dtype.type(i * window.kernel[1] + j)
+    for number, (_, place) in enumerate(window.places(output)):
+        mask = index == index.dtype.type(number)
         if mine is None:
-            _keep(gradient, mask, dx[:, :, rows, columns])
+            _keep(gradient, mask, dx[(..., *place)])
         else:
             _keep(gradient, mask, mine)
-            dx[:, :, rows, columns] += mine
+            dx[(..., *place)] += mine
     return without_frame(dx, window, shape[2:])
 
 
+def max_pool_places(index: Array, size: Size, window: Window) -> Array:
+    """Where the winners lie: their numbers in the row-major order of an input of ``size``, int64, of ``index``'s shape."""
+    xp = array_module(index)
+    flat = xp.zeros(index.shape, np.int64)
+    rest = index.astype(np.int64)
+    for axis in reversed(range(len(size))):
+        element, rest = rest % window.kernel[axis], rest // window.kernel[axis]
+        start = xp.arange(index.shape[2 + axis]) * window.stride[axis] - window.padding[axis]
+        along = start.reshape((-1,) + (1,) * (len(size) - 1 - axis)) + element * window.dilation[axis]
+        along = xp.where(along < 0, along % window.dilation[axis], along)  # no winner (all -inf): the first inside
+        flat += along * math.prod(size[axis + 1 :])
+    return flat
+
+
 def _divisor(size: Size, window: Window, output: Size, count_include_pad: bool) -> np.ndarray:
-    """How many elements each window averages, (P, Q): padding counts or not, what ceil_mode adds never does."""
-    counts = []
-    for axis in (0, 1):
+    """How many elements each window averages, (P): padding counts or not, what ceil_mode adds never does."""
+    counts = np.ones((), np.int64)
+    for axis, places in enumerate(output):
         pad = window.padding[axis] if count_include_pad else 0
-        start = np.arange(output[axis]) * window.stride[axis] - window.padding[axis]
+        start = np.arange(places) * window.stride[axis] - window.padding[axis]
         stop = np.minimum(start + window.kernel[axis], size[axis] + pad)
-        counts.append(stop - np.maximum(start, -pad))
-    return counts[0][:, None] * counts[1]
+        counts = counts[..., None] * (stop - np.maximum(start, -pad))
+    return counts
 
 
-def avg_pool2d_forward(
+def avg_pool_forward(
     x: Array, window: Window, count_include_pad: bool = True, divisor_override: int | None = None
 ) -> Array:
-    """Mean of each window: x (N, C, H, W) -> (N, C, P, Q); padding counts as zeros, or not at all."""
+    """Mean of each window: x (N, C, S) -> (N, C, P); padding counts as zeros, or not at all."""
     xp = array_module(x)
     output = window.output(x.shape[2:])
     padded = framed(wide(x), window, output, 0.0)
     y = xp.zeros(x.shape[:2] + output, padded.dtype)
-    for _, _, rows, columns in window.places(output):
-        y += padded[:, :, rows, columns]
+    for _, place in window.places(output):
+        y += padded[(..., *place)]
     divisor = divisor_override or _divisor(x.shape[2:], window, output, count_include_pad)
     y /= xp.asarray(divisor, y.dtype)
     return y.astype(x.dtype, copy=False)
 
 
-def avg_pool2d_backward(
+def avg_pool_backward(
     gradient: Array,
     shape: tuple[int, ...],
     window: Window,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Array:
-    """Each gradient is shared by its window's elements: gradient (N, C, P, Q) -> (N, C, H, W) = ``shape``."""
+    """Each gradient is shared by its window's elements: gradient (N, C, P) -> (N, C, S) = ``shape``."""
     xp = array_module(gradient)
     output = gradient.shape[2:]
     work = wide(gradient)
     divisor = divisor_override or _divisor(shape[2:], window, output, count_include_pad)
     share = work / xp.asarray(divisor, work.dtype)
     dx = xp.zeros(shape[:2] + window.padded(shape[2:], output), work.dtype)
-    for _, _, rows, columns in window.places(output):
-        dx[:, :, rows, columns] += share
+    for _, place in window.places(output):
+        dx[(..., *place)] += share
     return without_frame(dx, window, shape[2:]).astype(gradient.dtype, copy=False)
 
 
-def _adaptive_bins(size: int, bins: int) -> list[tuple[int, int]]:
-    """Bin b of ``bins`` averages elements floor(b * size / bins) up to ceil((b + 1) * size / bins)."""
-    return [(b * size // bins, -((-(b + 1) * size) // bins)) for b in range(bins)]
+# ---- a given number of bins ------------------------------------------------------------------------------------------
 
 
-def adaptive_avg_pool2d_forward(x: Array, output: Pair) -> Array:
-    """Mean over each of ``output`` bins of rows and columns: x (N, C, H, W) -> (N, C, P, Q)."""
+def _adaptive_bins(size: Size, bins: Size) -> Iterator[tuple[Size, tuple[slice, ...]]]:
+    """(bin, its elements): bin b of B takes elements floor(b * size / B) up to ceil((b + 1) * size / B) of each axis."""
+    lines = [
+        [(b, slice(b * length // count, -((-(b + 1) * length) // count))) for b in range(count)]
+        for length, count in zip(size, bins, strict=True)
+    ]
+    for line in itertools.product(*lines):
+        yield tuple(b for b, _ in line), tuple(along for _, along in line)
+
+
+def adaptive_avg_pool_forward(x: Array, output: Size) -> Array:
+    """Mean over each of ``output`` bins: x (N, C, S) -> (N, C, P)."""
     xp = array_module(x)
     work = wide(x)
     y = xp.empty(x.shape[:2] + output, work.dtype)
-    for p, (top, bottom) in enumerate(_adaptive_bins(x.shape[2], output[0])):
-        for q, (left, right) in enumerate(_adaptive_bins(x.shape[3], output[1])):
-            y[:, :, p, q] = work[:, :, top:bottom, left:right].mean(axis=(2, 3))
+    axes = tuple(range(2, x.ndim))
+    for place, elements in _adaptive_bins(x.shape[2:], output):
+        y[(..., *place)] = work[(..., *elements)].mean(axis=axes)
     return y.astype(x.dtype, copy=False)
 
 
-def adaptive_avg_pool2d_backward(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Each gradient is shared by its bin's elements: gradient (N, C, P, Q) -> (N, C, H, W) = ``shape``."""
+def adaptive_avg_pool_backward(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Each gradient is shared by its bin's elements: gradient (N, C, P) -> (N, C, S) = ``shape``."""
     xp = array_module(gradient)
     work = wide(gradient)
     dx = xp.zeros(shape, work.dtype)
-    for p, (top, bottom) in enumerate(_adaptive_bins(shape[2], gradient.shape[2])):
-        for q, (left, right) in enumerate(_adaptive_bins(shape[3], gradient.shape[3])):
-            area = (bottom - top) * (right - left)
-            dx[:, :, top:bottom, left:right] += (work[:, :, p, q] / work.dtype.type(area))[:, :, None, None]
+    spread = (..., *(None for _ in shape[2:]))
+    for place, elements in _adaptive_bins(shape[2:], gradient.shape[2:]):
+        area = math.prod(along.stop - along.start for along in elements)
+        dx[(..., *elements)] += (work[(..., *place)] / work.dtype.type(area))[spread]
     return dx.astype(gradient.dtype, copy=False)
 
 
+def adaptive_max_pool_forward(x: Array, output: Size) -> tuple[Array, Array]:
+    """Maximum of each of ``output`` bins: x (N, C, S) -> y (N, C, P) and where it lies in the row-major order of S (int64)."""
+    xp = array_module(x)
+    y, index = xp.empty(x.shape[:2] + output, x.dtype), xp.empty(x.shape[:2] + output, np.int64)
+    places = xp.arange(math.prod(x.shape[2:])).reshape(x.shape[2:])
+    for place, elements in _adaptive_bins(x.shape[2:], output):
+        part, numbers = x[(..., *elements)], places[elements].reshape(-1)
+        part = part.reshape(x.shape[:2] + (numbers.size,))
+        best = part.argmax(axis=2)
+        y[(..., *place)] = xp.take_along_axis(part, best[..., None], axis=2)[..., 0]
+        index[(..., *place)] = numbers[best]
+    return y, index
+
+
+# ---- by place --------------------------------------------------------------------------------------------------------
+
+
+def _flat(x: Array) -> Array:
+    """(N, C, S) -> (N, C, number of elements of S)."""
+    return x.reshape(x.shape[:2] + (math.prod(x.shape[2:]),))
+
+
+def take_places(x: Array, index: Array) -> Array:
+    """Elements of x (N, C, S) at places ``index`` (N, C, P) in the row-major order of S."""
+    xp = array_module(x)
+    return xp.take_along_axis(_flat(x), _flat(index), axis=2).reshape(index.shape)
+
+
+def put_places(values: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """Zeros (N, C, S) = ``shape`` with ``values`` (N, C, P) put at their places; of several at one place the last stays."""
+    xp = array_module(values)
+    flat = xp.zeros(shape[:2] + (math.prod(shape[2:]),), values.dtype)
+    xp.put_along_axis(flat, _flat(index), _flat(values), axis=2)
+    return flat.reshape(shape)
+
+
+def add_places(values: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """Zeros (N, C, S) = ``shape`` with ``values`` (N, C, P) added at their places, in the order of P."""
+    xp = array_module(values)
+    work, numbers = _flat(wide(values)), _flat(index)
+    flat = xp.zeros(shape[:2] + (math.prod(shape[2:]),), work.dtype)
+    samples, channels = xp.arange(shape[0])[:, None], xp.arange(shape[1])[None, :]
+    for place in range(work.shape[2]):
+        flat[samples, channels, numbers[:, :, place]] += work[:, :, place]
+    return flat.reshape(shape).astype(values.dtype, copy=False)
+
+
 KERNELS: dict[str, Callable[..., Array]] = {
-    "max_pool2d_forward": max_pool2d_forward,
-    "max_pool2d_backward": max_pool2d_backward,
-    "avg_pool2d_forward": avg_pool2d_forward,
-    "avg_pool2d_backward": avg_pool2d_backward,
-    "adaptive_avg_pool2d_forward": adaptive_avg_pool2d_forward,
-    "adaptive_avg_pool2d_backward": adaptive_avg_pool2d_backward,
+    "max_pool_forward": max_pool_forward,
+    "max_pool_backward": max_pool_backward,
+    "max_pool_places": max_pool_places,
+    "avg_pool_forward": avg_pool_forward,
+    "avg_pool_backward": avg_pool_backward,
+    "adaptive_avg_pool_forward": adaptive_avg_pool_forward,
+    "adaptive_avg_pool_backward": adaptive_avg_pool_backward,
+    "adaptive_max_pool_forward": adaptive_max_pool_forward,
+    "take_places": take_places,
+    "put_places": put_places,
+    "add_places": add_places,
 }

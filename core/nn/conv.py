@@ -1,4 +1,4 @@
-"""Convolution and pooling over images (batch, channels, height, width) and sequences (batch, channels, length)."""
+"""Convolution over sequences (batch, channels, length), images (batch, channels, height, width) and volumes."""
 
 from __future__ import annotations
 
@@ -13,37 +13,42 @@ from .module import Module
 from .parameter import Parameter
 
 Size = int | tuple[int, ...]
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+"""``padding_mode`` of a layer -> ``mode`` of F.pad."""
 
 
-def _spread(value: Size, count: int, option: str) -> tuple[int, ...]:
+def spread(value: Size, count: int, option: str) -> tuple[int, ...]:
     """One number for each of ``count`` dimensions."""
     if isinstance(value, int):
         return (value,) * count
+    if len(value) == 1:
+        return tuple(value) * count
     if len(value) != count:
         raise RangeError(f"{option} expects an integer or {count} of them, got {value!r}")
     return tuple(value)
 
 
-class _Conv(Module):
-    """What Conv1d and Conv2d share: weight (out_channels, in_channels / groups, *kernel) and bias (out_channels,)."""
+class ConvBase(Module):
+    """What convolutions and transposed ones share: options, weight and bias (out_channels,)."""
 
     weight: Parameter
     bias: Parameter | None
     dimensions: int
+    transposed = False
 
     def __init__(  # PyTorch's signature
         self,
         in_channels: int,
         out_channels: int,
         kernel_size: Size,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        stride: Size,
+        padding: Size | str,
+        dilation: Size,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        device: Any,
+        dtype: Any,
     ) -> None:
         super().__init__()
         name, count = type(self).__name__, self.dimensions
@@ -51,22 +56,19 @@ class _Conv(Module):
             raise RangeError(
                 f"{name}: in_channels={in_channels} and out_channels={out_channels} must be multiples of groups={groups}"
             )
-        if isinstance(padding, str) and padding not in ("same", "valid"):
-            raise RangeError(f"{name}: padding is numbers, 'same' or 'valid', got {padding!r}")
-        if padding_mode != "zeros":
-            raise RangeError(f"{name}: padding_mode {padding_mode!r} is not known; 'zeros' is")
+        if padding_mode not in PADDING_MODES:
+            raise RangeError(f"{name}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _spread(kernel_size, count, f"{name}: kernel_size")
-        self.stride = _spread(stride, count, f"{name}: stride")
-        self.padding = padding if isinstance(padding, str) else _spread(padding, count, f"{name}: padding")
-        self.dilation = _spread(dilation, count, f"{name}: dilation")
+        self.kernel_size = spread(kernel_size, count, f"{name}: kernel_size")
+        self.stride = spread(stride, count, f"{name}: stride")
+        self.padding = padding if isinstance(padding, str) else spread(padding, count, f"{name}: padding")
+        self.dilation = spread(dilation, count, f"{name}: dilation")
         self.padding_mode = padding_mode
         for option, sizes in (("kernel_size", self.kernel_size), ("stride", self.stride), ("dilation", self.dilation)):
             if not all(isinstance(size, int) and size >= 1 for size in sizes):
                 raise RangeError(f"{name}: {option} must be integers of at least 1, got {sizes}")
-        if padding == "same" and any(step != 1 for step in self.stride):
-            raise RangeError(f"{name}: padding='same' needs stride 1, got {self.stride}")
-        self.weight = Parameter.empty((out_channels, in_channels // groups, *self.kernel_size), dtype, device)
+        rows, columns = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        self.weight = Parameter.empty((rows, columns // groups, *self.kernel_size), dtype, device)
         self.register_parameter("bias", Parameter.empty((out_channels,), dtype, device) if bias else None)
         self.reset_parameters()
 
@@ -84,8 +86,55 @@ class _Conv(Module):
         words = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         words += f", padding={self.padding}" if self.padding != (0,) * count else ""
         words += f", dilation={self.dilation}" if self.dilation != (1,) * count else ""
+        extra = getattr(self, "output_padding", (0,) * count)
+        words += f", output_padding={extra}" if extra != (0,) * count else ""
         words += f", groups={self.groups}" if self.groups != 1 else ""
-        return words + ("" if self.bias is not None else ", bias=False")
+        words += "" if self.bias is not None else ", bias=False"
+        return words + (f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else "")
+
+
+class _Conv(ConvBase):
+    """What Conv1d, Conv2d and Conv3d share; weight (out_channels, in_channels / groups, *kernel)."""
+
+    def __init__(  # PyTorch's signature
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        name = type(self).__name__
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise RangeError(f"{name}: padding is numbers, 'same' or 'valid', got {padding!r}")
+        if padding == "same" and any(step != 1 for step in spread(stride, self.dimensions, f"{name}: stride")):
+            raise RangeError(f"{name}: padding='same' needs stride 1, got {stride}")
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+
+    def _edges(self) -> list[int]:
+        """What ``padding`` means for F.pad: (before, after) for each dimension, the last one first."""
+        if self.padding == "valid":
+            return [0] * (2 * self.dimensions)
+        if self.padding == "same":
+            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return [n for t in reversed(total) for n in (t // 2, t - t // 2)]
+        return [n for p in reversed(self.padding) for n in (int(p), int(p))]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, in_channels, *size) -> (N, out_channels, *size')."""
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._edges(), PADDING_MODES[self.padding_mode]), 0
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.dimensions - 1]
+        return convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class Conv1d(_Conv):
@@ -93,16 +142,11 @@ class Conv1d(_Conv):
 
     Shapes: input (N, in_channels, L) or (in_channels, L); output (N, out_channels, L').
 
-    >>> import phalanx
-    >>> Conv1d(2, 3, 5, padding=2)(phalanx.ones(4, 2, 10)).shape
+    >>> nn.Conv1d(2, 3, 5, padding=2)(phalanx.ones(4, 2, 10)).shape
     (4, 3, 10)
     """
 
     dimensions = 1
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, in_channels, L) -> (N, out_channels, L')."""
-        return F.conv1d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class Conv2d(_Conv):
@@ -110,114 +154,23 @@ class Conv2d(_Conv):
 
     Shapes: input (N, in_channels, H, W) or (in_channels, H, W); output (N, out_channels, H', W') with
     H' = (H + 2 padding - dilation (kernel - 1) - 1) // stride + 1. Weight and bias start uniform in +-1/sqrt(fan_in).
+    ``padding_mode``: "zeros", "reflect", "replicate" or "circular".
     Raises ShapeError for another number of channels or an image smaller than the kernel.
 
-    >>> import phalanx
-    >>> Conv2d(1, 8, 3, padding=1)(phalanx.ones(2, 1, 28, 28)).shape
+    >>> nn.Conv2d(1, 8, 3, padding=1)(phalanx.ones(2, 1, 28, 28)).shape
     (2, 8, 28, 28)
     """
 
     dimensions = 2
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
-        return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
+class Conv3d(_Conv):
+    """Cross-correlation over volumes; see Conv2d.
 
-class MaxPool2d(Module):
-    """The largest value of each window; ``stride`` defaults to the window.
+    Shapes: input (N, in_channels, D, H, W) or (in_channels, D, H, W); output (N, out_channels, D', H', W').
 
-    >>> import phalanx
-    >>> MaxPool2d(2)(phalanx.ones(1, 3, 8, 6)).shape
-    (1, 3, 4, 3)
+    >>> nn.Conv3d(1, 4, 3, stride=2)(phalanx.ones(2, 1, 7, 9, 9)).shape
+    (2, 4, 3, 4, 4)
     """
 
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        dilation: Size = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-    ) -> None:
-        super().__init__()
-        if return_indices:
-            raise RangeError("MaxPool2d: return_indices=True is not known")
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H', W')."""
-        return F.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode
-        )
-
-    def extra_repr(self) -> str:
-        """Options."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
-        )
-
-
-class AvgPool2d(Module):
-    """The mean of each window; ``stride`` defaults to the window; padding counts as zeros by default.
-
-    >>> import phalanx
-    >>> AvgPool2d(2)(phalanx.ones(1, 3, 8, 6)).shape
-    (1, 3, 4, 3)
-    """
-
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding, self.ceil_mode = padding, ceil_mode
-        self.count_include_pad, self.divisor_override = count_include_pad, divisor_override
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H', W')."""
-        return F.avg_pool2d(
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
-
-    def extra_repr(self) -> str:
-        """Options."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-
-
-class AdaptiveAvgPool2d(Module):
-    """Means over windows chosen so that the output has ``output_size``; None keeps that side.
-
-    >>> import phalanx
-    >>> AdaptiveAvgPool2d(1)(phalanx.ones(2, 3, 7, 5)).shape
-    (2, 3, 1, 1)
-    """
-
-    def __init__(self, output_size: int | tuple[int | None, int | None] | None) -> None:
-        super().__init__()
-        self.output_size = output_size
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, *output_size)."""
-        return F.adaptive_avg_pool2d(input, self.output_size)
-
-    def extra_repr(self) -> str:
-        """Size."""
-        return f"output_size={self.output_size}"
+    dimensions = 3

@@ -45,16 +45,15 @@ def within(op: str, name: str, values: Array, count: int, hint: str = "", skip: 
     raise RangeError(f"{op}: {name} {int(values[place])} at position {where} is out of range [0, {count}){hint}")
 
 
-def pair(op: str, option: str, value: Any, minimum: int) -> tuple[int, int]:
-    """``value``, an integer or two of them, as a pair that is at least ``minimum``."""
+def sizes(op: str, option: str, value: Any, count: int, minimum: int) -> tuple[int, ...]:
+    """``value``, an integer or ``count`` of them (one in a sequence counts for all), as a tuple that is at least ``minimum``."""
     try:
-        if hasattr(value, "__len__"):
-            first, second = (value[0], value[0]) if len(value) == 1 else value
-        else:
-            first = second = value
-        result = (first.__index__(), second.__index__())
-    except (TypeError, ValueError, AttributeError):
-        raise DTypeError(f"{op}: {option} must be an integer or a pair of integers, got {value!r}") from None
+        result = tuple(v.__index__() for v in value) if hasattr(value, "__len__") else (value.__index__(),) * count
+    except (TypeError, AttributeError):
+        raise DTypeError(f"{op}: {option} must be an integer or {count} of them, got {value!r}") from None
+    result = result * count if len(result) == 1 else result
+    if len(result) != count:
+        raise RangeError(f"{op}: {option} must be an integer or {count} of them, got {value!r}")
     if min(result) < minimum:
         raise RangeError(f"{op}: {option} must be at least {minimum}, got {value!r}")
     return result

@@ -10,49 +10,108 @@ import numpy as np
 
 
 def patches(x: np.ndarray, output: tuple[int, ...], options: dict[str, Any], fill: float) -> Iterator[Any]:
-    """(p, q, window (N, C, I, J)) for each place of the output."""
-    (rows, columns), (si, sj) = options["kernel_size"], options["stride"]
-    (pi, pj), (di, dj) = options.get("padding", (0, 0)), options.get("dilation", (1, 1))
+    """(place, window (N, C, K)) for each place of the output."""
+    count = x.ndim - 2
+    kernel, stride = options["kernel_size"], options["stride"]
+    padding, dilation = options.get("padding", (0,) * count), options.get("dilation", (1,) * count)
     spare = 16  # ceil_mode reaches beyond
-    x = np.pad(x, ((0, 0), (0, 0), (pi, pi + spare), (pj, pj + spare)), constant_values=fill)
-    for p, q in np.ndindex(*output):
-        yield p, q, x[:, :, p * si : p * si + di * (rows - 1) + 1 : di, q * sj : q * sj + dj * (columns - 1) + 1 : dj]
+    x = np.pad(x, [(0, 0), (0, 0), *((n, n + spare) for n in padding)], constant_values=fill)
+    for place in np.ndindex(*output):
+        cut = tuple(
+            slice(p * s, p * s + d * (k - 1) + 1, d) for p, s, d, k in zip(place, stride, dilation, kernel, strict=True)
+        )
+        yield place, x[(..., *cut)]
 
 
-def conv2d(x: np.ndarray, weight: np.ndarray, bias: Any = None, *, groups: int = 1, **options: Any) -> np.ndarray:
-    options = {"stride": (1, 1), "kernel_size": weight.shape[2:], **options}
-    padding, dilation = options.get("padding", (0, 0)), options.get("dilation", (1, 1))
+def conv(x: np.ndarray, weight: np.ndarray, bias: Any = None, *, groups: int = 1, **options: Any) -> np.ndarray:
+    count = x.ndim - 2
+    options = {"stride": (1,) * count, "kernel_size": weight.shape[2:], **options}
+    padding, dilation = options.get("padding", (0,) * count), options.get("dilation", (1,) * count)
     output = tuple(
         (x.shape[2 + a] + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // options["stride"][a] + 1
-        for a in (0, 1)
+        for a in range(count)
     )
     y = np.zeros((x.shape[0], weight.shape[0], *output), x.dtype)
     each_in, each_out = weight.shape[1], weight.shape[0] // groups
-    for p, q, window in patches(x, output, options, 0.0):
+    for place, window in patches(x, output, options, 0.0):
         for o in range(weight.shape[0]):
             first = o // each_out * each_in
-            y[:, o, p, q] = (window[:, first : first + each_in] * weight[o]).sum(axis=(1, 2, 3))
-    return y if bias is None else y + bias[:, None, None]
+            y[(slice(None), o, *place)] = (window[:, first : first + each_in] * weight[o]).sum(
+                axis=tuple(range(1, x.ndim))
+            )
+    return y if bias is None else y + bias.reshape((-1,) + (1,) * count)
 
 
-def pooled(reduce: Any, fill: float, output: tuple[int, int], **options: Any) -> Any:
+def conv_transpose(x: np.ndarray, weight: np.ndarray, bias: Any = None, *, groups: int = 1, **options: Any) -> Any:
+    """Every element adds its multiple of the kernel; padding is cut off at the end."""
+    count = x.ndim - 2
+    one, zero = (1,) * count, (0,) * count
+    stride, dilation = options.get("stride", one), options.get("dilation", one)
+    padding, extra = options.get("padding", zero), options.get("output_padding", zero)
+    full = [
+        (n - 1) * s + d * (k - 1) + 1 + e
+        for n, s, d, k, e in zip(x.shape[2:], stride, dilation, weight.shape[2:], extra, strict=True)
+    ]
+    each_in, each_out = weight.shape[0] // groups, weight.shape[1]
+    y = np.zeros((x.shape[0], each_out * groups, *full), x.dtype)
+    for c, *place in np.ndindex(*x.shape[1:]):
+        first = c // each_in * each_out
+        for o, *element in np.ndindex(*weight.shape[1:]):
+            at = tuple(p * s + k * d for p, s, k, d in zip(place, stride, element, dilation, strict=True))
+            y[(slice(None), first + o, *at)] += x[(slice(None), c, *place)] * weight[(c, o, *element)]
+    y = y[(..., *(slice(p, size - p) for p, size in zip(padding, full, strict=True)))]
+    return y if bias is None else y + bias.reshape((-1,) + (1,) * count)
+
+
+def pooled(reduce: Any, fill: float, output: tuple[int, ...], **options: Any) -> Any:
     def function(x: np.ndarray) -> np.ndarray:
         y = np.empty(x.shape[:2] + output, x.dtype)
-        for p, q, window in patches(x, output, options, fill):
-            y[:, :, p, q] = reduce(window, axis=(2, 3))
+        for place, window in patches(x, output, options, fill):
+            y[(..., *place)] = reduce(window, axis=tuple(range(2, x.ndim)))
         return y
 
     return function
 
 
-def adaptive(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    y = np.empty(x.shape[:2] + size, x.dtype)
-    for p, q in np.ndindex(*size):
-        (top, bottom), (left, right) = (
-            (i * n // m, math.ceil((i + 1) * n / m)) for i, n, m in zip((p, q), x.shape[2:], size, strict=True)
-        )
-        y[:, :, p, q] = x[:, :, top:bottom, left:right].mean(axis=(2, 3))
+def winners(x: np.ndarray, output: tuple[int, ...], **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Maxima of windows and where in the row-major order of x they lie."""
+    places = np.broadcast_to(np.arange(math.prod(x.shape[2:])).reshape(x.shape[2:]), x.shape).astype(np.float64)
+    y = pooled(np.max, -np.inf, output, **options)(x)
+    index = np.empty(y.shape, np.int64)
+    inside = zip(patches(x, output, options, -np.inf), patches(places, output, options, -1.0), strict=True)
+    for (place, window), (_, numbers) in inside:
+        rows = window.shape[:2] + (math.prod(window.shape[2:]),)
+        best, flat = window.reshape(rows).argmax(axis=2), numbers.reshape(rows)
+        index[(..., *place)] = np.take_along_axis(flat, best[..., None], axis=2)[..., 0]
+    return y, index
+
+
+def columns(x: np.ndarray, output: tuple[int, ...], **options: Any) -> np.ndarray:
+    """Every window as a column."""
+    found = [window.reshape(x.shape[0], math.prod(window.shape[1:])) for _, window in patches(x, output, options, 0.0)]
+    return np.stack(found, axis=2)
+
+
+def bins(size: tuple[int, ...], output: tuple[int, ...]) -> Iterator[Any]:
+    """(bin, its slices)."""
+    for place in np.ndindex(*output):
+        edges = ((i * n // m, math.ceil((i + 1) * n / m)) for i, n, m in zip(place, size, output, strict=True))
+        yield place, tuple(slice(*edge) for edge in edges)
+
+
+def adaptive(x: np.ndarray, output: tuple[int, ...], reduce: Any = np.mean) -> np.ndarray:
+    y = np.empty(x.shape[:2] + output, x.dtype)
+    for place, cut in bins(x.shape[2:], output):
+        y[(..., *place)] = reduce(x[(..., *cut)], axis=tuple(range(2, x.ndim)))
     return y
+
+
+def adaptive_winners(x: np.ndarray, output: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    y = adaptive(x, output, np.max)
+    index = np.empty(y.shape, np.int64)
+    for n, c, *place in np.ndindex(*y.shape):
+        index[(n, c, *place)] = np.flatnonzero(x[n, c].reshape(-1) == y[(n, c, *place)])[0]
+    return y, index
 
 
 def per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from tests.core.definitions import (
-    adaptive,
-    batch_norm,
-    batch_norm_train,
-    class_loss,
-    conv2d,
-    layer_norm,
-    log_softmax,
-    pooled,
-    softplus,
-)
+from tests.core import op_cases_nn_window
+from tests.core.definitions import batch_norm, batch_norm_train, class_loss, layer_norm, log_softmax, softplus
 from tests.core.op_cases import Case
 
 try:
@@ -27,7 +17,7 @@ except ImportError:
     torch = T = None
 
 _random = np.random.default_rng(2024)
-CASES: list[Case] = []
+CASES: list[Case] = [*op_cases_nn_window.CASES]
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -38,11 +28,6 @@ def draw(*shape: int) -> np.ndarray:
 def uniform(*shape: int, low: float = 0.1, high: float = 0.9) -> np.ndarray:
     """Numbers in [low, high)."""
     return _random.uniform(low, high, size=shape)
-
-
-def distinct(*shape: int) -> np.ndarray:
-    """Numbers at least 0.1 apart: no ties within a difference."""
-    return (_random.permutation(math.prod(shape)) * 0.1).reshape(shape)
 
 
 def labels(high: int, *shape: int) -> np.ndarray:
@@ -68,7 +53,7 @@ def torch_total(target: Any, weight: Any, ignore: int, like: Any) -> Any:
     return (torch.ones_like(kept, dtype=like.dtype) if weight is None else weight[kept]).sum()
 
 
-# ---- linear, convolution, pooling ------------------------------------------------------------------------------------
+# ---- linear ----------------------------------------------------------------------------------------------------------
 
 LINEAR = {"numpy": lambda x, w, b=None: x @ w.T + (0 if b is None else b)}
 for shape in [(3, 4), (4,), (2, 3, 4), (0, 4), (3, 1, 4)]:
@@ -76,106 +61,6 @@ for shape in [(3, 4), (4,), (2, 3, 4), (0, 4), (3, 1, 4)]:
 case("linear", draw(3, 4), draw(5, 4), **LINEAR, torch=lambda *a: T.linear(*a), name="no bias")
 case("linear", draw(3, 4), draw(5, 4), None, **LINEAR, torch=lambda *a: T.linear(*a), name="bias None")
 case("linear", draw(3, 0), draw(5, 0), draw(5), **LINEAR, torch=lambda *a: T.linear(*a), name="no features")
-
-for x_shape, w_shape, options in [
-    ((2, 3, 6, 5), (4, 3, 3, 3), {}),
-    ((2, 3, 6, 5), (4, 3, 3, 2), {"stride": (2, 1), "padding": (1, 2)}),
-    ((2, 4, 7, 7), (4, 2, 3, 3), {"padding": (2, 2), "dilation": (2, 1), "groups": 2}),
-    ((2, 4, 5, 5), (8, 1, 3, 3), {"padding": (1, 1), "groups": 4}),
-    ((2, 4, 5, 5), (4, 1, 3, 3), {"padding": (1, 1), "groups": 4}),
-    ((2, 4, 5, 4), (3, 4, 1, 1), {}),
-    ((2, 4, 5, 4), (4, 2, 1, 1), {"stride": (2, 2), "groups": 2}),
-    ((1, 2, 14, 14), (2, 2, 3, 3), {"padding": (1, 1)}),
-    ((2, 2, 5, 5), (2, 2, 5, 5), {}),
-    ((0, 3, 6, 5), (4, 3, 3, 3), {"padding": (1, 1)}),
-]:
-    for bias in (True, False):
-        case(
-            "conv2d",
-            draw(*x_shape),
-            draw(*w_shape),
-            *([draw(w_shape[0])] if bias else []),
-            numpy=lambda *a, o=options: conv2d(*a, **o),
-            torch=lambda x, w, b=None, o=options: T.conv2d(x, w, b, **o),
-            name=f"{x_shape} {w_shape} {options} {'bias' if bias else ''}",
-            **options,
-        )
-
-for size, output, options in [
-    ((2, 3, 6, 8), (3, 4), {"kernel_size": (2, 2), "stride": (2, 2)}),
-    ((2, 3, 7, 5), (3, 2), {"kernel_size": (2, 2), "stride": (2, 2)}),
-    ((2, 3, 7, 6), (4, 3), {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
-    ((1, 2, 6, 6), (5, 3), {"kernel_size": (2, 1), "stride": (1, 2)}),
-    ((1, 2, 7, 7), (2, 2), {"kernel_size": (2, 2), "stride": (4, 3)}),
-    ((1, 2, 8, 8), (4, 4), {"kernel_size": (3, 3), "stride": (2, 2), "ceil_mode": True}),
-    ((0, 2, 6, 6), (3, 3), {"kernel_size": (2, 2), "stride": (2, 2)}),
-]:
-    case(
-        "max_pool2d",
-        distinct(*size),
-        numpy=pooled(np.max, -np.inf, output, **options),
-        torch=lambda x, o=options: T.max_pool2d(x, **o),
-        name=f"{size} {options}",
-        **options,
-    )
-    if not options.get("ceil_mode"):
-        case(
-            "avg_pool2d",
-            draw(*size),
-            numpy=pooled(np.mean, 0.0, output, **options),
-            torch=lambda x, o=options: T.avg_pool2d(x, **o),
-            name=f"{size} {options}",
-            **options,
-        )
-case(
-    "max_pool2d",
-    distinct(2, 2, 7, 7),
-    numpy=pooled(np.max, -np.inf, (5, 4), kernel_size=(2, 3), stride=(1, 2), padding=(0, 1), dilation=(2, 1)),
-    torch=lambda x: T.max_pool2d(x, (2, 3), (1, 2), (0, 1), (2, 1)),
-    name="dilation",
-    kernel_size=(2, 3),
-    stride=(1, 2),
-    padding=(0, 1),
-    dilation=(2, 1),
-)
-AVERAGE = {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)}
-case(
-    "avg_pool2d",
-    draw(2, 2, 7, 7),
-    numpy=pooled(np.nanmean, np.nan, (4, 4), **AVERAGE),
-    torch=lambda x: T.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
-    name="without padding",
-    count_include_pad=False,
-    **AVERAGE,
-)
-case(
-    "avg_pool2d",
-    draw(2, 2, 8, 8),
-    numpy=pooled(np.nanmean, np.nan, (5, 5), **AVERAGE),
-    torch=lambda x: T.avg_pool2d(x, 3, 2, 1, True, False),
-    name="ceil_mode",
-    count_include_pad=False,
-    ceil_mode=True,
-    **AVERAGE,
-)
-case(
-    "avg_pool2d",
-    draw(2, 2, 7, 7),
-    numpy=lambda x: pooled(np.sum, 0.0, (4, 4), **AVERAGE)(x) / 5,
-    torch=lambda x: T.avg_pool2d(x, 3, 2, 1, divisor_override=5),
-    name="divisor",
-    divisor_override=5,
-    **AVERAGE,
-)
-for samples, size in [(2, (1, 1)), (2, (3, 2)), (1, (5, 7)), (1, (6, 9)), (0, (2, 2))]:
-    case(
-        "adaptive_avg_pool2d",
-        draw(samples, 2, 5, 7),
-        numpy=lambda x, s=size: adaptive(x, s),
-        torch=lambda x, s=size: T.adaptive_avg_pool2d(x, s),
-        name=f"{samples} samples {size}",
-        output_size=size,
-    )
 
 # ---- norms -----------------------------------------------------------------------------------------------------------
 

@@ -71,11 +71,11 @@ WINDOWS = [
 def test_conv2d_is_its_definition(window: Window, groups: int) -> None:
     """Forward by loops; the gradients by the fact that the map is linear in each argument."""
     x, weight = RANDOM.normal(size=(3, 4, 6, 7)), RANDOM.normal(size=(4, 4 // groups, *window.kernel))
-    y = reference_conv.conv2d_forward(x, weight, None, window, groups)
+    y = reference_conv.conv_forward(x, weight, None, window, groups)
     np.testing.assert_allclose(y, naive_conv2d(x, weight, window, groups), rtol=1e-12, atol=1e-12)
     g = RANDOM.normal(size=y.shape)
-    dx = reference_conv.conv2d_input_gradient(g, weight, x.shape, window, groups)
-    dw = reference_conv.conv2d_weight_gradient(g, x, weight.shape, window, groups)
+    dx = reference_conv.conv_input_gradient(g, weight, x.shape, window, groups)
+    dw = reference_conv.conv_weight_gradient(g, x, weight.shape, window, groups)
     other_x, other_w = RANDOM.normal(size=x.shape), RANDOM.normal(size=weight.shape)
     assert (dx * other_x).sum() == pytest.approx((g * naive_conv2d(other_x, weight, window, groups)).sum())
     assert (dw * other_w).sum() == pytest.approx((g * naive_conv2d(x, other_w, window, groups)).sum())
@@ -87,8 +87,8 @@ def test_conv2d_does_not_depend_on_the_chunk_where_sums_do_not(monkeypatch: pyte
     x, weight, results = draw(5, 8, 10, 10), draw(6, 8, 3, 3), []
     for limit in (1, 20_000, 1 << 18):
         monkeypatch.setattr(reference_conv, "UNFOLDED_ELEMENTS", limit)
-        y = reference_conv.conv2d_forward(x, weight, None, window)
-        results.append((y.tobytes(), reference_conv.conv2d_input_gradient(y, weight, x.shape, window).tobytes()))
+        y = reference_conv.conv_forward(x, weight, None, window)
+        results.append((y.tobytes(), reference_conv.conv_input_gradient(y, weight, x.shape, window).tobytes()))
     assert len(set(results)) == 1
 
 
@@ -135,12 +135,12 @@ KERNELS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "cross_entropy": (lambda x: reference.cross_entropy_forward(x, LABELS, None, -100, 0.1), (draw(21, 37),)),
     "embedding back": (lambda g: reference.embedding_backward(g, LABELS, 100), (draw(21, 19),)),
     "gelu": (gelu_forward, (draw(1001),)),
-    "conv": (lambda x, w, b: reference_conv.conv2d_forward(x, w, b, W3), (X4, draw(4, 3, 3, 3), draw(4))),
-    "conv dx": (lambda g, w: reference_conv.conv2d_input_gradient(g, w, X4.shape, W3), (G4, draw(4, 3, 3, 3))),
-    "conv dw": (lambda g, x: reference_conv.conv2d_weight_gradient(g, x, (4, 3, 3, 3), W3), (G4, X4)),
+    "conv": (lambda x, w, b: reference_conv.conv_forward(x, w, b, W3), (X4, draw(4, 3, 3, 3), draw(4))),
+    "conv dx": (lambda g, w: reference_conv.conv_input_gradient(g, w, X4.shape, W3), (G4, draw(4, 3, 3, 3))),
+    "conv dw": (lambda g, x: reference_conv.conv_weight_gradient(g, x, (4, 3, 3, 3), W3), (G4, X4)),
     "conv db": (reference_conv.channel_sum, (G4,)),
-    "max_pool": (lambda x: reference_pool.max_pool2d_forward(x, W2), (X4,)),
-    "avg_pool": (lambda x: reference_pool.avg_pool2d_forward(x, W3), (X4,)),
+    "max_pool": (lambda x: reference_pool.max_pool_forward(x, W2), (X4,)),
+    "avg_pool": (lambda x: reference_pool.avg_pool_forward(x, W3), (X4,)),
     "batch_norm": (reference_norm.batch_norm_statistics, (X4,)),
     "batch_norm back": (
         lambda g, x, m, s, w: reference_norm.batch_norm_backward(g, x, m, s, w, True),
@@ -168,7 +168,7 @@ SLOTS: dict[str, tuple[Callable[..., np.ndarray], tuple[Any, ...]]] = {
     "bias": (reference.bias_gradient, (draw(9, 17),)),
     "embedding few": (reference.embedding_backward, (draw(21, 19), LABELS, 40)),
     "embedding many": (reference.embedding_backward, (draw(21, 19), LABELS, 100, 3)),
-    "conv dw": (reference_conv.conv2d_weight_gradient, (G4, X4, (4, 3, 3, 3), W3)),
+    "conv dw": (reference_conv.conv_weight_gradient, (G4, X4, (4, 3, 3, 3), W3)),
     "conv db": (reference_conv.channel_sum, (G4,)),
     "layer_norm dw": (reference_norm.layer_norm_weight_gradient, (draw(21, 37), draw(21, 37), (37,))),
     "layer_norm db": (reference_norm.layer_norm_bias_gradient, (draw(21, 37), (37,))),
@@ -188,12 +188,12 @@ def test_max_pool_takes_the_first_of_equals() -> None:
     """The fast path for 2x2 windows and the general one agree, ties and infinities included."""
     x, g = RANDOM.integers(0, 3, (2, 3, 8, 6)).astype(np.float32), draw(2, 3, 4, 3)
     x[0, 0, 0, :] = -np.inf
-    y, index = reference_pool.max_pool2d_forward(x, W2)
+    y, index = reference_pool.max_pool_forward(x, W2)
     general = Window((2, 2), (2, 2), (0, 0), (1, 1), True)  # ceil_mode changes nothing here but the path
-    z, other = reference_pool.max_pool2d_forward(x, general)
+    z, other = reference_pool.max_pool_forward(x, general)
     assert (y.tobytes(), index.tobytes()) == (z.tobytes(), other.tobytes())
     g[0, 0, 0, 0] = np.inf
-    dx = reference_pool.max_pool2d_backward(g, index, x.shape, W2)
-    assert dx.tobytes() == reference_pool.max_pool2d_backward(g, other, x.shape, general).tobytes()
+    dx = reference_pool.max_pool_backward(g, index, x.shape, W2)
+    assert dx.tobytes() == reference_pool.max_pool_backward(g, other, x.shape, general).tobytes()
     assert np.isinf(dx).sum() == 1
     assert not np.isnan(dx).any()
