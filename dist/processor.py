@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,34 @@ def fix_threads(count: int) -> None:
                 f"{pool['internal_api']} ({pool['filepath']}) runs {pool['num_threads']} threads and could not be held to "
                 f"{count}, which shards need for equal bits; set OMP_NUM_THREADS={count} in the environment"
             )
+
+
+class _Holders:
+    """Who holds the libraries of this process to how many threads: ranks may be threads of it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.limits: Any = None
+
+
+_holders = _Holders()
+
+
+@contextmanager
+def held_threads(count: int) -> Iterator[None]:
+    """Within, every numeric library of this process is held to ``count`` threads; afterwards as before the first who entered."""
+    with _holders.lock:
+        if not _holders.inside:
+            _holders.limits = threadpool_limits(limits=count)
+        _holders.inside += 1
+    try:
+        yield
+    finally:
+        with _holders.lock:
+            _holders.inside -= 1
+            if not _holders.inside:
+                _holders.limits.restore_original_limits()
 
 
 def fingerprint() -> dict[str, Any]:

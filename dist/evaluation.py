@@ -1,0 +1,318 @@
+"""``phalanx.evaluate`` and ``phalanx.predict``: each sample once, in fixed chunks, with results that no rank count changes.
+
+A chunk is computed whole by one rank, in evaluation mode; what was measured on it is merged with the others by the tree over
+chunk numbers. Nothing is padded. An error on one rank is an error on all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..core import rng
+from ..core.backend import device_kind, device_of
+from ..core.data.shards import owned_range
+from ..core.errors import RangeError, ShapeError
+from ..core.metrics import Mean, Metric, get_all
+from ..core.mode import no_grad
+from ..core.nn.module import Module
+from ..core.nn.statistics import discard
+from ..core.node import Variable
+from .chunks import Chunks, call, split_batch
+from .data_parallel import DataParallel
+from .errors import CommunicatorError
+from .group import Group, current
+from .nested import put_together, take_apart
+from .packed import pack, unpack
+from .processor import held_threads
+from .reduction.tree import Accumulator, Node, fold, whole_subtrees
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+_APART = 1 << 44
+"""Keeps what a model draws while it is evaluated apart from all other streams."""
+
+
+def evaluate(
+    model: Module,
+    data: Any,
+    metrics: Any = (),
+    *,
+    loss: Callable[..., Any] | None = None,
+    batch_size: int | None = None,
+    threads: int | None = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure ``model`` on ``data``: each sample once, the same result to the bit on any number of ranks. All ranks must call.
+
+    The model is in evaluation mode meanwhile and records nothing; both are as before afterwards.
+
+    Args:
+        data: a Dataset of (input, target) or (input, target, weight), a DataLoader (its data set; its order does not count), or
+            arrays and Tensors ``(x, y)``. Several inputs stand in a tuple of their own.
+        metrics: names (``"accuracy"``), metrics (:mod:`phalanx.metrics`) or functions, one or several. They are not changed.
+        loss: ``loss(output, target)``; its mean over the data set is listed as ``"loss"``.
+        batch_size: samples that one rank computes at a time: part of the meaning of "equal bits". None: 256, or a DataLoader's if
+            that is less.
+        threads: what numeric libraries are held to meanwhile: sums change with the number of threads. None: as they are.
+        progress: wraps the chunks of this rank to show how far it is, for example ``phalanx.progress``.
+
+    Returns name -> value: a float, or an array where a metric has several values.
+
+    Raises RangeError when there is nothing to measure, and on all ranks what went wrong on any.
+
+    >>> model = nn.Linear(2, 1)
+    >>> x, y = np.ones((5, 2), np.float32), np.zeros((5, 1), np.float32)
+    >>> list(phalanx.evaluate(model, (x, y), "mae", loss=nn.MSELoss()))
+    ['loss', 'mae']
+    """
+    group, chunks = current(), Chunks(data, batch_size)
+    measured = [copy.deepcopy(metric) for metric in get_all(metrics)]
+    if loss is not None:
+        measured = get_all([Mean("loss"), *measured])
+    if not measured:
+        raise RangeError("evaluate: there is nothing to measure, give metrics or a loss")
+    module = _unwrapped(model)
+
+    def join(left: list[Any], right: list[Any]) -> list[Any]:
+        return [_joined(metric, *pair) for metric, pair in zip(measured, zip(left, right, strict=True), strict=True)]
+
+    found: Accumulator[list[Any]] = Accumulator(chunks.count, join)
+
+    def measure(number: int) -> None:
+        inputs, targets, weights = _on_device_of(module, split_batch(chunks.batch(number)))
+        output = call(module, inputs)
+        found.push(
+            number, [_measured(m, output, targets, weights, loss if m.name == "loss" else None) for m in measured]
+        )
+
+    error = _over_chunks(group, module, chunks, threads, progress, measure)
+    states = _merged(group, chunks.count, found.partials, join, error)
+    for metric, state in zip(measured, states, strict=True):
+        metric.reset()
+        metric.merge(state)
+    values = {metric.name: metric.compute() for metric in measured}
+    return {name: value if np.ndim(value) else float(value) for name, value in values.items()}
+
+
+def predict(
+    model: Module,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = 1,
+    progress: Progress | None = None,
+) -> Any:
+    """What ``model`` gives for each sample of ``data``, in sample order, on all ranks. All ranks must call.
+
+    The model is in evaluation mode meanwhile and records nothing. Each sample is computed once, on one rank; the result is the
+    same to the bit on any number of them.
+
+    Args:
+        data, batch_size, threads, progress: as for :func:`evaluate`; targets and weights are not looked at.
+
+    Returns an array of N rows, or where the model returns a tuple, list or dict, one of those with arrays in it. Raises
+    ShapeError when an output has not one row for each sample, and on all ranks what went wrong on any.
+
+    >>> model = nn.Linear(2, 3)
+    >>> phalanx.predict(model, np.ones((5, 2), np.float32)).shape
+    (5, 3)
+    """
+    group, chunks = current(), Chunks(data, batch_size)
+    module, forms, parts = _unwrapped(model), list[Any](), list[list[np.ndarray]]()
+
+    def collect(number: int) -> None:
+        lo, hi = chunks.bounds(number)
+        inputs = _on_device_of(module, split_batch(chunks.batch(number)))[0]
+        form, arrays = take_apart(call(module, inputs), hi - lo)
+        if forms:
+            _expect_alike(forms[0], parts[0], form, arrays, number)
+        forms.append(form)
+        parts.append(arrays)
+
+    error = _over_chunks(group, module, chunks, threads, progress, collect)
+    kinds = [[array.dtype.str, list(array.shape[1:])] for array in parts[0]] if parts else []
+    said = {"error": _words(error), "output": [forms[0], kinds] if forms else None}
+    rows = [said]
+    if group.size > 1:
+        rows = group.control.all_gather_object(said, name="predict: outputs").wait()
+    _raise_together(group, error, [row["error"] for row in rows])
+    (form, kinds), *others = [row["output"] for row in rows if row["output"] is not None]
+    if any(other != [form, kinds] for other in others):
+        raise ShapeError(
+            f"the model's outputs differ in form, dtype or shape between chunks: {[[form, kinds], *others]}"
+        )
+    gathered = [
+        _gathered(group, chunks, np.dtype(kind), tail, [arrays[index] for arrays in parts], index)
+        for index, (kind, tail) in enumerate(kinds)
+    ]
+    return put_together(form, gathered)
+
+
+# -- one rank's chunks ---------------------------------------------------------------------------------------------------
+
+
+def _over_chunks(
+    group: Group,
+    module: Module,
+    chunks: Chunks,
+    threads: int | None,
+    progress: Progress | None,
+    work: Callable[[int], None],
+) -> Exception | None:
+    """Call ``work`` for each chunk of this rank; the error that ended it, if one did. Errors of the wire are raised."""
+    numbers: Iterable[int] = range(*owned_range(group.rank, group.size, chunks.count))
+    held = threads is not None and not (threads == 1 and group.shards is not None)  # with shards it is one anyway
+    seed = rng.splitmix64(rng.initial_seed()) + _APART
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(module))
+            if held and threads is not None:
+                stack.enter_context(held_threads(threads))
+            for number in numbers if progress is None else progress(numbers):
+                with no_grad(), discard(), rng.own_stream(seed + number):
+                    work(number)
+    except CommunicatorError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+@contextmanager
+def evaluating(module: Module) -> Iterator[None]:
+    """Within, all of ``module`` is in evaluation mode; afterwards each layer is in the mode that it had."""
+    before = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in before:
+            layer.training = training
+
+
+def _unwrapped(model: Any) -> Module:
+    if not isinstance(model, Module):
+        raise TypeError(f"expected a Module (phalanx.nn.Module), got {type(model).__name__}")
+    return model.module if isinstance(model, DataParallel) else model
+
+
+def _on_device_of(module: Module, value: Any) -> Any:
+    """Tensors of a batch where the model is; nothing changes on the host."""
+    parameter = next(module.parameters(), None)
+    if parameter is None or device_kind(parameter.array) == "cpu":
+        return value
+    device = device_of(parameter.array)
+
+    def move(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: move(inner) for key, inner in part.items()}
+        if isinstance(part, tuple | list):
+            return type(part)(move(inner) for inner in part)
+        return part.to(device) if isinstance(part, Variable) else part  # type: ignore[attr-defined]
+
+    return move(value)
+
+
+def _measured(metric: Metric, output: Any, targets: Any, weights: Any, loss: Callable[..., Any] | None) -> Any:
+    """The state of one chunk."""
+    metric.reset()
+    if loss is None:
+        metric.update(output, targets, weights)
+        return metric.state()
+    value = loss(output, targets) if weights is None else loss(output, targets, sample_weight=weights)
+    array = value.array
+    if array.ndim:
+        raise ShapeError(
+            f"evaluate: the loss must be one number for each batch (reduction='mean'), got shape {array.shape}"
+        )
+    samples = len(targets) if hasattr(targets, "__len__") else len(output)
+    metric.update(array, None, float(samples) if value.weight is None else float(value.weight))
+    return metric.state()
+
+
+def _joined(metric: Metric, left: Any, right: Any) -> Any:
+    metric.reset()
+    metric.merge(left)
+    metric.merge(right)
+    return metric.state()
+
+
+def _expect_alike(
+    first_form: Any, first: Sequence[np.ndarray], form: Any, arrays: Sequence[np.ndarray], number: int
+) -> None:
+    mine, theirs = ([(array.dtype.name, array.shape[1:]) for array in each] for each in (arrays, first))
+    if form != first_form or mine != theirs:
+        raise ShapeError(
+            f"the model's outputs differ between chunks: {mine} in chunk {number}, {theirs} before. Pad them to one shape to predict"
+        )
+
+
+# -- all ranks -----------------------------------------------------------------------------------------------------------
+
+
+def _merged(
+    group: Group,
+    count: int,
+    partials: dict[Node, list[Any] | None],
+    join: Callable[[list[Any], list[Any]], list[Any]],
+    error: Exception | None,
+) -> list[Any]:
+    """The states over all chunks, merged in the order of the tree over chunk numbers."""
+    if group.size > 1:
+        own = [] if error is not None else whole_subtrees(*owned_range(group.rank, group.size, count), count)
+        states = [state for node in own for state in partials[node] or []]
+        words = {"error": _words(error), "keys": [list(state) for state in states]}
+        data = pack(words, [array for state in states for array in state.values()])
+        rows = group.control.call(lambda m: m.programs.all_gather_bytes(m, data), name="evaluate: states")
+        told = [unpack(row) for row in rows]
+        _raise_together(group, error, [words["error"] for words, _ in told])
+        partials = {}
+        for rank, (words, arrays) in enumerate(told):
+            rest = iter(arrays)
+            found = [{key: next(rest) for key in keys} for keys in words["keys"]]
+            nodes = whole_subtrees(*owned_range(rank, group.size, count), count)
+            width = len(found) // len(nodes) if nodes else 0
+            partials |= {node: found[i * width : (i + 1) * width] for i, node in enumerate(nodes)}
+    elif error is not None:
+        raise error
+    merged = fold((0, count), partials, join)
+    assert merged is not None
+    return merged
+
+
+def _gathered(
+    group: Group, chunks: Chunks, kind: np.dtype, tail: list[int], own: Sequence[np.ndarray], index: int
+) -> np.ndarray:
+    """All rows of one output on all ranks."""
+    ends = [owned_range(rank, group.size, chunks.count) for rank in range(group.size)]
+    cut = [(lo * chunks.size, min(hi * chunks.size, chunks.length)) for lo, hi in ends]
+    cut = [(lo, max(lo, hi)) if lo < chunks.length else (chunks.length, chunks.length) for lo, hi in cut]
+    whole = np.empty((chunks.length, *tail), kind)
+    lo, hi = cut[group.rank]
+    if own:
+        np.concatenate(own, out=whole[lo:hi])
+    if group.size > 1 and whole.nbytes:
+        nbytes = whole.nbytes // chunks.length
+        flat = whole.reshape(-1).view(np.uint8)
+        ranges = [(lo * nbytes, hi * nbytes) for lo, hi in cut]
+        group.control.all_gather_slices(flat, ranges, name=f"predict: output {index}").wait()
+    return whole
+
+
+def _words(error: Exception | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _raise_together(group: Group, error: Exception | None, told: Sequence[str | None]) -> None:
+    """Raise this rank's own error, or say which rank met one."""
+    if error is not None:
+        raise error
+    for rank, words in enumerate(told):
+        if words is not None:
+            failure = CommunicatorError(f"rank {rank} of {group.size} failed in this evaluation: {words}")
+            failure.from_peer = True
+            raise failure
