@@ -34,6 +34,7 @@ _NAMES_OF: dict[str, str] = {
     "core.generator": "Generator",
     "core.rng": "initial_seed manual_seed",
     "core.errors": "PhalanxError",
+    "dist.evaluation": "evaluate predict",
     "dist.group": "init rank shutdown size",
     "dist.data_parallel": "DataParallel",
     "dist.checkpoint": "Checkpointer",
@@ -260,6 +261,8 @@ if TYPE_CHECKING:
     from .dist.checkpoint import Checkpointer as Checkpointer
     from .dist.data_parallel import DataParallel as DataParallel
     from .dist.diagnosis.written import write_flight as write_flight
+    from .dist.evaluation import evaluate as evaluate
+    from .dist.evaluation import predict as predict
     from .dist.group import init as init
     from .dist.group import rank as rank
     from .dist.group import shutdown as shutdown
