@@ -14,7 +14,7 @@ Array = Any
 _BLOCK = 32_768
 
 
-def _blocks(length: int) -> Any:
+def blocks(length: int) -> Any:
     return (slice(lo, min(lo + _BLOCK, length)) for lo in range(0, length, _BLOCK))
 
 
@@ -24,7 +24,7 @@ def sgd_update(
 ) -> None:  # fmt: skip
     """``b = momentum b + (1 - dampening) g`` (``b = g`` at first); ``p -= lr b``, or ``lr (g + momentum b)`` with Nesterov."""
     number = data.dtype.type
-    for at in _blocks(data.size):
+    for at in blocks(data.size):
         p, g = data[at], gradient[at]
         if weight_decay:
             g = g + p * number(weight_decay)
@@ -49,7 +49,7 @@ def adam_update(
     step_size = number(lr / (1.0 - beta1**step))
     root = number(1.0 / np.sqrt(1.0 - beta2**step))
     work = np.empty_like(data[:_BLOCK])
-    for at in _blocks(data.size):
+    for at in blocks(data.size):
         p, g, m, v = data[at], gradient[at], mean[at], square[at]
         w = work[: p.size]
         if weight_decay and decoupled:
@@ -81,7 +81,7 @@ _HALF = np.uint64(32)
 def hash_words(words: Array, start: int) -> int:
     """Sum over words of a 64-bit mix of (word, position): integers, so that any order of summation gives the same."""
     total = 0
-    for at in _blocks(words.size):
+    for at in blocks(words.size):
         x = np.arange(start + at.start + 1, start + at.stop + 1, dtype=np.uint64)
         x *= _MIX1
         x ^= words[at]

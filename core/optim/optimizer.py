@@ -9,36 +9,67 @@ each updates its part of every run, and the new parameters are gathered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..errors import RangeError, StateError
+from ..errors import RangeError
 from ..flat import FlatStore, is_packed, pack
 from ..graph import enable_grad
+from ..nn.hooks import RemovableHandle
 from ..nn.module import Module
 from ..nn.parameter import Parameter
 from ..owned import Keeper
 from ..tensor import Tensor
+from .state import TORCH_ONLY, OptimizerState, Options
 
-Options = dict[str, Any]
+
+class _Run(NamedTuple):
+    """Neighbouring parameters of a store, first to last, with equal numbers of steps so far and equal numbers."""
+
+    store: FlatStore
+    first: int
+    last: int
+    count: int
+    numbers: dict[str, float]
 
 
-class Optimizer:
-    """Base class. ``params``: an iterable of parameters or of dicts with the key ``"params"`` and options.
+class Optimizer(OptimizerState):
+    """Base class. ``params``: an iterable of parameters, of (name, parameter) pairs, or of dicts with the key ``"params"`` and options.
 
     Hyperparameters are those of the global batch; under a DataParallel ``step()`` first completes the sum of the
-    gradients over shards and ranks and must be called by all ranks.
+    gradients over shards and ranks and must be called by all ranks. Options that tell PyTorch how to run an update
+    (``foreach``, ``fused``, ``capturable``) are accepted and change nothing. A subclass defines ``state_names`` and ``update``.
+
+    >>> class Plain(optim.Optimizer):
+    ...     def __init__(self, params, lr=0.1):
+    ...         super().__init__(params, {"lr": lr})
+    ...     def state_names(self, group):
+    ...         return ()
+    ...     def update(self, data, gradient, state, group, step):
+    ...         data -= gradient * data.dtype.type(group["lr"])
+    >>> weight = nn.Parameter(phalanx.ones(2))
+    >>> optimizer = Plain([weight])
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> weight.detach().numpy().round(3)
+    array([0.9, 0.9], dtype=float32)
     """
 
     grain = "element"
     """The smallest unit that an update needs whole; ZeRO cuts only there. "element": any piece of a run; "parameter": each call
     of :meth:`update` gets one whole parameter; "matrix": the same in the parameter's own shape."""
 
+    number_names: tuple[str, ...] = ()
+    """Numbers that a parameter's update carries from step to step (see :meth:`numbers`)."""
+
     def __init__(self, params: Iterable[Any], defaults: Options) -> None:
         self.defaults = defaults
         self.param_groups: list[Options] = []
+        self.updates = 0
+        """Calls of :meth:`step` on this object; a resume does not count."""
         self._steps: dict[Parameter, int] = {}
+        self._numbers: dict[Parameter, dict[str, float]] = {}
+        self._pre_hooks: dict[int, Callable[..., Any]] = {}
+        self._post_hooks: dict[int, Callable[..., Any]] = {}
         if isinstance(params, Tensor):
             raise TypeError("an optimizer expects an iterable of parameters, got a single Tensor; wrap it in a list")
         if not isinstance(params, Iterable) or isinstance(params, Module):
@@ -58,18 +89,32 @@ class Optimizer:
         raise NotImplementedError
 
     def update(self, data: Any, gradient: Any, state: dict[str, Any], group: Options, step: int) -> None:
-        """Update ``data`` in place; all arrays are 1-D pieces of the store (see ``grain``); ``step`` counts from 1."""
+        """Update ``data`` in place; all arrays are 1-D pieces of the store (see ``grain``); ``step`` counts from 1.
+
+        ``state`` holds the buffers, and the numbers of :meth:`numbers` as they were before this step.
+        """
+        raise NotImplementedError
+
+    def numbers(self, group: Options, step: int, before: dict[str, float]) -> dict[str, float]:
+        """What ``number_names`` are after ``step``, from what they were before; those of step 0 are the initial ones."""
         raise NotImplementedError
 
     # -- parameters --------------------------------------------------------------------------------------------------
 
     def add_param_group(self, group: Options) -> None:
-        """Add parameters with options of their own; options not given come from the constructor."""
+        """Add parameters with options of their own; options not given come from the constructor.
+
+        Raises RangeError for an unknown option or a parameter that is in a group already, TypeError for what is none.
+        """
         params = group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
-        unknown = set(group) - {"params", "name"} - set(self.defaults)
+        unknown = set(group) - {"params", "name", "initial_lr"} - set(self.defaults) - TORCH_ONLY
         if unknown:
             raise RangeError(f"{type(self).__name__} has no option {sorted(unknown)}; it has {sorted(self.defaults)}")
+        options = {key: value for key, value in group.items() if key not in TORCH_ONLY}
+        if params and all(isinstance(item, tuple) for item in params):
+            options["param_names"] = [name for name, _ in params]
+            params = [parameter for _, parameter in params]
         present = {id(p) for g in self.param_groups for p in g["params"]}
         for parameter in params:
             if not isinstance(parameter, Tensor):
@@ -78,15 +123,12 @@ class Optimizer:
                 raise TypeError("an optimizer expects leaf Parameters (nn.Parameter), got a Tensor that is none")
             if id(parameter) in present:
                 raise RangeError("a parameter appears in more than one parameter group")
-        self.param_groups.append({**self.defaults, **group, "params": list(dict.fromkeys(params))})
+        self.param_groups.append({**self.defaults, **options, "params": list(dict.fromkeys(params))})
         self._pack()
 
     def _pack(self) -> None:
         for store in pack(self._all()):
             store.require_grain(self.grain)
-
-    def _all(self) -> list[Parameter]:
-        return [p for group in self.param_groups for p in group["params"]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients (``set_to_none=False`` fills them with zeros instead)."""
@@ -104,7 +146,13 @@ class Optimizer:
     # -- the step ----------------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; others are left alone, as in PyTorch."""
+        """Update every parameter that has a gradient; others are left alone, as in PyTorch.
+
+        ``closure`` computes the loss anew, with its gradients, before the update; its result is returned.
+        """
+        for hook in tuple(self._pre_hooks.values()):
+            if (changed := hook(self, (closure,), {})) is not None:
+                ((closure,), _) = changed
         loss = None
         if closure is not None:
             with enable_grad():
@@ -114,15 +162,26 @@ class Optimizer:
             self._pack()
         spans: dict[FlatStore, tuple[int, int]] = {}
         for group in self.param_groups:
-            for store, first, last, count in self._runs(group):
-                lo, hi = store.offsets[first], store.extent(last)[1]
-                self._update_run(group, store, (first, last), count)
+            for run in self._runs(group):
+                store, lo, hi = run.store, run.store.offsets[run.first], run.store.extent(run.last)[1]
+                self._update_run(group, run)
                 before = spans.get(store, (lo, hi))
                 spans[store] = min(lo, before[0]), max(hi, before[1])
         self._gather(spans)
+        self.updates += 1
         for listener in _listeners(self._all()):
             listener.updated(self)
+        for hook in tuple(self._post_hooks.values()):
+            hook(self, (closure,), {})
         return loss
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before each step; what it returns, unless None, replaces both."""
+        return RemovableHandle(self._pre_hooks, hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step."""
+        return RemovableHandle(self._post_hooks, hook)
 
     def _gather(self, spans: Mapping[FlatStore, tuple[int, int]]) -> None:
         """Where ranks own parts: all get the parameters that others updated."""
@@ -133,133 +192,53 @@ class Optimizer:
         for keeper, updated in keepers.values():
             keeper.gather_parameters(updated)
 
-    def _runs(self, group: Options) -> list[tuple[FlatStore, int, int, int]]:
-        """(store, first index, last index, steps so far) of neighbours that can be updated in one pass."""
+    def _runs(self, group: Options) -> list[_Run]:
+        """Neighbours that can be updated in one pass."""
         ready = [p for p in group["params"] if p._grad is not None and is_packed(p)]
         ready.sort(key=_place)
-        runs: list[tuple[FlatStore, int, int, int]] = []
+        runs: list[_Run] = []
         for parameter in ready:
             store, index, count = parameter._store, parameter._index, self._steps.get(parameter, 0)
             settle_gradient(parameter)
             self._steps[parameter] = count + 1
-            joins = self.grain == "element" and runs and runs[-1][0] is store
-            if joins and runs[-1][2] == index - 1 and runs[-1][3] == count:
-                runs[-1] = (store, runs[-1][1], index, count)
+            numbers: dict[str, float] = {}
+            if self.number_names:
+                numbers = self._numbers.get(parameter) or self.numbers(group, 0, {})
+                self._numbers[parameter] = self.numbers(group, count + 1, numbers)
+            last = runs[-1] if runs and self.grain == "element" else None
+            if (
+                last
+                and last.store is store
+                and last.last == index - 1
+                and (last.count, last.numbers) == (count, numbers)
+            ):
+                runs[-1] = last._replace(last=index)
             else:
-                runs.append((store, index, index, count))
+                runs.append(_Run(store, index, index, count, numbers))
         return runs
 
-    def _update_run(self, group: Options, store: FlatStore, ends: tuple[int, int], count: int) -> None:
-        """Update the owned part of the parameters from the first to the last of ``ends``."""
-        names = self.state_names(group)
+    def _update_run(self, group: Options, run: _Run) -> None:
+        """Update the owned part of the run's parameters."""
+        store, names = run.store, self.state_names(group)
         for name in names:  # on all ranks alike, also where nothing of the run is owned
             store.state_buffer(self, name)
-        lo, hi = store.clip(store.offsets[ends[0]], store.extent(ends[1])[1])
+        lo, hi = store.clip(store.offsets[run.first], store.extent(run.last)[1])
         if lo >= hi:
             return
-        shape = store.parameters[ends[0]].array.shape if self.grain == "matrix" else (-1,)
+        shape = store.parameters[run.first].array.shape if self.grain == "matrix" else (-1,)
         state = {name: store.state_part(self, name, lo, hi).reshape(shape) for name in names}
         gradient = store.gradient_part(lo, hi).reshape(shape)
         data = store.data[lo:hi].reshape(shape)
-        self.update(data, -gradient if group.get("maximize") else gradient, state, group, count + 1)
-
-    # -- state, by parameter name (checkpoints) -----------------------------------------------------------------------
-
-    def state_arrays(self, names: Mapping[Parameter, str]) -> dict[str, Any]:
-        """Live views of all state, keyed "buffer/parameter name"; parts of them (OwnPart) where ranks own parts."""
-        found: dict[str, Any] = {}
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if self._steps.get(parameter, 0):
-                    for name in self.state_names(group):
-                        found[f"{name}/{names[parameter]}"] = parameter._store.state_of(self, name, parameter._index)
-        return found
-
-    def state_scalars(self, names: Mapping[Parameter, str]) -> dict[str, Any]:
-        """Everything else that must survive, as JSON: options of each group and step counts by parameter name."""
-        groups = []
-        for group in self.param_groups:
-            options = {key: value for key, value in group.items() if key != "params"}
-            groups.append({"options": options, "params": [names[p] for p in group["params"]]})
-        steps = {names[p]: count for p, count in self._steps.items() if count}
-        return {"type": type(self).__name__, "groups": groups, "steps": steps}
-
-    def prepare_state(self, scalars: Mapping[str, Any], keys: Iterable[str], names: Mapping[Parameter, str]) -> None:
-        """Take options and step counts; afterwards :meth:`state_arrays` has exactly ``keys``, to be read into."""
-        if scalars["type"] != type(self).__name__:
-            raise StateError(
-                f"the checkpoint holds the state of {scalars['type']}, this optimizer is {type(self).__name__}"
-            )
-        ours = [[names[p] for p in group["params"]] for group in self.param_groups]
-        theirs = [group["params"] for group in scalars["groups"]]
-        if ours != theirs:
-            raise StateError(
-                f"parameter groups differ: the checkpoint's are {_short(theirs)}, this optimizer's {_short(ours)}"
-            )
-        for group, saved in zip(self.param_groups, scalars["groups"], strict=True):
-            group.update({key: tuple(v) if isinstance(v, list) else v for key, v in saved["options"].items()})
-        self._steps = {p: scalars["steps"][names[p]] for p in self._all() if names[p] in scalars["steps"]}
-        self._pack()
-        wanted = set(keys)
-        if set(self.state_arrays(names)) != wanted:
-            missing, extra = (
-                sorted(set(self.state_arrays(names)) - wanted),
-                sorted(wanted - set(self.state_arrays(names))),
-            )
-            raise StateError(f"optimizer state differs: missing {missing[:8]}, not expected {extra[:8]}")
-
-    # -- state, by position (PyTorch's form) ---------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """PyTorch's form: ``{"state": {index: {"step", buffers...}}, "param_groups": [...]}``; arrays are copies.
-
-        Complete on every rank; where ranks own parts (ZeRO) they are gathered, so that all ranks must call.
-        """
-        index = {p: i for i, p in enumerate(self._all())}
-        whole: dict[tuple[FlatStore, str], Any] = {}
-        state: dict[int, dict[str, Any]] = {}
-        groups = []
-        for group in self.param_groups:
-            groups.append(
-                {k: v for k, v in group.items() if k != "params"} | {"params": [index[p] for p in group["params"]]}
-            )
-            for p in group["params"]:
-                if count := self._steps.get(p, 0):
-                    buffers = {name: self._whole_state(p, name, whole) for name in self.state_names(group)}
-                    state[index[p]] = {"step": count, **buffers}
-        return {"state": state, "param_groups": groups}
-
-    def _whole_state(self, parameter: Parameter, name: str, whole: dict[tuple[FlatStore, str], Any]) -> Any:
-        """A copy of one parameter's state; ``whole`` remembers what was gathered."""
-        store, index = parameter._store, parameter._index
-        if (store, name) not in whole:
-            buffer = store.state_buffer(self, name)
-            whole[store, name] = buffer if store.owned is None else store.keeper.whole(store, buffer, name)
-        return store.view(whole[store, name], index).copy()
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take what :meth:`state_dict` gave, for the same number of groups and parameters."""
-        sizes = [len(g["params"]) for g in state_dict["param_groups"]]
-        if sizes != [len(g["params"]) for g in self.param_groups]:
-            raise StateError(
-                f"the state has parameter groups of {sizes} parameters, this optimizer of {[len(g['params']) for g in self.param_groups]}"
-            )
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update({k: v for k, v in saved.items() if k != "params"})
-        self._pack()
-        for position, parameter in enumerate(self._all()):
-            saved = state_dict["state"].get(position)
-            self._steps[parameter] = int(saved["step"]) if saved else 0
-            for name, value in (saved or {}).items():
-                if name != "step":
-                    array = np.asarray(getattr(value, "array", value))
-                    parameter._store.set_state(self, name, parameter._index, array)
+        gradient = -gradient if group.get("maximize") else gradient
+        self.update(data, gradient, state | run.numbers, group, run.count + 1)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for number, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {number}")
-            lines += [f"    {key}: {value}" for key, value in sorted(group.items()) if key != "params"]
+            lines += [
+                f"    {key}: {value}" for key, value in sorted(group.items()) if key not in ("params", "param_names")
+            ]
         return "\n".join([*lines, ")"])
 
 
@@ -295,6 +274,14 @@ def settle_gradient(parameter: Parameter) -> None:
         parameter._grad.array = slot
 
 
+def torch_only(optimizer: str, given: Mapping[str, Any]) -> None:
+    """Accept the options that tell PyTorch how to run an update; TypeError for others, RangeError for what would change results."""
+    if unknown := sorted(given.keys() - TORCH_ONLY):
+        raise TypeError(f"{optimizer} got an unexpected keyword argument {unknown[0]!r}")
+    if given.get("differentiable"):
+        raise RangeError(f"{optimizer}: differentiable=True is not supported: updates are not recorded in the graph")
+
+
 def check_range(optimizer: str, **values: tuple[float, float, float]) -> None:
     """Each ``name=(value, low, high)`` must satisfy low <= value < high."""
     for name, (value, low, high) in values.items():
@@ -305,8 +292,3 @@ def check_range(optimizer: str, **values: tuple[float, float, float]) -> None:
 
 def _place(parameter: Parameter) -> tuple[int, int]:
     return id(parameter._store), parameter._index or 0
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 300 else text[:300] + "..."

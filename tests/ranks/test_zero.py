@@ -86,7 +86,10 @@ def fast(shard: str | None) -> Any:
 
 
 def test_every_optimizer_is_proved() -> None:
-    kinds = {getattr(optim, name) for name in optim.__all__} - {optim.Optimizer}
+    public = [getattr(optim, name) for name in optim.__all__]
+    kinds = {kind for kind in public if isinstance(kind, type) and issubclass(kind, optim.Optimizer)} - {
+        optim.Optimizer
+    }
     made = {type(make(nn.Linear(2, 2).parameters())) for make in OPTIMIZERS.values()}
     assert kinds <= made
     assert {kind.grain for kind in made} == {"element", "parameter", "matrix"}

@@ -47,6 +47,13 @@ class Rows(Layerwise):
         data -= gradient * (group["lr"] / (norms + 1)).astype(data.dtype)
 
 
+def two_kinds(parameters: Any) -> list[dict[str, Any]]:
+    """Groups for Muon: matrices, and the rest."""
+    given = list(parameters)
+    other = {"params": [p for p in given if p.ndim < 2], "use_muon": False, "lr": 0.01}
+    return [{"params": [p for p in given if p.ndim > 1]}, other]
+
+
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, lr=0.05),
     "momentum": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01, maximize=True),
@@ -54,6 +61,18 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "adam": lambda p: optim.Adam(p, lr=0.01, weight_decay=0.01),
     "amsgrad": lambda p: optim.Adam(p, lr=0.01, amsgrad=True),
     "adamw": lambda p: optim.AdamW(p, lr=0.01),
+    "adamax": lambda p: optim.Adamax(p, lr=0.01, weight_decay=0.01),
+    "nadam": lambda p: optim.NAdam(p, lr=0.01, weight_decay=0.01),
+    "radam": lambda p: optim.RAdam(p, lr=0.01, betas=(0.9, 0.5), weight_decay=0.01),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
+    "adagrad": lambda p: optim.Adagrad(p, lr=0.05, initial_accumulator_value=0.1),
+    "adadelta": lambda p: optim.Adadelta(p, lr=0.5),
+    "rprop": lambda p: optim.Rprop(p, lr=0.01),
+    "asgd": lambda p: optim.ASGD(p, lr=0.05, t0=1),
+    "lion": lambda p: optim.Lion(p, lr=0.001, weight_decay=0.1),
+    "lamb": lambda p: optim.LAMB(p, lr=0.01),
+    "lars": lambda p: optim.LARS(p, lr=1.0, momentum=0.9, weight_decay=0.01, trust_coefficient=0.02),
+    "muon": lambda p: optim.Muon(two_kinds(p), lr=0.02),
     "layerwise": Layerwise,
     "rows": Rows,
 }
@@ -103,7 +122,7 @@ def digest(model: Any, optimizer: Any, ledger: bool = True) -> dict[str, Any]:
     """Bits of parameters, buffers and the whole optimizer state, the loss, and what the ledger says."""
     found: dict[str, Any] = {name: hash_array(tensor.array) for name, tensor in model.state_dict().items()}
     for index, entry in optimizer.state_dict()["state"].items():
-        found |= {f"{index}.{key}": v if key == "step" else hash_array(v) for key, v in entry.items()}
+        found |= {f"{index}.{key}": hash_array(v) if hasattr(v, "dtype") else v for key, v in entry.items()}
     return found | {"loss": model.step_loss} | (hashes(model, optimizer) if ledger else {})
 
 
