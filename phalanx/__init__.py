@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("compression", "cuda", "data", "metrics", "nn", "optim")
+_PARTS = ("compression", "cuda", "data", "metrics", "nn", "onnx", "optim")
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
         bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from . import data as data
     from . import metrics as metrics
     from . import nn as nn
+    from . import onnx as onnx
     from . import optim as optim
     from .core.dtypes import bool as bool
     from .core.dtypes import double as double

@@ -1,0 +1,1 @@
+"""From the ops of one forward to an ONNX graph."""

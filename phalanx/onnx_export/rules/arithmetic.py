@@ -1,0 +1,238 @@
+"""Elementwise ops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import ExportError
+from ..graph import Graph
+from ..rule import RULES, Rule, first, option, output_dtype, rule
+from ..runs import Call, described
+
+
+def _meeting(call: Call) -> np.dtype:
+    """The dtype in which NumPy computes with a call's inputs: Python numbers decide nothing."""
+    values = [operand.value for operand in call.inputs if operand.value is not None]
+    return np.result_type(*(value.dtype if isinstance(value, np.ndarray) else value for value in values))
+
+
+def _cast_back(graph: Graph, call: Call, name: str, dtype: Any) -> str:
+    return name if np.dtype(dtype) == output_dtype(call) else graph.cast(call, name, output_dtype(call))
+
+
+# ---- what ONNX has by a name of its own
+
+
+def _one(kind: str) -> Rule:
+    return lambda graph, call: graph.node(call, kind, first(graph, call))
+
+
+def _two(kind: str) -> Rule:
+    def made(graph: Graph, call: Call) -> str:
+        dtype = _meeting(call)
+        names = [graph.array(call, operand, dtype) for operand in call.inputs[:2]]
+        return _cast_back(graph, call, graph.node(call, kind, *names), dtype)
+
+    return made
+
+
+def _question(kind: str, inverted: bool = False) -> Rule:
+    """An operator whose answer is a boolean."""
+
+    def made(graph: Graph, call: Call) -> str:
+        dtype = _meeting(call)
+        answer = graph.node(call, kind, *(graph.array(call, operand, dtype) for operand in call.inputs))
+        return graph.node(call, "Not", answer) if inverted else answer
+
+    return made
+
+
+def _logical(kind: str) -> Rule:
+    return lambda graph, call: graph.node(call, kind, *(graph.array(call, x, np.bool_) for x in call.inputs))
+
+
+ONE = {
+    "neg": "Neg", "abs": "Abs", "exp": "Exp", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log": "Log", "sin": "Sin",
+    "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh", "asin": "Asin", "acos": "Acos", "atan": "Atan",
+    "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh", "erf": "Erf", "sign": "Sign", "floor": "Floor", "ceil": "Ceil",
+    "round": "Round", "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "mish": "Mish", "softsign": "Softsign",
+}  # fmt: skip
+TWO = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "maximum": "Max", "minimum": "Min"}
+QUESTIONS = {
+    "eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "isnan": "IsNaN",
+    "isinf": "IsInf",
+}  # fmt: skip
+LOGICAL = {"logical_and": "And", "logical_or": "Or", "logical_xor": "Xor", "logical_not": "Not"}
+BITWISE = {"bitwise_and": ("And", "BitwiseAnd"), "bitwise_or": ("Or", "BitwiseOr"), "bitwise_xor": ("Xor", "BitwiseXor"),
+           "bitwise_not": ("Not", "BitwiseNot")}  # fmt: skip
+
+RULES.update({name: _one(kind) for name, kind in ONE.items()})
+RULES.update({name: _two(kind) for name, kind in TWO.items()})
+RULES.update({name: _question(kind) for name, kind in QUESTIONS.items()})
+RULES.update({name: _logical(kind) for name, kind in LOGICAL.items()})
+RULES["ne"] = _question("Equal", inverted=True)
+
+
+def _bitwise(boolean: str, whole: str) -> Rule:
+    def made(graph: Graph, call: Call) -> str:
+        names = [graph.array(call, operand, output_dtype(call)) for operand in call.inputs]
+        if output_dtype(call) != np.bool_ and graph.opset < 18:
+            raise ExportError(f"{described(call)}: integers bit by bit need opset_version=18")
+        return graph.node(call, boolean if output_dtype(call) == np.bool_ else whole, *names)
+
+    return made
+
+
+RULES.update({name: _bitwise(*kinds) for name, kinds in BITWISE.items()})
+
+
+# ---- formulas
+
+
+class Formula:
+    """Writes elementwise formulas over names of one dtype: ``f.add(x, 1)`` adds the nodes and returns the name."""
+
+    def __init__(self, graph: Graph, call: Call, dtype: Any = None) -> None:
+        self.graph, self.call, self.dtype = graph, call, dtype or output_dtype(call)
+
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        word = "".join(part.capitalize() for part in kind.split("_"))
+        return lambda *values, **attributes: self.graph.node(self.call, word, *map(self.name, values), **attributes)
+
+    def name(self, value: Any) -> str:
+        """A name as it is, a number as a constant."""
+        return value if isinstance(value, str) else self.graph.constant(value, self.dtype)
+
+    def where(self, condition: str, yes: Any, no: Any) -> str:
+        """``yes`` where the condition holds."""
+        return self.graph.node(self.call, "Where", condition, self.name(yes), self.name(no))
+
+
+def formula(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]:
+    """A rule for ops of one input, written as ``function(f, x, call)``."""
+
+    def enter(function: Callable[..., str]) -> Callable[..., str]:
+        for name in names:
+            RULES[name] = lambda graph, call: function(Formula(graph, call), first(graph, call), call)
+        return function
+
+    return enter
+
+
+def number(call: Call, name: str, default: float) -> float:
+    """A number among the attributes."""
+    return float(option(call, name, 1, default))
+
+
+formula("expm1")(lambda f, x, call: f.sub(f.exp(x), 1))
+formula("exp2")(lambda f, x, call: f.exp(f.mul(x, math.log(2))))
+formula("log1p")(lambda f, x, call: f.log(f.add(x, 1)))
+formula("log2")(lambda f, x, call: f.div(f.log(x), math.log(2)))
+formula("log10")(lambda f, x, call: f.div(f.log(x), math.log(10)))
+formula("rsqrt")(lambda f, x, call: f.reciprocal(f.sqrt(x)))
+formula("square")(lambda f, x, call: f.mul(x, x))
+formula("erfc")(lambda f, x, call: f.sub(1, f.erf(x)))
+formula("trunc")(lambda f, x, call: f.mul(f.sign(x), f.floor(f.abs(x))))
+formula("frac")(lambda f, x, call: f.sub(x, f.mul(f.sign(x), f.floor(f.abs(x)))))
+formula("silu")(lambda f, x, call: f.mul(x, f.sigmoid(x)))
+formula("log_sigmoid", "logsigmoid")(lambda f, x, call: f.neg(f.softplus(f.neg(x))))
+formula("tanhshrink")(lambda f, x, call: f.sub(x, f.tanh(x)))
+formula("relu6")(lambda f, x, call: f.clip(x, 0, 6))
+formula("hardsigmoid")(lambda f, x, call: f.hard_sigmoid(x, alpha=1 / 6, beta=0.5))
+formula("hardswish")(lambda f, x, call: f.mul(x, f.hard_sigmoid(x, alpha=1 / 6, beta=0.5)))
+formula("leaky_relu")(lambda f, x, call: f.leaky_relu(x, alpha=number(call, "negative_slope", 0.01)))
+formula("elu")(lambda f, x, call: f.elu(x, alpha=number(call, "alpha", 1.0)))
+formula("celu")(lambda f, x, call: f.celu(x, alpha=number(call, "alpha", 1.0)))
+formula("selu")(lambda f, x, call: f.selu(x, alpha=1.6732632423543772, gamma=1.0507009873554805))
+
+
+@formula("gelu")
+def _gelu(f: Formula, x: str, call: Call) -> str:
+    if option(call, "approximate", 1, "none") == "tanh":
+        inner = f.mul(f.add(x, f.mul(f.mul(f.mul(x, x), x), 0.044715)), math.sqrt(2 / math.pi))
+        return f.mul(f.mul(x, 0.5), f.add(f.tanh(inner), 1))
+    return f.mul(f.mul(x, 0.5), f.add(f.erf(f.mul(x, 1 / math.sqrt(2))), 1))
+
+
+@formula("softplus")
+def _softplus(f: Formula, x: str, call: Call) -> str:
+    beta, threshold = number(call, "beta", 1.0), float(option(call, "threshold", 2, 20.0))
+    scaled = f.mul(x, beta) if beta != 1 else x
+    soft = f.div(f.softplus(scaled), beta) if beta != 1 else f.softplus(scaled)
+    return f.where(f.greater(scaled, threshold), x, soft)
+
+
+@formula("clamp")
+def _clamp(f: Formula, x: str, call: Call) -> str:
+    low, high = option(call, "low", 1), option(call, "high", 2)
+    return f.clip(
+        x, *([low, high] if high is not None and low is not None else [low] if low is not None else ["", high])
+    )
+
+
+@formula("threshold")
+def _threshold(f: Formula, x: str, call: Call) -> str:
+    return f.where(f.greater(x, number(call, "threshold", 0.0)), x, float(option(call, "value", 2, 0.0)))
+
+
+@formula("softshrink")
+def _softshrink(f: Formula, x: str, call: Call) -> str:
+    edge = number(call, "lambd", 0.5)
+    return f.shrink(x, lambd=edge, bias=edge)
+
+
+@formula("hardshrink")
+def _hardshrink(f: Formula, x: str, call: Call) -> str:
+    return f.shrink(x, lambd=number(call, "lambd", 0.5), bias=0.0)
+
+
+@formula("hardtanh")
+def _hardtanh(f: Formula, x: str, call: Call) -> str:
+    return f.clip(x, float(option(call, "min_val", 1, -1.0)), float(option(call, "max_val", 2, 1.0)))
+
+
+@rule("isfinite")
+def _isfinite(graph: Graph, call: Call) -> str:
+    x = graph.array(call, call.inputs[0])
+    wrong = graph.node(call, "Or", graph.node(call, "IsNaN", x), graph.node(call, "IsInf", x))
+    return graph.node(call, "Not", wrong)
+
+
+@rule("where")
+def _where(graph: Graph, call: Call) -> str:
+    condition, yes, no = call.inputs
+    dtype = output_dtype(call)
+    return graph.node(
+        call,
+        "Where",
+        graph.array(call, condition, np.bool_),
+        graph.array(call, yes, dtype),
+        graph.array(call, no, dtype),
+    )
+
+
+@rule("floor_divide", "remainder", "fmod")
+def _division(graph: Graph, call: Call) -> str:
+    f = Formula(graph, call)
+    a, b = (graph.array(call, operand, f.dtype) for operand in call.inputs)
+    if call.op == "fmod":
+        return f.mod(a, b, fmod=1)
+    if np.dtype(f.dtype).kind == "f":
+        quotient = f.floor(f.div(a, b))
+        return quotient if call.op == "floor_divide" else f.sub(a, f.mul(quotient, b))
+    rest = f.mod(a, b)
+    return rest if call.op == "remainder" else f.div(f.sub(a, rest), b)
+
+
+@rule("cast")
+def _cast(graph: Graph, call: Call) -> str:
+    return first(graph, call)
+
+
+@rule("clone", "to_device")
+def _clone(graph: Graph, call: Call) -> str:
+    return graph.array(call, call.inputs[0])

@@ -1,0 +1,90 @@
+"""Products and norms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import ExportError
+from ..graph import Graph
+from ..rule import first, output_dtype, rule
+from ..runs import Call, described
+from .reduce import reduced
+
+
+def present(call: Call, position: int) -> bool:
+    """Whether the op got an input at ``position``."""
+    return position < len(call.inputs) and call.inputs[position].value is not None
+
+
+@rule("linear")
+def _linear(graph: Graph, call: Call) -> str:
+    x, weight = (graph.array(call, operand) for operand in call.inputs[:2])
+    bias = [graph.array(call, call.inputs[2])] if present(call, 2) else []
+    if call.inputs[0].value.ndim == 2:
+        return graph.node(call, "Gemm", x, weight, *bias, transB=1)
+    y = graph.node(call, "MatMul", x, graph.node(call, "Transpose", weight, perm=[1, 0]))
+    return graph.node(call, "Add", y, *bias) if bias else y
+
+
+@rule("matmul")
+def _matmul(graph: Graph, call: Call) -> str:
+    return graph.node(call, "MatMul", *(graph.array(call, operand, output_dtype(call)) for operand in call.inputs))
+
+
+def scale_and_shift(graph: Graph, call: Call, position: int, shape: tuple[int, ...]) -> tuple[str, str]:
+    """The names of weight and bias at ``position`` and behind it; ones and zeros where there are none."""
+    names = []
+    for at, value in ((position, 1), (position + 1, 0)):
+        names.append(graph.array(call, call.inputs[at]) if present(call, at) else graph.constant(np.full(shape, value, output_dtype(call))))  # fmt: skip
+    return names[0], names[1]
+
+
+@rule("batch_norm_eval")
+def _batch_norm(graph: Graph, call: Call) -> str:
+    x, mean, variance = (graph.array(call, operand) for operand in call.inputs[:3])
+    weight, bias = scale_and_shift(graph, call, 3, call.inputs[1].value.shape)
+    return graph.node(call, "BatchNormalization", x, weight, bias, mean, variance, epsilon=float(call.get("eps", 1e-5)))
+
+
+@rule("batch_norm_train")
+def _batch_norm_train(graph: Graph, call: Call) -> tuple[str, None, None]:
+    """By the batch's own statistics, as a layer without running ones does."""
+    ndim = call.inputs[0].value.ndim
+    weight, bias = scale_and_shift(graph, call, 1, call.inputs[0].value.shape[1:2])
+    axes = [axis for axis in range(ndim) if axis != 1]
+    y = standardized(graph, call, first(graph, call), axes, float(call.get("eps", 1e-5)))
+    if ndim > 2:
+        weight, bias = (
+            graph.node(call, "Unsqueeze", name, graph.integers(*range(1, ndim - 1))) for name in (weight, bias)
+        )
+    return graph.node(call, "Add", graph.node(call, "Mul", y, weight), bias), None, None
+
+
+def standardized(graph: Graph, call: Call, x: str, axes: list[int], eps: float) -> str:
+    """(x - mean) / sqrt(variance + eps) over ``axes``."""
+    distance = graph.node(call, "Sub", x, reduced(graph, call, "ReduceMean", x, axes, True))
+    variance = reduced(graph, call, "ReduceMean", graph.node(call, "Mul", distance, distance), axes, True)
+    shifted = graph.node(call, "Add", variance, graph.constant(eps, output_dtype(call)))
+    return graph.node(call, "Div", distance, graph.node(call, "Sqrt", shifted))
+
+
+@rule("layer_norm")
+def _layer_norm(graph: Graph, call: Call) -> str:
+    shape = tuple(call.get("shape"))
+    weight, bias = scale_and_shift(graph, call, 1, shape)
+    return graph.node(
+        call,
+        "LayerNormalization",
+        first(graph, call),
+        weight,
+        bias,
+        axis=-len(shape),
+        epsilon=float(call.get("eps", 1e-5)),
+    )
+
+
+@rule("dropout")
+def _dropout(graph: Graph, call: Call) -> str:
+    raise ExportError(
+        f"{described(call)}: dropout that acts in evaluation cannot be exported: pass training=self.training"
+    )
