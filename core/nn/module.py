@@ -12,14 +12,14 @@ from ..errors import DTypeError, RangeError, ShapeError
 from ..tensor import Tensor
 from ..tree import join, walk
 from .convert import convert, destination
-from .hooks import RemovableHandle
+from .hooks import Hooked
 from .parameter import Parameter
-from .state import IncompatibleKeys, load
+from .state import IncompatibleKeys, load, tensors_of
 
 Self = TypeVar("Self", bound="Module")
 
 
-class Module:
+class Module(Hooked):
     """Base class of all layers and models, as ``torch.nn.Module``.
 
     A Parameter, Module or registered buffer that is assigned to an attribute belongs to the module. Subclasses call
@@ -41,8 +41,7 @@ class Module:
     _parameter_names: dict[str, None]
     _buffer_names: dict[str, bool]  # name -> persistent
     _module_names: dict[str, None]
-    _forward_hooks: dict[int, Callable[..., Any]]
-    _forward_pre_hooks: dict[int, Callable[..., Any]]
+    _penalties: dict[str, Callable[[Tensor], Tensor]]
     training: bool
 
     def __init__(self) -> None:
@@ -51,8 +50,12 @@ class Module:
             _parameter_names={},
             _buffer_names={},
             _module_names={},
+            _penalties={},
             _forward_hooks={},
             _forward_pre_hooks={},
+            _backward_hooks={},
+            _backward_pre_hooks={},
+            _state_hooks={},
         )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +64,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            if self._forward_hooks or self._forward_pre_hooks:
+            if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
                 return self._call_with_hooks(args, kwargs)
             return self.forward(*args, **kwargs)
         except (ShapeError, DTypeError, RangeError) as error:
@@ -70,18 +73,6 @@ class Module:
         except TypeError as error:
             self._name_absent(error)
             raise
-
-    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for hook in tuple(self._forward_pre_hooks.values()):
-            changed = hook(self, args)
-            if changed is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-        output = self.forward(*args, **kwargs)
-        for hook in tuple(self._forward_hooks.values()):
-            changed = hook(self, args, output)
-            if changed is not None:
-                output = changed
-        return output
 
     def _name_layer(self, error: Exception) -> None:
         """Put the failing layer's dotted name before the message; the outermost module knows the longest one."""
@@ -274,21 +265,24 @@ class Module:
         copy what shall survive the next step.
         """
         state: dict[str, Any] = OrderedDict() if destination is None else destination
-        for path, module in self.named_modules(prefix=prefix.removesuffix("."), remove_duplicate=False):
-            persistent = [name for name, persists in module._buffer_names.items() if persists]
-            for name in (*module._parameter_names, *persistent):
-                tensor = module.__dict__[name]
-                if tensor is not None:
-                    state[join(path, name)] = tensor if keep_vars else tensor.detach()
+        prefix = prefix.removesuffix(".")
+        for name, tensor in tensors_of(self, prefix).items():
+            state[name] = tensor if keep_vars else tensor.detach()
+        for path, module in self.named_modules(prefix=prefix):
+            for hook in tuple(module._state_hooks.get("saved", {}).values()):
+                hook(module, state, path and f"{path}.", {})
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
         """Copy values by name into the parameters and buffers, in place; all of it or nothing.
 
-        Values may be Tensors, arrays or PyTorch tensors. Returns ``(missing_keys, unexpected_keys)``. Raises StateError
-        that lists all missing and unexpected names (with ``strict``) and all of another shape or dtype (always).
+        Values may be Tensors, arrays or PyTorch tensors. With ``assign`` the values' own arrays take the place of the old ones, in their
+        dtype. Returns ``(missing_keys, unexpected_keys)``. Raises StateError that lists all missing and unexpected names (with
+        ``strict``) and all of another shape or dtype (always; with ``assign`` of another shape).
         """
-        return load(self, state_dict, strict)
+        return load(self, state_dict, strict, assign)
 
     # ------------------------------------------------------------------ changing all of it
 
@@ -354,15 +348,31 @@ class Module:
         """Parameters and buffers to a GPU; returns self."""
         return self.to(f"cuda:{device}")
 
-    # ------------------------------------------------------------------ hooks and words
+    # ------------------------------------------------------------------ penalties and words
 
-    def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(module, args)`` before each forward; what it returns, unless None, replaces ``args``."""
-        return RemovableHandle(self._forward_pre_hooks, hook, prepend)
+    def register_penalty(self, name: str, penalty: Callable[[Tensor], Tensor] | None) -> None:
+        """Let :meth:`penalty` count ``penalty(parameter)`` (``nn.L1``, ``nn.L2``, ``nn.L1L2``) for the own parameter ``name``; None: no longer."""
+        if self.__dict__.get(name) is None or name not in self._parameter_names:
+            raise RangeError(f"register_penalty: {type(self).__name__} has no parameter {name!r}")
+        if penalty is None:
+            self._penalties.pop(name, None)
+        else:
+            self._penalties[name] = penalty
 
-    def register_forward_hook(self, hook: Callable[..., Any], *, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(module, args, output)`` after each forward; what it returns, unless None, replaces the output."""
-        return RemovableHandle(self._forward_hooks, hook, prepend)
+    def penalty(self) -> Tensor | None:
+        """The sum of all registered penalties here and below, of parameters that are not frozen; None if there is none.
+
+        ``loss + model.penalty()`` keeps the loss's weight: the penalty counts once in the mean over all shards.
+        """
+        total: Tensor | None = None
+        for module in self.modules():
+            for name, penalty in module._penalties.items():
+                parameter = module.__dict__.get(name)
+                if parameter is not None and parameter.requires_grad:
+                    term = penalty(parameter)
+                    term.weight = 0.0  # of a user's own, too: it averages no items
+                    total = term if total is None else total + term
+        return total
 
     def extra_repr(self) -> str:
         """What a layer says of itself between the brackets of its repr."""

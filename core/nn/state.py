@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from ..backend import array_module, is_array
 from ..errors import StateError
 from ..op import Array
 from ..tensor import Tensor
+from ..tree import join
 
 if TYPE_CHECKING:
     from .module import Module
@@ -39,12 +41,13 @@ def array_of(value: Any) -> Array:
     return np.asarray(value)
 
 
-def _mismatch(target: Array, value: Array) -> str | None:
+def _mismatch(target: Array, value: Array, assign: bool) -> str | None:
     """Why ``value`` cannot be copied into ``target``, or None."""
     if tuple(target.shape) != tuple(value.shape):
         return f"shape {tuple(target.shape)} expected, the state has {tuple(value.shape)}"
-    widened = target.dtype.kind == value.dtype.kind == "f" and target.dtype.itemsize > value.dtype.itemsize
-    if target.dtype != value.dtype and not widened:  # a wider float holds every value
+    both_floating = target.dtype.kind == value.dtype.kind == "f"
+    widened = both_floating and target.dtype.itemsize > value.dtype.itemsize  # a wider float holds every value
+    if target.dtype != value.dtype and not (widened or (assign and both_floating)):
         return f"dtype {target.dtype} expected, the state has {value.dtype}"
     return None
 
@@ -61,17 +64,53 @@ def _complaint(module: Module, missing: list[str], unexpected: list[str], mismat
     return "\n".join(lines)
 
 
-def load(module: Module, state: Mapping[str, Any], strict: bool) -> IncompatibleKeys:
+def tensors_of(module: Module, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters and persistent buffers by dotted name, a tied one under each of its names."""
+    found: dict[str, Tensor] = OrderedDict()
+    for path, owner in module.named_modules(prefix=prefix, remove_duplicate=False):
+        persistent = [name for name, persists in owner._buffer_names.items() if persists]
+        for name in (*owner._parameter_names, *persistent):
+            if owner.__dict__[name] is not None:
+                found[join(path, name)] = owner.__dict__[name]
+    return found
+
+
+def load(module: Module, state: Mapping[str, Any], strict: bool, assign: bool = False) -> IncompatibleKeys:
     """Copy ``state`` into the module's tensors in place, all of it or nothing; see ``Module.load_state_dict``."""
     if not isinstance(state, Mapping):
         raise StateError(f"load_state_dict expects a mapping of names to tensors, got {type(state).__name__}")
-    targets = module.state_dict(keep_vars=True)
+    state = _as_hooks_leave_it(module, state, strict)
+    targets = tensors_of(module)
     missing = [name for name in targets if name not in state]
     unexpected = [name for name in state if name not in targets]
-    pairs = [(name, targets[name].array, array_of(state[name])) for name in targets if name in state]
-    mismatched = [f"{name}: {why}" for name, target, value in pairs if (why := _mismatch(target, value))]
+    pairs = [(name, targets[name], array_of(state[name])) for name in targets if name in state]
+    mismatched = [f"{name}: {why}" for name, target, value in pairs if (why := _mismatch(target.array, value, assign))]
     if mismatched or (strict and (missing or unexpected)):
         raise StateError(_complaint(module, missing, unexpected, mismatched))
     for _, target, value in pairs:
-        target[...] = array_module(target).asarray(value)
-    return IncompatibleKeys(missing, unexpected)
+        value = array_module(target.array).asarray(value)
+        if assign:
+            target.data = value
+        else:
+            target.array[...] = value
+    result = IncompatibleKeys(missing, unexpected)
+    for owner in module.modules():
+        for hook in tuple(owner._state_hooks.get("loaded", {}).values()):
+            hook(owner, result)
+    return result
+
+
+def _as_hooks_leave_it(module: Module, state: Mapping[str, Any], strict: bool) -> Mapping[str, Any]:
+    """A copy of ``state`` that the hooks before loading have changed; itself if there is no hook."""
+    hooked = [(path, owner) for path, owner in module.named_modules() if owner._state_hooks.get("loading")]
+    if not hooked:
+        return state
+    changed, errors = OrderedDict(state), list[str]()
+    for path, owner in hooked:
+        for hook in tuple(owner._state_hooks["loading"].values()):
+            hook(owner, changed, path and f"{path}.", {}, strict, [], [], errors)
+    if errors:
+        raise StateError(
+            f"the state does not fit {type(module).__name__} (nothing was changed):\n  " + "\n  ".join(errors)
+        )
+    return changed
