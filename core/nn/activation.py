@@ -1,8 +1,6 @@
-"""Activations as modules, and the two shape layers Flatten and Unflatten."""
+"""Activations as modules: the smooth ones and the softmax family; those of straight pieces are in ``piecewise``."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from ..errors import ShapeError
 from ..tensor import Tensor
@@ -10,7 +8,7 @@ from . import functional as F
 from .module import Module
 
 
-class _InPlace(Module):
+class InPlace(Module):
     """Takes ``inplace`` as PyTorch does; the result is the same, so it is only remembered."""
 
     def __init__(self, inplace: bool = False) -> None:
@@ -22,42 +20,121 @@ class _InPlace(Module):
         return "inplace=True" if self.inplace else ""
 
 
-class ReLU(_InPlace):
-    """max(x, 0)."""
+class ReLU(InPlace):
+    """max(x, 0).
+
+    >>> nn.ReLU()(phalanx.tensor([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
         return F.relu(input)
 
 
-class SiLU(_InPlace):
-    """x * sigmoid(x)."""
+class SiLU(InPlace):
+    """x * sigmoid(x), also called swish. Elfwing et al., 2017.
+
+    >>> nn.SiLU()(phalanx.tensor([0.0])).tolist()
+    [0.0]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
         return F.silu(input)
 
 
+class Mish(InPlace):
+    """x * tanh(log(1 + exp(x))). Misra, 2019.
+
+    >>> nn.Mish()(phalanx.tensor([0.0])).tolist()
+    [0.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.mish(input)
+
+
+class SELU(InPlace):
+    """1.0507 * ELU with alpha 1.6733: keeps mean 0 and variance 1. Klambauer et al., 2017.
+
+    >>> nn.SELU()(phalanx.tensor([0.0])).tolist()
+    [0.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.selu(input)
+
+
 class Sigmoid(Module):
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)).
+
+    >>> nn.Sigmoid()(phalanx.tensor([0.0])).tolist()
+    [0.5]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
         return F.sigmoid(input)
 
 
+class LogSigmoid(Module):
+    """log(1 / (1 + exp(-x))) without overflow.
+
+    >>> nn.LogSigmoid()(phalanx.tensor([-1000.0])).tolist()
+    [-1000.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.logsigmoid(input)
+
+
 class Tanh(Module):
-    """tanh(x)."""
+    """tanh(x).
+
+    >>> nn.Tanh()(phalanx.tensor([0.0])).tolist()
+    [0.0]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Elementwise."""
         return F.tanh(input)
 
 
+class Tanhshrink(Module):
+    """x - tanh(x).
+
+    >>> nn.Tanhshrink()(phalanx.tensor([0.0])).tolist()
+    [0.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.tanhshrink(input)
+
+
+class Softsign(Module):
+    """x / (1 + |x|).
+
+    >>> nn.Softsign()(phalanx.tensor([1.0, -3.0])).tolist()
+    [0.5, -0.75]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.softsign(input)
+
+
 class GELU(Module):
     """x * Phi(x), Phi the normal distribution function; ``approximate="tanh"`` for the cheaper form.
 
     Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016.
+
+    >>> nn.GELU()(phalanx.tensor([0.0])).tolist()
+    [0.0]
     """
 
     def __init__(self, approximate: str = "none") -> None:
@@ -73,24 +150,12 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class LeakyReLU(Module):
-    """x where x > 0, else negative_slope * x."""
-
-    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
-        super().__init__()
-        self.negative_slope, self.inplace = negative_slope, inplace
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Elementwise."""
-        return F.leaky_relu(input, self.negative_slope)
-
-    def extra_repr(self) -> str:
-        """Slope."""
-        return f"negative_slope={self.negative_slope}" + (", inplace=True" if self.inplace else "")
-
-
 class ELU(Module):
-    """x where x > 0, else alpha * (exp(x) - 1). Clevert et al., 2015."""
+    """x where x > 0, else alpha * (exp(x) - 1). Clevert et al., 2015.
+
+    >>> nn.ELU()(phalanx.tensor([2.0])).tolist()
+    [2.0]
+    """
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
@@ -105,8 +170,24 @@ class ELU(Module):
         return f"alpha={self.alpha}" + (", inplace=True" if self.inplace else "")
 
 
+class CELU(ELU):
+    """x where x > 0, else alpha * (exp(x / alpha) - 1). Barron, 2017.
+
+    >>> nn.CELU(2.0)(phalanx.tensor([2.0])).tolist()
+    [2.0]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.celu(input, self.alpha)
+
+
 class Softplus(Module):
-    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
+    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold.
+
+    >>> nn.Softplus()(phalanx.tensor([30.0])).tolist()
+    [30.0]
+    """
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
@@ -121,11 +202,30 @@ class Softplus(Module):
         return f"beta={self.beta}, threshold={self.threshold}"
 
 
+class GLU(Module):
+    """a * sigmoid(b) where a and b are the halves of the input along ``dim``. Dauphin et al., 2016.
+
+    >>> nn.GLU()(phalanx.ones(3, 8)).shape
+    (3, 4)
+    """
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(*, 2 M, *) -> (*, M, *)."""
+        return F.glu(input, self.dim)
+
+    def extra_repr(self) -> str:
+        """Dimension."""
+        return f"dim={self.dim}"
+
+
 class Softmax(Module):
     """exp(x) / sum of exp(x) along ``dim``.
 
-    >>> import phalanx
-    >>> Softmax(dim=-1)(phalanx.zeros(1, 2)).tolist()
+    >>> nn.Softmax(dim=-1)(phalanx.zeros(1, 2)).tolist()
     [[0.5, 0.5]]
     """
 
@@ -142,55 +242,39 @@ class Softmax(Module):
         return f"dim={self.dim}"
 
 
+class Softmin(Softmax):
+    """Softmax of -x.
+
+    >>> nn.Softmin(dim=-1)(phalanx.zeros(1, 2)).tolist()
+    [[0.5, 0.5]]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return F.softmin(input, dim=self.dim)
+
+
 class LogSoftmax(Softmax):
-    """x - log of the sum of exp(x) along ``dim``."""
+    """x - log of the sum of exp(x) along ``dim``.
+
+    >>> nn.LogSoftmax(dim=-1)(phalanx.zeros(1, 1)).tolist()
+    [[0.0]]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape to the same shape."""
         return F.log_softmax(input, dim=self.dim)
 
 
-class Flatten(Module):
-    """Merges the dimensions start_dim to end_dim into one.
+class Softmax2d(Module):
+    """Softmax over the channels of images (N, C, H, W) or (C, H, W).
 
-    >>> import phalanx
-    >>> Flatten()(phalanx.ones(5, 2, 3)).shape
-    (5, 6)
+    >>> nn.Softmax2d()(phalanx.zeros(1, 2, 1, 1)).flatten().tolist()
+    [0.5, 0.5]
     """
 
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
-
     def forward(self, input: Tensor) -> Tensor:
-        """(N, *) -> (N, product)."""
-        return input.flatten(self.start_dim, self.end_dim)
-
-    def extra_repr(self) -> str:
-        """Dimensions."""
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
-
-
-class Unflatten(Module):
-    """Splits dimension ``dim`` into ``unflattened_size``; one of these may be -1.
-
-    >>> import phalanx
-    >>> Unflatten(1, (2, 3))(phalanx.ones(5, 6)).shape
-    (5, 2, 3)
-    """
-
-    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
-        super().__init__()
-        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(*, product, *) -> (*, *unflattened_size, *)."""
-        shape = tuple(input.shape)
-        if not -len(shape) <= self.dim < len(shape):
-            raise ShapeError(f"Unflatten: dimension {self.dim} of a tensor of shape {shape}")
-        dim = self.dim % len(shape)
-        return input.reshape(*shape[:dim], *self.unflattened_size, *shape[dim + 1 :])
-
-    def extra_repr(self) -> str:
-        """Sizes."""
-        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
+        """The same shape."""
+        if input.ndim not in (3, 4):
+            raise ShapeError(f"Softmax2d expects (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}")
+        return F.softmax(input, dim=-3)

@@ -104,3 +104,56 @@ def _elu_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients
 
 
 ELU = define("elu", _elu, _elu_vjp)
+
+
+def _hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Any]:
+    return np.clip(x, low, high), (x, low, high)
+
+
+def _hardtanh_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    """Unlike clamp's, it is 0 at the bounds, as in PyTorch."""
+    x, low, high = saved
+    return (gradient * ((x > low) & (x < high)),)
+
+
+HARDTANH = define("hardtanh", _hardtanh, _hardtanh_vjp)
+
+
+def _hardswish(x: Array) -> tuple[Array, Array]:
+    x = floating(x)
+    return x * np.clip(x + 3, 0, 6) / 6, x
+
+
+def _hardswish_vjp(x: Array, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    inner = np.where(x < 3, x / 3 + x.dtype.type(0.5), x.dtype.type(1))
+    return (gradient * np.where(x <= -3, x.dtype.type(0), inner),)
+
+
+HARDSWISH = define("hardswish", _hardswish, _hardswish_vjp)
+
+
+def _log_sigmoid(x: Array) -> tuple[Array, Array]:
+    """-log(1 + exp(-x)) without overflow."""
+    x = floating(x)
+    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x))), x
+
+
+def _log_sigmoid_vjp(x: Array, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    return (gradient * _sigmoid(-x),)
+
+
+LOG_SIGMOID = define("log_sigmoid", _log_sigmoid, _log_sigmoid_vjp)
+
+
+def _mish(x: Array) -> tuple[Array, Any]:
+    x = floating(x)
+    t = np.tanh(np.logaddexp(x, x.dtype.type(0)))
+    return x * t, (x, t)
+
+
+def _mish_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    x, t = saved
+    return (gradient * (t + x * _sigmoid(x) * (1 - t * t)),)
+
+
+MISH = define("mish", _mish, _mish_vjp)

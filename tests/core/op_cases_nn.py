@@ -22,7 +22,7 @@ CASES: list[Case] = [*op_cases_nn_window.CASES]
 
 def draw(*shape: int) -> np.ndarray:
     """Normal numbers."""
-    return _random.normal(size=shape)
+    return np.asarray(_random.normal(size=shape))
 
 
 def uniform(*shape: int, low: float = 0.1, high: float = 0.9) -> np.ndarray:
@@ -61,6 +61,26 @@ for shape in [(3, 4), (4,), (2, 3, 4), (0, 4), (3, 1, 4)]:
 case("linear", draw(3, 4), draw(5, 4), **LINEAR, torch=lambda *a: T.linear(*a), name="no bias")
 case("linear", draw(3, 4), draw(5, 4), None, **LINEAR, torch=lambda *a: T.linear(*a), name="bias None")
 case("linear", draw(3, 0), draw(5, 0), draw(5), **LINEAR, torch=lambda *a: T.linear(*a), name="no features")
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+for shape in [(3, 4), (2, 3, 2), (), (0, 3)]:
+    far = draw(*shape) * 4
+    for name, options, definition, peer in [
+        ("hardtanh", {"low": -1.5, "high": 0.5}, lambda x: np.clip(x, -1.5, 0.5), lambda x: T.hardtanh(x, -1.5, 0.5)),
+        ("hardswish", {}, lambda x: x * np.clip(x + 3, 0, 6) / 6, lambda x: T.hardswish(x)),
+        ("log_sigmoid", {}, lambda x: -softplus(-x), lambda x: T.logsigmoid(x)),
+        ("mish", {}, lambda x: x * np.tanh(softplus(x)), lambda x: T.mish(x)),
+    ]:
+        case(name, np.asarray(far), numpy=definition, torch=peer, **options)
+case(
+    "log_sigmoid",
+    np.array([-800.0, 800.0]),
+    numpy=lambda x: np.minimum(x, 0),
+    torch=lambda x: T.logsigmoid(x),
+    name="far out",
+)
+case("hardtanh", np.array([-1.0, 1.0]), numpy=lambda x: x, torch=lambda x: T.hardtanh(x), name="bounds", gradient=False)
 
 # ---- norms -----------------------------------------------------------------------------------------------------------
 
