@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("compression", "cuda", "data", "metrics", "nn", "onnx", "optim")
+_PARTS = ("callbacks", "compression", "cuda", "data", "metrics", "nn", "onnx", "optim")
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
         bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8
@@ -44,6 +44,7 @@ _NAMES_OF: dict[str, str] = {
     "ledger": "Ledger",
     "model_io.state": "load load_into read_metadata save",
     "progress_bar": "progress",
+    "trainer.trainer": "Trainer",
 }
 """Module (below phalanx) -> the public names that come from it. The imports for type checkers below are the same."""
 
@@ -68,6 +69,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from . import callbacks as callbacks
     from . import compression as compression
     from . import cuda as cuda
     from . import data as data
@@ -279,3 +281,4 @@ if TYPE_CHECKING:
     from .model_io.state import read_metadata as read_metadata
     from .model_io.state import save as save
     from .progress_bar import progress as progress
+    from .trainer.trainer import Trainer as Trainer

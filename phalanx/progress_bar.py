@@ -22,15 +22,30 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
     >>> list(progress([1, 2], "counting"))
     [1, 2]
     """
-    group = current()
-    # mpirun gives its ranks a terminal of their own, whatever its output goes to
-    terminal = sys.stdout.isatty() and group.backend != "mpi"
-    shown = group.rank == 0 and (terminal or os.environ.get(PROGRESS) == "1")
-    if not shown:
+    if not is_shown():
         yield from items
         return
     if total is None and isinstance(items, Sized):
         total = len(items)
+    with new_bar() as bar:
+        task = bar.add_task(description, total=total, rate="")
+        for item in items:
+            yield item
+            bar.advance(task)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+
+def is_shown() -> bool:
+    """Whether this process has a terminal to show a bar on, and is the one that does."""
+    group = current()
+    # mpirun gives its ranks a terminal of their own, whatever its output goes to
+    terminal = sys.stdout.isatty() and group.backend != "mpi"
+    return group.rank == 0 and (terminal or os.environ.get(PROGRESS) == "1")
+
+
+def new_bar() -> Progress:
+    """A bar that leaves no trace; its tasks have the field ``rate``."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,10 +53,4 @@ def progress(items: Iterable[T], description: str = "", total: int | None = None
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(force_terminal=True), transient=True) as bar:
-        task = bar.add_task(description, total=total, rate="")
-        for item in items:
-            yield item
-            bar.advance(task)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
+    return Progress(*columns, console=Console(force_terminal=True), transient=True)

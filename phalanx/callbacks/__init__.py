@@ -1,0 +1,34 @@
+"""Callbacks of :class:`phalanx.Trainer`: save, stop early, log, show, average.
+
+>>> phalanx.callbacks.EarlyStopping("val_loss", patience=3).wait
+0
+"""
+
+from .base import Callback
+from .checkpoint import BackupAndRestore, Checkpoint
+from .csv_logger import CSVLogger
+from .early_stopping import EarlyStopping
+from .history import History
+from .learning_rate import LearningRateMonitor, LRScheduler
+from .ledger_writer import LedgerWriter
+from .progress import ProgressBar
+from .stops import LambdaCallback, TerminateOnNaN
+from .tensorboard import TensorBoard
+from .timeline import Timeline
+
+__all__ = [
+    "BackupAndRestore",
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "History",
+    "LRScheduler",
+    "LambdaCallback",
+    "LearningRateMonitor",
+    "LedgerWriter",
+    "ProgressBar",
+    "TensorBoard",
+    "TerminateOnNaN",
+    "Timeline",
+]

@@ -1,0 +1,114 @@
+"""The learning rate: written down, and moved by a schedule."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import RangeError
+from .base import Callback, Logs
+
+
+class LearningRateMonitor(Callback):
+    """Add the learning rate to the logs of each step and epoch: ``lr``, or ``lr_0``, ``lr_1``, ... of several groups.
+
+    It is the rate of the last update, before a schedule moves it.
+
+    >>> model = nn.Linear(2, 1)
+    >>> trainer = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
+    >>> x = np.ones((4, 2), np.float32)
+    >>> history = trainer.fit((x, x[:, :1]), verbose=0, callbacks=[phalanx.callbacks.LearningRateMonitor()])
+    >>> history.history["lr"]
+    [0.1]
+    """
+
+    place = -10
+
+    def on_step_end(self, step: int, logs: Logs) -> None:
+        logs.update(self._rates())
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        logs.update(self._rates())
+
+    def _rates(self) -> dict[str, float]:
+        groups = self.trainer.optimizer.param_groups
+        if len(groups) == 1:
+            return {"lr": float(groups[0]["lr"])}
+        return {f"lr_{number}": float(group["lr"]) for number, group in enumerate(groups)}
+
+
+class LRScheduler(Callback):
+    """Step a schedule of ``optim.lr_scheduler`` after every epoch or step, or set the rate by a function of the epoch.
+
+    Args:
+        scheduler: a scheduler, or ``function(epoch, lr) -> lr``, called before each epoch (as Keras's LearningRateScheduler).
+        every: ``"epoch"`` or ``"step"``, as the scheduler counts.
+        monitor: the name in the epoch's logs that a ReduceLROnPlateau looks at.
+
+    The scheduler's state is part of checkpoints. What it sees is exact and equal on all ranks, and so is the rate.
+
+    >>> schedule = phalanx.callbacks.LRScheduler(lambda epoch, lr: lr * 0.5)
+    >>> model = nn.Linear(2, 1)
+    >>> trainer = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
+    >>> x = np.ones((4, 2), np.float32)
+    >>> history = trainer.fit((x, x[:, :1]), epochs=2, verbose=0, callbacks=[schedule])
+    >>> trainer.optimizer.param_groups[0]["lr"]
+    0.025
+    """
+
+    place = -5
+
+    def __init__(
+        self, scheduler: Any | Callable[[int, float], float], every: str = "epoch", *, monitor: str = "val_loss"
+    ) -> None:
+        if every not in ("epoch", "step"):
+            raise RangeError(f'LRScheduler expects every to be "epoch" or "step", got {every!r}')
+        self.by_function = not hasattr(scheduler, "step")
+        if self.by_function and not callable(scheduler):
+            raise TypeError(
+                f"LRScheduler expects a scheduler with step(), or a function of epoch and rate, got {scheduler!r}"
+            )
+        self.scheduler, self.every, self.monitor = scheduler, every, monitor
+        self._wants_metric = not self.by_function and _needs_argument(scheduler.step)
+        if self._wants_metric and every == "step":
+            raise RangeError(
+                f'LRScheduler: {type(scheduler).__name__} looks at a metric of an epoch; use every="epoch"'
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        if not self.by_function or self.trainer.steps_in_epoch:  # set before the epoch was interrupted
+            return
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] = float(self.scheduler(epoch, float(group["lr"])))
+
+    def on_step_end(self, step: int, logs: Logs) -> None:
+        if self.every == "step" and not self.by_function:
+            self.scheduler.step()
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if self.every == "step" or self.by_function:
+            return
+        if not self._wants_metric:
+            self.scheduler.step()
+            return
+        if self.monitor not in logs:
+            raise RangeError(
+                f"LRScheduler watches {self.monitor!r}, but the epoch's logs have: {', '.join(logs)}. Give fit() validation "
+                "data, or watch another by monitor=..."
+            )
+        self.scheduler.step(logs[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.by_function else {"scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def _needs_argument(function: Callable[..., Any]) -> bool:
+    return any(
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in inspect.signature(function).parameters.values()
+    )
