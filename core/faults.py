@@ -23,6 +23,7 @@ import threading
 from dataclasses import dataclass
 
 from .errors import RangeError
+from .rank_local import of_rank
 
 VARIABLE = "PHALANX_FAULT"
 _FORM = re.compile(r"(?P<point>[a-z-]+)(?P<conditions>(@(rank|step|restart)\d+)*):(?P<action>kill|stop|raise|full)")
@@ -43,7 +44,7 @@ class _Position(threading.local):
     restart = 0
 
 
-_position = _Position()
+_position = of_rank(_Position())
 
 
 def parse(text: str) -> tuple[Fault, ...]:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .rank_local import of_rank
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -14,7 +16,7 @@ class _Mode(threading.local):
     enabled = True
 
 
-mode = _Mode()
+mode = of_rank(_Mode())
 
 
 class set_grad_enabled:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import RangeError
 from .kernels.table import kernel
+from .rank_local import of_rank
 
 PURPOSES = {"dropout": 1, "init": 2, "user": 3, "order": 4, "transform": 5, "compression": 6}
 _LONE = 128
@@ -50,7 +51,7 @@ class _State(threading.local):
         self.parameters = 0
 
 
-_state = _State()
+_state = of_rank(_State())
 
 
 def manual_seed(seed: int) -> None:

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 
 from ..errors import RangeError
+from ..rank_local import of_rank
 from .shards import owned_range
 
 
@@ -45,7 +46,7 @@ class Placement:
         return range(*owned_range(self.rank, self.size, self.shard_count))
 
 
-_local = threading.local()
+_local = of_rank(threading.local())
 
 
 def placement() -> Placement:

@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from .. import rng
+from ..rank_local import of_rank
 
 if TYPE_CHECKING:
     from .step import Step
@@ -39,7 +40,7 @@ class _Local(threading.local):
         self.open_steps: list[Step] = []
 
 
-_local = _Local()
+_local = of_rank(_Local())
 
 
 def observers() -> list[Observer]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from ..op import Array
+from ..rank_local import of_rank
 
 
 class Statistical(Protocol):
@@ -36,7 +37,7 @@ class _Sink(threading.local):
     silent: bool = False
 
 
-_sink = _Sink()
+_sink = of_rank(_Sink())
 
 
 def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
@@ -54,6 +55,11 @@ def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
 def collecting() -> bool:
     """Whether this thread's forwards are part of a larger batch, whose statistics are merged elsewhere."""
     return _sink.silent or _sink.entries is not None
+
+
+def silenced() -> bool:
+    """Whether this thread's forwards leave nothing now: recomputation, and forwards outside of a shard."""
+    return _sink.silent
 
 
 @contextmanager
