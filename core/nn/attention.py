@@ -1,27 +1,23 @@
-"""Multi-head attention and the transformer encoder, with PyTorch's names, shapes and options.
+"""Multi-head attention, with PyTorch's names, shapes and options.
 
 Dimensions: N batch, L target length, S source length, E model width, H heads, D = E / H width of a head.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..backend import array_module
 from ..errors import RangeError, ShapeError
+from ..functions import cat
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .container import ModuleList
-from .dropout import Dropout
 from .linear import Linear
 from .module import Module
-from .norm import LayerNorm
 from .parameter import Parameter
 
 
@@ -29,7 +25,8 @@ class MultiheadAttention(Module):
     """softmax(Q K^T / sqrt(D) + mask) V for each head, heads joined and projected.
 
     Shapes: query (L, N, E), key (S, N, kdim), value (S, N, vdim), with ``batch_first`` (N, L, E) and so on, or without N.
-    ``attn_mask`` (L, S) or (N * H, L, S) and ``key_padding_mask`` (N, S): True, or -inf, means "do not attend".
+    ``attn_mask`` (L, S) or (N * H, L, S) and ``key_padding_mask`` (N, S): True, or -inf, means "do not attend". ``add_bias_kv`` appends a
+    learned key and value to every sequence, ``add_zero_attn`` zeros. ``dropout`` falls on the weights.
     Returns (output like query, weights (N, L, S) averaged over heads, or None with ``need_weights=False``).
     Vaswani et al., "Attention is all you need", 2017.
 
@@ -45,6 +42,8 @@ class MultiheadAttention(Module):
     k_proj_weight: Parameter | None
     v_proj_weight: Parameter | None
     in_proj_bias: Parameter | None
+    bias_k: Parameter | None
+    bias_v: Parameter | None
 
     def __init__(
         self,
@@ -61,12 +60,10 @@ class MultiheadAttention(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if add_bias_kv or add_zero_attn:
-            raise RangeError("MultiheadAttention: add_bias_kv and add_zero_attn are not known")
         if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
             raise RangeError(f"MultiheadAttention: embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
         self.embed_dim, self.num_heads, self.dropout, self.batch_first = embed_dim, num_heads, dropout, batch_first
-        self.head_dim = embed_dim // num_heads
+        self.head_dim, self.add_zero_attn = embed_dim // num_heads, add_zero_attn
         self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
         together = self.kdim == embed_dim and self.vdim == embed_dim
 
@@ -82,6 +79,8 @@ class MultiheadAttention(Module):
             self.register_parameter("in_proj_weight", None)
         self.register_parameter("in_proj_bias", weight(bias, 3 * embed_dim))
         self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
+        self.register_parameter("bias_k", weight(add_bias_kv, 1, 1, embed_dim))
+        self.register_parameter("bias_v", weight(add_bias_kv, 1, 1, embed_dim))
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -91,6 +90,9 @@ class MultiheadAttention(Module):
         if self.in_proj_bias is not None and self.out_proj.bias is not None:
             init.zeros_(self.in_proj_bias)
             init.zeros_(self.out_proj.bias)
+        for bias in (self.bias_k, self.bias_v):
+            if bias is not None:
+                init.xavier_normal_(bias)
 
     def forward(
         self,
@@ -103,7 +105,7 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Query, key, value -> (attended values, weights)."""
+        """Query, key, value -> (attended values, weights). ``is_causal`` without a mask: place i sees places up to i."""
         batched = query.ndim == 3
         if query.ndim not in (2, 3) or key.ndim != query.ndim or value.ndim != query.ndim:
             raise ShapeError(
@@ -116,16 +118,18 @@ class MultiheadAttention(Module):
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self._heads(query, query if itself else key, query if itself else value, itself)
-        mask = self._mask(q, k, key_padding_mask, attn_mask, is_causal)
         drop = self.dropout if self.training else 0.0
-        weights = None
+        extra = self.bias_k is not None or self.add_zero_attn
+        plain = is_causal and attn_mask is None and key_padding_mask is None and not (need_weights or extra)
+        weights, mask = None, None if plain else self._mask(q, k, key_padding_mask, attn_mask, is_causal)
+        k, v, mask = self._with_extra(k, v, mask)
         if need_weights:
             weights = F.softmax(_masked(q @ k.transpose(-2, -1) * (1.0 / math.sqrt(self.head_dim)), mask), dim=-1)
             weights = F.dropout(weights, drop) if drop else weights
             heads = weights @ v
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
-            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=_allowed(mask), dropout_p=drop)
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=_allowed(mask), dropout_p=drop, is_causal=plain)
         rows, length = heads.shape[0], heads.shape[2]
         output = self.out_proj(heads.transpose(1, 2).reshape(rows, length, self.embed_dim))
         if not batched:
@@ -145,6 +149,22 @@ class MultiheadAttention(Module):
             biases = [None if bias is None else bias[i * width : (i + 1) * width] for i in range(3)]
             projected = [F.linear(*one) for one in zip((query, key, value), weights, biases, strict=True)]
         return [x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2) for x in projected]
+
+    def _with_extra(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values with the learned ones and the zeros behind, which every mask lets pass."""
+        rows, extra = k.shape[0], 0
+        if self.bias_k is not None and self.bias_v is not None:
+            learned = [b.reshape(1, self.num_heads, 1, self.head_dim) for b in (self.bias_k, self.bias_v)]
+            k, v = (cat([x, b.expand(rows, -1, -1, -1)], dim=2) for x, b in zip((k, v), learned, strict=True))
+            extra += 1
+        if self.add_zero_attn:
+            zeros = Tensor(array_module(k.array).zeros((rows, self.num_heads, 1, self.head_dim), k.dtype))
+            k, v = cat([k, zeros], dim=2), cat([v, zeros], dim=2)
+            extra += 1
+        if mask is not None and extra:
+            free = array_module(mask.array).zeros((*mask.shape[:-1], extra), mask.dtype)
+            mask = cat([mask, Tensor(free)], dim=-1)
+        return k, v, mask
 
     def _mask(
         self, q: Tensor, k: Tensor, padding: Tensor | None, attention: Tensor | None, is_causal: bool
@@ -197,108 +217,3 @@ def _allowed(mask: Tensor | None) -> Tensor | None:
     if mask is None or mask.dtype.kind != "b":
         return mask
     return ~mask
-
-
-class TransformerEncoderLayer(Module):
-    """Self-attention and a feed-forward network, each with dropout, a residual connection and a layer norm.
-
-    ``norm_first`` puts the norm before each part (Xiong et al., 2020) instead of behind. Shapes: (L, N, E) to the same, with
-    ``batch_first`` (N, L, E). Vaswani et al., 2017.
-
-    >>> import phalanx
-    >>> TransformerEncoderLayer(8, 2, 16, batch_first=True)(phalanx.ones(2, 5, 8)).shape
-    (2, 5, 8)
-    """
-
-    def __init__(  # PyTorch's signature
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout, bias, batch_first=batch_first, device=device, dtype=dtype
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
-        self.activation: Callable[[Tensor], Tensor]
-        if isinstance(activation, str):
-            known: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
-            if activation not in known:
-                raise RangeError(
-                    f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, got {activation!r}"
-                )
-            self.activation = known[activation]
-        else:
-            self.activation = activation
-
-    def forward(
-        self,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """(L, N, E) -> (L, N, E)."""
-        masks = (src_mask, src_key_padding_mask, is_causal)
-        if self.norm_first:
-            x = src + self._attend(self.norm1(src), *masks)
-            return x + self._feed(self.norm2(x))
-        x = self.norm1(src + self._attend(src, *masks))
-        return self.norm2(x + self._feed(x))
-
-    def _attend(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool) -> Tensor:
-        attended, _ = self.self_attn(
-            x, x, x, key_padding_mask=padding, need_weights=False, attn_mask=mask, is_causal=is_causal
-        )
-        return self.dropout1(attended)
-
-    def _feed(self, x: Tensor) -> Tensor:
-        return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-
-
-class TransformerEncoder(Module):
-    """``num_layers`` copies of a layer one after another, then ``norm`` if there is one.
-
-    As in PyTorch the copies start with equal values.
-    """
-
-    def __init__(
-        self,
-        encoder_layer: TransformerEncoderLayer,
-        num_layers: int,
-        norm: Module | None = None,
-        enable_nested_tensor: bool = True,
-        mask_check: bool = True,
-    ) -> None:
-        super().__init__()
-        self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
-        self.num_layers = num_layers
-        self.add_module("norm", norm)
-
-    def forward(
-        self,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool | None = None,
-    ) -> Tensor:
-        """(L, N, E) -> (L, N, E)."""
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, bool(is_causal))
-        norm = self.__dict__["norm"]
-        return src if norm is None else norm(src)
