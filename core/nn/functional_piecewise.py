@@ -8,7 +8,7 @@ from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..ops.activation import HARDSWISH, HARDTANH, LEAKY_RELU
-from ..ops.arithmetic import CLAMP, WHERE
+from ..ops.arithmetic import CLAMP, GE, GT, LE, LOGICAL_AND, WHERE
 from ..rng import next_key, uniform
 from ..tensor import Tensor
 
@@ -76,7 +76,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         weight = weight.reshape(-1, *(1,) * (input.ndim - 2))
     elif weight.ndim > input.ndim:
         weight = weight.reshape(())
-    return apply(WHERE, input.array > 0, input, input * weight)
+    return apply(WHERE, apply(GT, input, 0), input, input * weight)
 
 
 def rrelu(
@@ -105,7 +105,7 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     >>> F.threshold(phalanx.tensor([0.5, 2.0]), 1.0, -1.0).tolist()
     [-1.0, 2.0]
     """
-    return apply(WHERE, input.array <= threshold, input.dtype.type(value), input)
+    return apply(WHERE, apply(LE, input, threshold), input.dtype.type(value), input)
 
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
@@ -114,7 +114,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     >>> F.hardshrink(phalanx.tensor([-1.0, 0.25])).tolist()
     [-1.0, 0.0]
     """
-    near = (input.array >= -lambd) & (input.array <= lambd)
+    near = apply(LOGICAL_AND, apply(GE, input, -lambd), apply(LE, input, lambd))
     return apply(WHERE, near, input.dtype.type(0), input)
 
 

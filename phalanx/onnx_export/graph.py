@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,15 @@ class Graph:
     def cast(self, call: Call, name: str, dtype: Any) -> str:
         """``name`` as another element type."""
         return self.node(call, "Cast", name, to=element_type(dtype))
+
+    def derived(self, call: Call, operand: Operand, word: str, function: Callable[[np.ndarray], np.ndarray]) -> str:
+        """A parameter in another form, under its own name with ``word`` behind it."""
+        place = operand.place
+        if place is None or place not in self.constants:
+            raise ExportError(f"{described(call)}: its weights must be parameters, not what ops made of the input")
+        name = self.fresh(f"{place[1] if place[0] == 'state' else 'folded'}:{word}")
+        self.tensors[name] = function(operand.value)
+        return name
 
     def _name_of(self, call: Call, operand: Operand) -> str:
         place = operand.place

@@ -39,7 +39,7 @@ class Node(NamedTuple):
 def package() -> Any:
     """The onnx package. Raises ExportError that says how to install it."""
     try:
-        import onnx
+        import onnx  # noqa: PLC0415 - optional library, owned by this file
     except ImportError as error:
         raise ExportError('export needs the onnx package: pip install "phalanx[onnx]"') from error
     return onnx

@@ -3,6 +3,7 @@
 from . import arithmetic as arithmetic
 from . import layers as layers
 from . import picking as picking
+from . import recurrent as recurrent
 from . import reduce as reduce
 from . import shape as shape
 from . import window as window

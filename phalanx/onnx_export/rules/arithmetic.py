@@ -59,7 +59,7 @@ ONE = {
     "neg": "Neg", "abs": "Abs", "exp": "Exp", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "log": "Log", "sin": "Sin",
     "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh", "asin": "Asin", "acos": "Acos", "atan": "Atan",
     "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh", "erf": "Erf", "sign": "Sign", "floor": "Floor", "ceil": "Ceil",
-    "round": "Round", "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "mish": "Mish", "softsign": "Softsign",
+    "round": "Round", "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh",
 }  # fmt: skip
 TWO = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "pow": "Pow", "maximum": "Max", "minimum": "Min"}
 QUESTIONS = {
@@ -134,20 +134,15 @@ formula("log1p")(lambda f, x, call: f.log(f.add(x, 1)))
 formula("log2")(lambda f, x, call: f.div(f.log(x), math.log(2)))
 formula("log10")(lambda f, x, call: f.div(f.log(x), math.log(10)))
 formula("rsqrt")(lambda f, x, call: f.reciprocal(f.sqrt(x)))
-formula("square")(lambda f, x, call: f.mul(x, x))
 formula("erfc")(lambda f, x, call: f.sub(1, f.erf(x)))
 formula("trunc")(lambda f, x, call: f.mul(f.sign(x), f.floor(f.abs(x))))
 formula("frac")(lambda f, x, call: f.sub(x, f.mul(f.sign(x), f.floor(f.abs(x)))))
 formula("silu")(lambda f, x, call: f.mul(x, f.sigmoid(x)))
-formula("log_sigmoid", "logsigmoid")(lambda f, x, call: f.neg(f.softplus(f.neg(x))))
-formula("tanhshrink")(lambda f, x, call: f.sub(x, f.tanh(x)))
-formula("relu6")(lambda f, x, call: f.clip(x, 0, 6))
-formula("hardsigmoid")(lambda f, x, call: f.hard_sigmoid(x, alpha=1 / 6, beta=0.5))
+formula("log_sigmoid")(lambda f, x, call: f.neg(f.softplus(f.neg(x))))
 formula("hardswish")(lambda f, x, call: f.mul(x, f.hard_sigmoid(x, alpha=1 / 6, beta=0.5)))
+formula("mish")(lambda f, x, call: f.mul(x, f.tanh(f.softplus(x))))
 formula("leaky_relu")(lambda f, x, call: f.leaky_relu(x, alpha=number(call, "negative_slope", 0.01)))
 formula("elu")(lambda f, x, call: f.elu(x, alpha=number(call, "alpha", 1.0)))
-formula("celu")(lambda f, x, call: f.celu(x, alpha=number(call, "alpha", 1.0)))
-formula("selu")(lambda f, x, call: f.selu(x, alpha=1.6732632423543772, gamma=1.0507009873554805))
 
 
 @formula("gelu")
@@ -166,33 +161,10 @@ def _softplus(f: Formula, x: str, call: Call) -> str:
     return f.where(f.greater(scaled, threshold), x, soft)
 
 
-@formula("clamp")
+@formula("clamp", "hardtanh")
 def _clamp(f: Formula, x: str, call: Call) -> str:
     low, high = option(call, "low", 1), option(call, "high", 2)
-    return f.clip(
-        x, *([low, high] if high is not None and low is not None else [low] if low is not None else ["", high])
-    )
-
-
-@formula("threshold")
-def _threshold(f: Formula, x: str, call: Call) -> str:
-    return f.where(f.greater(x, number(call, "threshold", 0.0)), x, float(option(call, "value", 2, 0.0)))
-
-
-@formula("softshrink")
-def _softshrink(f: Formula, x: str, call: Call) -> str:
-    edge = number(call, "lambd", 0.5)
-    return f.shrink(x, lambd=edge, bias=edge)
-
-
-@formula("hardshrink")
-def _hardshrink(f: Formula, x: str, call: Call) -> str:
-    return f.shrink(x, lambd=number(call, "lambd", 0.5), bias=0.0)
-
-
-@formula("hardtanh")
-def _hardtanh(f: Formula, x: str, call: Call) -> str:
-    return f.clip(x, float(option(call, "min_val", 1, -1.0)), float(option(call, "max_val", 2, 1.0)))
+    return f.clip(x, "" if low is None else low, *([] if high is None else [high]))
 
 
 @rule("isfinite")

@@ -103,7 +103,7 @@ def _index(graph: Graph, call: Call) -> str:
         )
     if slices:
         name = _slice(graph, call, name, slices)
-    for at, part in reversed(sorted(arrays + numbers, key=lambda pair: pair[0])):
+    for at, part in sorted(arrays + numbers, key=lambda pair: -pair[0]):
         index = graph.array(call, part, np.int64) if part.is_array else graph.constant(_one(call, part), np.int64)
         name = graph.node(call, "Gather", name, index, axis=at)
     return graph.node(call, "Unsqueeze", name, graph.integers(*new)) if new else name
