@@ -1,4 +1,4 @@
-"""Sequential, ModuleList, ModuleDict, ParameterList, ParameterDict."""
+"""Sequential, ModuleList and ModuleDict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from ..errors import RangeError
 from .module import Module
-from .parameter import Parameter
 
 
 class _Listed(Module):
@@ -34,6 +33,9 @@ class _Listed(Module):
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self.__dict__[name] for name in self._module_names])
+
+    def __contains__(self, module: object) -> bool:
+        return any(own is module for own in self)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -62,6 +64,8 @@ class _Listed(Module):
 
     def insert(self, index: int, module: Module) -> Any:
         """Add before ``index``; returns self."""
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}.insert expects a Module, got {type(module).__name__}")
         modules = list(self)
         modules.insert(index, module)
         self._rebuild(modules)
@@ -82,6 +86,8 @@ class _Listed(Module):
 
 class Sequential(_Listed):
     """Modules applied one after another; names are 0, 1, ... or the keys of an OrderedDict.
+
+    Indexing, slicing, ``append``, ``insert``, ``extend``, ``pop``, ``+`` and ``*`` are those of a list.
 
     >>> model = Sequential(Sequential(), Sequential())
     >>> len(model), len(model[:1])
@@ -107,11 +113,33 @@ class Sequential(_Listed):
         return input
 
     def __add__(self, other: Sequential) -> Sequential:
-        return Sequential(*self, *other)
+        return Sequential(*self, *other) if isinstance(other, Sequential) else NotImplemented
+
+    def __iadd__(self, other: Iterable[Module]) -> Sequential:
+        return self.extend(other)
+
+    def __mul__(self, other: int) -> Sequential:
+        return Sequential(*list(self) * _times(other))
+
+    __rmul__ = __mul__
+
+    def __imul__(self, other: int) -> Sequential:
+        return self.extend(list(self) * (_times(other) - 1))
+
+
+def _times(count: Any) -> int:
+    if not hasattr(count, "__index__") or isinstance(count, bool) or count < 1:
+        raise RangeError(f"a Sequential is repeated a whole number of times, at least 1, not {count!r}")
+    return int(count)
 
 
 class ModuleList(_Listed):
-    """A list of modules that owns them; it has no forward."""
+    """A list of modules that owns them; it has no forward.
+
+    >>> layers = nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])
+    >>> len(layers), len(list(layers.parameters()))
+    (3, 6)
+    """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
@@ -123,9 +151,27 @@ class ModuleList(_Listed):
     def __iadd__(self, other: Iterable[Module]) -> ModuleList:
         return self.extend(other)
 
+    def __repr__(self) -> str:
+        """Equal neighbours are told once."""
+        groups: list[tuple[int, int, str]] = []
+        for number, module in enumerate(self):
+            text = repr(module)
+            if groups and groups[-1][2] == text:
+                groups[-1] = (groups[-1][0], number, text)
+            else:
+                groups.append((number, number, text))
+        lines = [f"({lo}): {text}" if lo == hi else f"({lo}-{hi}): {hi - lo + 1} x {text}" for lo, hi, text in groups]
+        body = "\n".join(lines).replace("\n", "\n  ")
+        return f"{type(self).__name__}(\n  {body}\n)" if lines else f"{type(self).__name__}()"
+
 
 class ModuleDict(Module):
-    """A dict of modules that owns them, in order of insertion; it has no forward."""
+    """A dict of modules that owns them, in order of insertion; it has no forward.
+
+    >>> heads = nn.ModuleDict({"animal": nn.Linear(4, 3), "colour": nn.Linear(4, 5)})
+    >>> heads["colour"](phalanx.ones(2, 4)).shape
+    (2, 5)
+    """
 
     def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] | None = None) -> None:
         super().__init__()
@@ -164,9 +210,9 @@ class ModuleDict(Module):
         """Names and modules."""
         return [(name, self.__dict__[name]) for name in self._module_names]
 
-    def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
+    def update(self, modules: Mapping[str, Module] | ModuleDict | Iterable[tuple[str, Module]]) -> None:
         """Add or replace modules."""
-        for name, module in modules.items() if isinstance(modules, Mapping) else modules:
+        for name, module in modules.items() if isinstance(modules, (Mapping, ModuleDict)) else modules:
             self[name] = module
 
     def pop(self, key: str) -> Module:
@@ -175,94 +221,7 @@ class ModuleDict(Module):
         del self[key]
         return module
 
-
-class ParameterList(Module):
-    """A list of parameters that owns them; plain tensors become parameters."""
-
-    def __init__(self, values: Iterable[Any] | None = None) -> None:
-        super().__init__()
-        self.extend(values or ())
-
-    def __len__(self) -> int:
-        return len(self._parameter_names)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self.__dict__[name] for name in self._parameter_names])
-
-    def __getitem__(self, index: int | slice) -> Any:
-        values = list(self)
-        return ParameterList(values[index]) if isinstance(index, slice) else values[index]
-
-    def __setitem__(self, index: int, value: Any) -> None:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of ParameterList with {len(self)} parameters")
-        setattr(self, str(index % len(self)), _parameter(value))
-
-    def append(self, value: Any) -> ParameterList:
-        """Add at the end; returns self."""
-        self.register_parameter(str(len(self)), _parameter(value))
-        return self
-
-    def extend(self, values: Iterable[Any]) -> ParameterList:
-        """Add all at the end; returns self."""
-        for value in list(values):
-            self.append(value)
-        return self
-
-    def extra_repr(self) -> str:
-        """Shapes."""
-        return ", ".join(f"({name}): {tuple(self.__dict__[name].shape)}" for name in self._parameter_names)
-
-
-class ParameterDict(Module):
-    """A dict of parameters that owns them, in order of insertion; plain tensors become parameters."""
-
-    def __init__(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None) -> None:
-        super().__init__()
-        self.update(values or {})
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._parameter_names:
-            raise KeyError(
-                f"no parameter {key!r} in ParameterDict; it has {', '.join(self._parameter_names) or 'none'}"
-            )
-        return self.__dict__[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.register_parameter(key, _parameter(value))
-
-    def __delitem__(self, key: str) -> None:
-        self[key]
-        delattr(self, key)
-
-    def __len__(self) -> int:
-        return len(self._parameter_names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parameter_names)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._parameter_names
-
-    def keys(self) -> Iterable[str]:
-        """Names."""
-        return self._parameter_names.keys()
-
-    def values(self) -> Iterable[Any]:
-        """Parameters."""
-        return [self.__dict__[name] for name in self._parameter_names]
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Names and parameters."""
-        return [(name, self.__dict__[name]) for name in self._parameter_names]
-
-    def update(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
-        """Add or replace parameters."""
-        for name, value in values.items() if isinstance(values, Mapping) else values:
-            self[name] = value
-
-
-def _parameter(value: Any) -> Parameter:
-    if value is None:
-        raise RangeError("a list or dict of parameters holds no None")
-    return value if isinstance(value, Parameter) else Parameter(value)
+    def clear(self) -> None:
+        """Remove all."""
+        for name in list(self._module_names):
+            delattr(self, name)
