@@ -38,6 +38,7 @@ from .creation import zeros as zeros
 from .creation import zeros_like as zeros_like
 from .einsum import einsum as einsum
 from .errors import DTypeError, RangeError, ShapeError
+from .functions_shape import atleast_3d
 from .graph import Variable, apply
 from .mode import enable_grad as enable_grad
 from .mode import inference_mode as inference_mode
@@ -71,34 +72,37 @@ abs = absolute = _method("abs")
 exp, expm1 = _method("exp"), _method("expm1")
 log, log2, log10, log1p = _method("log"), _method("log2"), _method("log10"), _method("log1p")
 sqrt, rsqrt, square, reciprocal = _method("sqrt"), _method("rsqrt"), _method("square"), _method("reciprocal")
-sin, cos, tan, atan = _method("sin"), _method("cos"), _method("tan"), _method("atan")
+sin, cos, tan = _method("sin"), _method("cos"), _method("tan")
+atan = arctan = _method("atan")
 erf, tanh, sigmoid, relu = _method("erf"), _method("tanh"), _method("sigmoid"), _method("relu")
 gelu = _method("gelu")
-sign, floor, ceil, round, trunc = (_method(n) for n in ("sign", "floor", "ceil", "round", "trunc"))
+sign = sgn = _method("sign")
+floor, ceil = _method("floor"), _method("ceil")
+trunc = fix = _method("trunc")
 neg = negative = _method("neg")
 isnan, isinf, isfinite = _method("isnan"), _method("isinf"), _method("isfinite")
 logical_not, logical_and = _method("logical_not"), _method("logical_and")
 logical_or, logical_xor = _method("logical_or"), _method("logical_xor")
 maximum, minimum = _method("maximum"), _method("minimum")
 clamp = clip = _method("clamp")
+clamp_min, clamp_max = _method("clamp_min"), _method("clamp_max")
 lerp, masked_fill = _method("lerp"), _method("masked_fill")
 
 sum, mean, prod, var, std = (_method(n) for n in ("sum", "mean", "prod", "var", "std"))
 max, min, amax, amin = (_method(n) for n in ("max", "min", "amax", "amin"))
 argmax, argmin, any, all = (_method(n) for n in ("argmax", "argmin", "any", "all"))
-cumsum, norm, logsumexp = _method("cumsum"), _method("norm"), _method("logsumexp")
+cumsum, logsumexp = _method("cumsum"), _method("logsumexp")
 softmax, log_softmax = _method("softmax"), _method("log_softmax")
 sort, argsort, topk = _method("sort"), _method("argsort"), _method("topk")
 
 matmul, mm, bmm, mv, dot = (_method(n) for n in ("matmul", "mm", "bmm", "mv", "dot"))
-outer = _method("outer")
 
 reshape, flatten, unflatten, ravel = (_method(n) for n in ("reshape", "flatten", "unflatten", "ravel"))
 transpose = swapaxes = swapdims = _method("transpose")
-permute, movedim, t = _method("permute"), _method("movedim"), _method("t")
+permute, t, adjoint = _method("permute"), _method("t"), _method("adjoint")
+movedim = moveaxis = _method("movedim")
 squeeze, unsqueeze, broadcast_to = _method("squeeze"), _method("unsqueeze"), _method("broadcast_to")
 repeat_interleave, roll = _method("repeat_interleave"), _method("roll")
-tile = _method("repeat")
 narrow, select, unbind, split, chunk = (_method(n) for n in ("narrow", "select", "unbind", "split", "chunk"))
 gather, index_select, masked_select = _method("gather"), _method("index_select"), _method("masked_select")
 nonzero, tril, triu, diag = _method("nonzero"), _method("tril"), _method("triu"), _method("diag")
@@ -172,13 +176,14 @@ def ge(input: Tensor, other: Any) -> Tensor:
 
 
 subtract, multiply, divide, true_divide = sub, mul, div, div
+not_equal, less, less_equal, greater, greater_equal = ne, lt, le, gt, ge
 _NOT_TENSORS = "cat and stack expect a non-empty list or tuple of Tensors, got {}"
 
 
 def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     """``input`` where ``condition``, else ``other``; with the condition alone the positions where it is True.
 
-    >>> where(tensor([True, False]), tensor([1.0, 2.0]), 0.0).tolist()
+    >>> phalanx.where(phalanx.tensor([True, False]), phalanx.tensor([1.0, 2.0]), 0.0).tolist()
     [1.0, 0.0]
     """
     condition = as_tensor(condition)
@@ -211,7 +216,7 @@ def _alike(tensors: Sequence[Any]) -> list[Tensor]:
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Tensors joined along dimension ``dim``; their other sizes are equal.
 
-    >>> cat([ones(2, 1), zeros(2, 2)], dim=1).shape
+    >>> phalanx.cat([phalanx.ones(2, 1), phalanx.zeros(2, 2)], dim=1).shape
     (2, 3)
     """
     given = _alike(tensors)
@@ -244,22 +249,30 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
     return cat([x.reshape(1, -1) if x.ndim <= 1 else x for x in tensors], 0)
 
 
+row_stack = vstack
+
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 2; vectors count as (1, n, 1), matrices as (m, n, 1).
+
+    >>> phalanx.dstack([phalanx.zeros(2, 3), phalanx.ones(2, 3)]).shape
+    (2, 3, 2)
+    """
+    return cat([atleast_3d(x) for x in tensors], 2)
+
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along dimension 1; vectors and numbers count as columns.
+
+    >>> phalanx.column_stack([phalanx.tensor([1, 2]), phalanx.tensor([3, 4])]).tolist()
+    [[1, 3], [2, 4]]
+    """
+    return cat([x if x.ndim > 1 else x.reshape(-1, 1) for x in tensors], 1)
+
+
 def flip(input: Tensor, dims: Sequence[int]) -> Tensor:
     """The order of the elements along ``dims`` reversed."""
     return input.flip(*dims)
-
-
-def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
-    """``beta * input + alpha * (mat1 @ mat2)``."""
-    product = mat1 @ mat2
-    return (input if beta == 1 else input * beta) + (product if alpha == 1 else product * alpha)
-
-
-def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
-    """Coordinates of a grid: n vectors -> n tensors of n dimensions."""
-    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
-    grid: Any = np.meshgrid
-    return tuple(Tensor(np.ascontiguousarray(a)) for a in grid(*(x.array for x in given), indexing=indexing))
 
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -280,18 +293,3 @@ def equal(input: Tensor, other: Tensor) -> bool:
 def is_tensor(obj: Any) -> bool:
     """Whether ``obj`` is a Tensor."""
     return isinstance(obj, Tensor)
-
-
-def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False) -> Any:
-    """The distinct elements in order; on request for each element its position among them, and how often each occurs."""
-    find: Any = np.unique
-    found = find(input.array, return_inverse=return_inverse, return_counts=return_counts)
-    if not isinstance(found, tuple):
-        return Tensor(found)
-    return tuple(Tensor(part) for part in found)
-
-
-def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
-    """How often each of 0, 1, 2, ... occurs; with ``weights`` the sums of theirs."""
-    counts = np.bincount(input.array, None if weights is None else weights.array, minlength)
-    return Tensor(counts)

@@ -22,6 +22,7 @@ from .ops import arithmetic as elementary
 from .tensor_convert import TensorConvert
 from .tensor_convert import array_from as array_from
 from .tensor_math import TensorMath
+from .tensor_more import TensorMore
 from .tensor_operators import TensorOperators
 from .tensor_shape import TensorShape
 
@@ -30,7 +31,7 @@ _new = object.__new__
 _hook_numbers = itertools.count()
 
 
-class Tensor(TensorMath, TensorShape, TensorConvert, TensorOperators):
+class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorOperators):
     """An array with a gradient.
 
     ``Tensor(array)`` shares the array's memory; ``phalanx.tensor(data)`` copies. With ``requires_grad`` it is a leaf whose

@@ -147,9 +147,6 @@ class TensorMath(Variable):
     def ceil(self) -> Tensor:
         return apply(elementary.CEIL, self)
 
-    def round(self) -> Tensor:
-        return apply(elementary.ROUND, self)
-
     def trunc(self) -> Tensor:
         return apply(elementary.TRUNC, self)
 
@@ -307,19 +304,12 @@ class TensorMath(Variable):
     def std(
         self, dim: Dim = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None
     ) -> Tensor:
-        """Square root of :meth:`var`."""
-        return self.var(dim, unbiased, keepdim, correction=correction).sqrt()
-
-    @with_numpy_names
-    def norm(self, p: Any = 2, dim: Dim = None, keepdim: bool = False) -> Tensor:
-        """``(sum |x|^p)^(1/p)`` over ``dim`` (None: all)."""
-        if p in (2, "fro"):
-            return apply(reduce.NORM, self, axis=axes_of("norm", dim, self.array.ndim), keepdims=keepdim)
-        if p == math.inf:
-            return self.abs().amax(() if dim is None else dim, keepdim)
-        if p == 1:
-            return self.abs().sum(dim, keepdim)
-        return (self.abs() ** p).sum(dim, keepdim) ** (1.0 / p)
+        """Square root of :meth:`var`; the gradient is 0 where that is 0."""
+        var: Any = self.var(dim, unbiased, keepdim, correction=correction)
+        if not var.requires_grad or var.array.all():
+            return var.sqrt()
+        zero, one = var.array == 0, var.array.dtype.type(1)
+        return apply(elementary.WHERE, zero, one * 0, apply(elementary.WHERE, zero, one, var).sqrt())
 
     @with_numpy_names
     def logsumexp(self, dim: Dim, keepdim: bool = False) -> Tensor:
@@ -377,7 +367,3 @@ class TensorMath(Variable):
         return binary(MATMUL, self, other)
 
     mm = bmm = mv = dot = matmul
-
-    def outer(self, other: Tensor) -> Tensor:
-        """(n,), (m,) -> (n, m)."""
-        return self.unsqueeze(1) * other.unsqueeze(0)  # type: ignore[attr-defined]

@@ -155,6 +155,7 @@ class TensorOperators(TensorInPlace):
     mul = multiply = __mul__
     pow, neg, negative, remainder, floor_divide = __pow__, __neg__, __neg__, __mod__, __floordiv__
     eq, ne, lt, le, gt, ge = __eq__, __ne__, __lt__, __le__, __gt__, __ge__
+    not_equal, less, less_equal, greater, greater_equal = __ne__, __lt__, __le__, __gt__, __ge__
 
     def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
         """``self + alpha * other``."""

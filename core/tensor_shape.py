@@ -92,6 +92,8 @@ class TensorShape(Variable):
             order.insert(place, axis)
         return apply(shape.PERMUTE, self, axes=tuple(order))
 
+    moveaxis = movedim
+
     def t(self) -> Tensor:
         """A matrix transposed; 0 or 1 dimension as it is."""
         if self.array.ndim > 2:
@@ -107,6 +109,12 @@ class TensorShape(Variable):
     def mT(self) -> Tensor:
         """The last two dimensions exchanged."""
         return self.transpose(-1, -2)
+
+    def adjoint(self) -> Tensor:
+        """The same as ``mT``: there are no complex numbers here."""
+        return self.transpose(-1, -2)
+
+    H = mH = mT
 
     @with_numpy_names
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Tensor:

@@ -64,12 +64,16 @@ def binary(
     function: Callable[[Array, Array], Array],
     first: Callable[[Array, Array, Array], Array],
     second: Callable[[Array, Array, Array], Array],
+    whole: bool = False,
 ) -> Op:
-    """An elementwise op y = function(a, b) with the derivatives ``first(a, b, y)`` and ``second(a, b, y)``."""
+    """An elementwise op y = function(a, b) with the derivatives ``first(a, b, y)`` and ``second(a, b, y)``.
+
+    ``whole``: integers stay integers; else they become float32.
+    """
 
     def forward(a: Array, b: Array) -> tuple[Array, Any]:
         a, b = _alike(a, b)
-        y = function(floating(a), floating(b))
+        y = function(a, b) if whole else function(floating(a), floating(b))
         return y, (a, b, y)
 
     def vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
@@ -120,12 +124,12 @@ XLOGY = binary(
     lambda a, b, y: np.where((a == 0) & (b <= 0), b.dtype.type(0), np.log(b)),
     lambda a, b, y: a / b,
 )
-FMOD = binary("fmod", np.fmod, lambda a, b, y: np.ones_like(y), lambda a, b, y: -np.trunc(a / b))
+FMOD = binary("fmod", np.fmod, lambda a, b, y: np.ones_like(y), lambda a, b, y: -np.trunc(a / b), whole=True)
 COPYSIGN = binary(
     "copysign", np.copysign, lambda a, b, y: np.sign(a) * np.copysign(np.ones_like(y), b), lambda a, b, y: y * 0
 )
-FMAX = binary("fmax", np.fmax, lambda a, b, y: _taken(a, b), lambda a, b, y: 1 - _taken(a, b))
-FMIN = binary("fmin", np.fmin, lambda a, b, y: _taken_below(a, b), lambda a, b, y: 1 - _taken_below(a, b))
+FMAX = binary("fmax", np.fmax, lambda a, b, y: _taken(a, b), lambda a, b, y: 1 - _taken(a, b), whole=True)
+FMIN = binary("fmin", np.fmin, lambda a, b, y: _taken_below(a, b), lambda a, b, y: 1 - _taken_below(a, b), whole=True)
 
 
 # ---- no gradient -----------------------------------------------------------------------------------------------------
