@@ -105,8 +105,8 @@ class ParameterDict(Module):
         both.update(other)
         return both
 
-    def __ror__(self, other: Mapping[str, Any]) -> ParameterDict:
-        return ParameterDict(other) | self
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **dict(self.items())}
 
     def __ior__(self, other: Mapping[str, Any] | ParameterDict) -> ParameterDict:
         self.update(other)

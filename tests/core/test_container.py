@@ -95,7 +95,7 @@ def parameter_dict(library):
     values["a"] = library.nn.Parameter(library.ones(4))
     yield values
     yield values | {"d": library.ones(6)}
-    yield {"z": library.ones(6)} | values
+    yield type({"z": library.ones(6)} | values).__name__, list({"z": library.ones(6)} | values)
     values |= make({"e": library.ones(1)})
     yield values, list(values), list(reversed(values)), "a" in values, len(values), values.get("q"), values.get("q", 3)
     yield tuple(values.setdefault("f", library.ones(7)).shape), tuple(values.setdefault("f", library.ones(8)).shape)
