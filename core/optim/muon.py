@@ -67,8 +67,13 @@ class Muon(Optimizer):
             raise RangeError(f"Muon expects adjust_lr_fn to be one of {ADJUSTMENTS}, got {adjust_lr_fn!r}")
         if len(ns_coefficients) != 3:
             raise RangeError(f"Muon expects three ns_coefficients, got {tuple(ns_coefficients)}")
-        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "eps": eps}
-        options |= {"ns_coefficients": tuple(ns_coefficients), "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
+        options: Options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+        options |= {
+            "eps": eps,
+            "ns_coefficients": tuple(ns_coefficients),
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
         options |= {"use_muon": use_muon, "adamw_betas": tuple(adamw_betas), "adamw_eps": adamw_eps}
         super().__init__(params, options | {"maximize": maximize})
 
