@@ -1,31 +1,65 @@
-"""Data sets, keyed sample order, shards of a global batch, prefetch."""
+"""Data sets, keyed sample order, shards of a global batch, workers; transforms, tables, public data sets."""
 
 from . import datasets, transforms
 from .collate import default_collate
-from .dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from .dataset import (
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    MapDataset,
+    Subset,
+    TensorDataset,
+    TransformDataset,
+    random_split,
+)
 from .fingerprint import fingerprint
 from .loader import DataLoader
 from .placement import Placement, placement, set_placement
+from .samplers import (
+    BalancedSampler,
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from .sampling import sample_random
 from .scope import observers
+from .splits import split
 from .step import Step
+from .streams import StreamingDataset
+from .workers import WorkerInfo, get_worker_info
 
 __all__ = [
+    "BalancedSampler",
+    "BatchSampler",
     "ConcatDataset",
     "DataLoader",
     "Dataset",
     "IterableDataset",
+    "MapDataset",
     "Placement",
+    "RandomSampler",
+    "Sampler",
+    "SequentialSampler",
     "Step",
+    "StreamingDataset",
     "Subset",
+    "SubsetRandomSampler",
     "TensorDataset",
+    "TransformDataset",
+    "WeightedRandomSampler",
+    "WorkerInfo",
     "datasets",
     "default_collate",
     "fingerprint",
+    "get_worker_info",
     "observers",
     "placement",
     "random_split",
     "sample_random",
     "set_placement",
+    "split",
     "transforms",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -56,13 +56,27 @@ class Dataset:
 
 
 class IterableDataset(Dataset):
-    """A stream of samples without a length. Not supported yet: a DataLoader refuses it.
+    """A stream: define ``__iter__``, which gives the same samples in the same order on every rank.
 
-    The order of samples, shards and exact resumption need ``__len__`` and ``__getitem__``.
+    A rank reads all of them and keeps those of its shards: don't cut the stream by rank or worker. ``set_epoch(epoch)``,
+    where defined, is called first. A run that goes on in the middle of an epoch reads the stream again up to there; a
+    :class:`StreamingDataset` goes there at once. ``random`` and ``numpy.random`` are seeded for each sample.
+
+    >>> class Squares(phalanx.data.IterableDataset):
+    ...     def __iter__(self): return (i * i for i in range(5))
+    >>> [x.tolist() for x in phalanx.data.DataLoader(Squares(), batch_size=2)]
+    [[0, 1], [4, 9], [16]]
     """
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(f"{type(self).__name__} must define __iter__")
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether samples can only be read one after another."""
+    return isinstance(dataset, IterableDataset) or (
+        hasattr(dataset, "__iter__") and not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"))
+    )
 
 
 class TensorDataset(Dataset):
@@ -158,6 +172,67 @@ class ConcatDataset(Dataset):
         return self.datasets[part][index - (self.cumulative_sizes[part - 1] if part else 0)]
 
 
+class MapDataset(Dataset):
+    """``function(sample)`` of each sample of ``dataset``: a pair's parts are given one by one.
+
+    ``keyed=True`` promises that ``function`` draws no random numbers, or from ``sample_random()`` only.
+
+    >>> pairs = phalanx.data.TensorDataset(np.arange(3), np.arange(3) * 10)
+    >>> doubled = phalanx.data.MapDataset(pairs, lambda x, y: (x * 2, y))
+    >>> [part.item() for part in doubled[2]]
+    [4, 20]
+    """
+
+    def __init__(self, dataset: Any, function: Callable[..., Any], *, keyed: bool = False) -> None:
+        self.dataset, self.function = dataset, function
+        self._function_keyed = keyed or getattr(function, "keyed", False)
+
+    @property
+    def keyed(self) -> bool:  # type: ignore[override]
+        return self._function_keyed and getattr(self.dataset, "keyed", False)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.dataset[index]
+        return self.function(*sample) if isinstance(sample, tuple) else self.function(sample)
+
+
+class TransformDataset(Dataset):
+    """``dataset`` of (input, target) pairs with ``transform`` on the input and ``target_transform`` on the target.
+
+    For what :func:`split` made: the training part gets random transforms, the others none.
+
+    >>> from phalanx.data import transforms
+    >>> images = phalanx.data.TensorDataset(np.zeros((3, 1, 8, 8), np.float32), np.arange(3))
+    >>> phalanx.data.TransformDataset(images, transforms.CenterCrop(4))[0][0].shape
+    (1, 4, 4)
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.dataset, self.transform, self.target_transform = dataset, transform, target_transform
+
+    @property
+    def keyed(self) -> bool:  # type: ignore[override]
+        parts = [part for part in (self.transform, self.target_transform) if part is not None]
+        return all(getattr(part, "keyed", False) for part in (self.dataset, *parts))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.dataset[index]
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, target if self.target_transform is None else self.target_transform(target)
+
+
 def random_split(
     dataset: Any, lengths: Sequence[float], generator: Generator | None = None, *, seed: int | None = None
 ) -> list[Subset]:
@@ -170,7 +245,7 @@ def random_split(
     [8, 2]
     """
     total = len(dataset)
-    sizes = _split_sizes(lengths, total)
+    sizes = split_sizes(lengths, total)
     if seed is None:
         seed = rng.initial_seed() if generator is None else generator.initial_seed()
     order = rng.permutation(total, seed, SPLIT_EPOCH)
@@ -178,7 +253,8 @@ def random_split(
     return [Subset(dataset, order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _split_sizes(lengths: Sequence[float], total: int) -> list[int]:
+def split_sizes(lengths: Sequence[float], total: int) -> list[int]:
+    """``lengths`` as integers that sum to ``total``; remainders of fractions go to the first parts, one each."""
     if any(length < 0 for length in lengths):
         raise RangeError(f"random_split: lengths must not be negative, got {list(lengths)}")
     if math.isclose(sum(lengths), 1) and sum(lengths) <= 1 and total != 1:

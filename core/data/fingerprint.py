@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backend import is_array, to_host
 from ..tensor import Tensor
-from .dataset import ConcatDataset, Subset, TensorDataset
+from .dataset import ConcatDataset, Subset, TensorDataset, is_stream
 from .sampling import borrowed_globals, keyed_sample
 
 SAMPLES = 128
@@ -23,7 +23,8 @@ ROWS = 4096
 def fingerprint(dataset: Any) -> str:
     """16 hexadecimal digits that follow from the data set's length and content.
 
-    Arrays of a TensorDataset count whole, other data sets with 128 samples spread evenly. It tells accidents apart
+    Arrays of a TensorDataset count whole, other data sets with 128 samples spread evenly, or with what they say of
+    themselves (``identity()``: text; for files, names and sizes). It tells accidents apart
     (another split, another preprocessing, another version), not a single changed sample in a large folder.
 
     >>> a = TensorDataset(np.arange(10)); b = TensorDataset(np.arange(10) + 1)
@@ -36,6 +37,12 @@ def fingerprint(dataset: Any) -> str:
 
 
 def _mix_dataset(digest: Any, dataset: Any) -> None:
+    if hasattr(dataset, "identity"):
+        digest.update(f"{type(dataset).__name__}: {dataset.identity()}".encode())
+        return
+    if is_stream(dataset):  # reading it might use it up
+        digest.update(f"stream {type(dataset).__name__}".encode())
+        return
     digest.update(f"data set of {len(dataset)};".encode())
     if isinstance(dataset, TensorDataset):
         for array in dataset.arrays:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,22 @@ import numpy as np
 from .. import rng
 from ..errors import DataError, RangeError, StateError
 from .batches import BatchMaker
+from .dataset import is_stream
+from .epochs import Epoch, IndexedEpoch, StreamEpoch, batch_bounds, nothing_came
 from .fingerprint import fingerprint
-from .options import check_dataset, check_integer, check_options
+from .options import check_dataset, check_integer, read_options
 from .placement import Placement, placement
 from .prefetch import Inline, Prefetcher
-from .shards import count_batches, global_batches
-from .step import Step, parts_of
+from .samplers import batches_of, identity_of, order_of
+from .shards import count_batches
+from .step import Step
+from .workers import Workers
 
 BACKGROUND_NBYTES = 1 << 20
 """Batches cut from arrays are made by a background thread from this size on; below, handing over costs more."""
 IDENTITY = ("seed", "batch_size", "shards", "length", "shuffle", "drop_last", "fingerprint")
-"""What must be equal for a saved position to mean the same samples."""
+SAMPLER = "sampler"
+"""What must be equal for a saved position to mean the same samples; the sampler where there is one."""
 
 
 class DataLoader:
@@ -41,11 +45,16 @@ class DataLoader:
     Without shards ``for images, labels in loader`` gives this rank's part of each global batch, as in PyTorch;
     breaking out of that loop abandons the epoch, whereas ``steps()`` goes on where it stopped.
 
-    ``seed`` None is the seed of ``manual_seed`` at the first use. ``prefetch`` batches are made ahead of time by
-    ``num_workers`` threads (one, when 0). A data set that does not say ``keyed = True`` may draw from ``random`` and
-    ``numpy.random``, which belong to the whole process: with ``num_workers=0`` its samples are fetched on the training
-    thread, as in PyTorch; with more, on background threads, one at a time under one lock, and the training loop must
-    then not draw from those generators itself. Either way they are seeded by (seed, epoch, sample) for each sample.
+    ``seed`` None is the seed of ``manual_seed`` at the first use. ``sampler`` says which samples an epoch has and in which
+    order, ``batch_sampler`` which global batches (:class:`Sampler`): both over all ranks, as functions of (seed, epoch).
+
+    ``prefetch`` batches are made ahead of time by ``num_workers`` threads (one, when 0), or by as many processes with
+    ``multiprocessing_context="spawn"`` (then ``worker_init_fn``, ``persistent_workers``, ``prefetch_factor`` and ``timeout``
+    mean what they do in PyTorch). ``random`` and ``numpy.random`` are seeded by (seed, epoch, sample) for each sample. They
+    belong to the whole process: unless a data set says ``keyed = True``, which promises not to draw from them, its samples
+    are fetched on the training thread with ``num_workers=0`` and one at a time, under a lock, with threads.
+
+    A stream (:class:`IterableDataset`) is read by all ranks alike, in its own order, until it ends.
 
     Raises RangeError for options that cannot be, DataError for a data set that cannot be used.
 
@@ -68,16 +77,20 @@ class DataLoader:
         prefetch: int = 2,
         **options: Any,
     ) -> None:
-        check_options(options)
         check_dataset(dataset)
-        self.dataset, self.length = dataset, len(dataset)
-        self.batch_size = check_integer("batch_size", batch_size, 1)
         self.num_workers = check_integer("num_workers", num_workers, 0)
-        self.prefetch = check_integer("prefetch", options.get("prefetch_factor") or prefetch, 0)
-        self.shuffle, self.drop_last, self.collate_fn = bool(shuffle), bool(drop_last), collate_fn
-        if len(self) == 0:
+        batch_size = check_integer("batch_size", batch_size, 1)
+        self.options = read_options(
+            options, dataset, num_workers, shuffle=shuffle, drop_last=drop_last, batch_size=batch_size
+        )
+        self.dataset, self.length = dataset, None if is_stream(dataset) else len(dataset)
+        self.batch_size, self.drop_last, self.collate_fn = batch_size, bool(drop_last), collate_fn
+        self.sampler, self.batch_sampler = self.options.sampler, self.options.batch_sampler
+        self.prefetch = check_integer("prefetch", self.options.prefetch_factor or prefetch, 0)
+        self.shuffle = bool(shuffle)
+        if self.length is not None and len(self) == 0:
             raise RangeError(
-                f"drop_last=True leaves no batch: the data set has {self.length} samples, batch_size is {batch_size} "
+                f"drop_last=True leaves no batch: the data set has {self._epoch_length()} samples, batch_size is {batch_size} "
                 "(it counts the samples of all ranks)"
             )
         self.step = 0
@@ -86,17 +99,25 @@ class DataLoader:
         """The current epoch; goes up when its last batch is done."""
         self._position = 0
         """Samples of the current epoch handed out."""
-        if seed is None and options.get("generator") is not None:
-            seed = options["generator"].initial_seed()
+        self._cursor: Any = None
+        """Where a stream stands."""
+        if seed is None and self.options.generator is not None:
+            seed = self.options.generator.initial_seed()
         self._seed = None if seed is None else check_integer("seed", seed, 0)
         self._maker: BatchMaker | None = None
+        self._workers: Workers | None = None
         self._fingerprint: str | None = None
         self._iteration = 0
         self._abandoned = False
 
     def __len__(self) -> int:
-        """Global batches in a whole epoch."""
-        return count_batches(self.length, self.batch_size, self.drop_last)
+        """Global batches in a whole epoch. TypeError for a stream that has no length."""
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)
+        return count_batches(self._epoch_length(), self.batch_size, self.drop_last)
+
+    def _epoch_length(self) -> int:
+        return len(self.dataset if self.sampler is None else self.sampler)
 
     @property
     def seed(self) -> int:
@@ -124,7 +145,7 @@ class DataLoader:
 
     def _plain(self) -> Iterator[Any]:
         if self._abandoned:
-            self.epoch, self._position = self.epoch + 1, 0
+            self._advance_epoch(self.epoch + 1)
         self._abandoned = True
         for step in self._steps(plain=True):
             yield from step
@@ -132,54 +153,84 @@ class DataLoader:
 
     def _steps(self, plain: bool) -> Iterator[Step]:
         self._iteration += 1
-        iteration, epoch, first = self._iteration, self.epoch, self._position
+        iteration, epoch = self._iteration, self.epoch
         self._abandoned = plain
-        order = rng.permutation(self.length, self.seed, epoch) if self.shuffle else np.arange(self.length)
-        place, source = placement(), None
+        place, source, first = placement(), self._open(epoch, placement(), plain), self._position == 0
         try:
-            for lo, hi in global_batches(self.length, self.batch_size, self.drop_last, first):
-                if source is None or placement() != place:  # ranks may have been lost or gained
-                    if source is not None:
-                        source.close()
+            while True:
+                if placement() != place:  # ranks may have been lost or gained
+                    source.close()
                     place = placement()
-                    source = self._source(epoch, order, lo, place, plain)
-                step = Step(self, epoch, hi, order[lo:hi], place)
-                step._supply(parts_of(hi - lo, place, plain), source.take, self._batch_maker().make, plain)
+                    source = self._open(epoch, place, plain)
+                portion = source.next()
+                if portion is None:
+                    break
+                step = Step(self, epoch, (portion.end, portion.cursor), portion.samples, place)
+                step._supply(portion.parts, portion.take, portion.make, plain)
                 yield from step._offer()
                 if iteration != self._iteration:
                     raise DataError("a newer loop over this DataLoader has begun; loops side by side need two loaders")
         finally:
-            if source is not None:
-                source.close()
-        self.epoch, self._position = epoch + 1, 0
+            source.close()
+        if first and self._position == 0:
+            raise nothing_came(self.dataset)
+        self._advance_epoch(epoch + 1)
 
-    def _advance(self, position: int) -> None:
-        self.step, self._position = self.step + 1, position
+    def _advance(self, end: tuple[int, Any]) -> None:
+        self.step, (self._position, self._cursor) = self.step + 1, end
 
-    def _source(
-        self, epoch: int, order: np.ndarray, first: int, place: Placement, plain: bool
+    def _advance_epoch(self, epoch: int) -> None:
+        self.epoch, self._position, self._cursor = epoch, 0, None
+
+    def _open(self, epoch: int, place: Placement, plain: bool) -> Epoch:
+        """The rest of ``epoch`` from the position on."""
+        maker = self._batch_maker()
+
+        def supply(
+            work: Callable[[Any], Any], tasks: Iterator[Any], indexed: int | None
+        ) -> Prefetcher[Any] | Inline[Any]:
+            return self._supply(work, tasks, indexed, place)
+
+        if self.length is None:
+            cut = (self.batch_size, self.drop_last)
+            return StreamEpoch(maker, epoch, self._position, self._cursor, cut, place, plain, supply)
+        batches = None if self.batch_sampler is None else batches_of(self.batch_sampler, self.seed, epoch)
+        order = self._order(epoch) if batches is None else np.concatenate([np.zeros(0, np.int64), *batches])
+        if len(order) and not (order.min() >= 0 and order.max() < self.length):
+            raise RangeError(
+                f"the sampler's indices must lie in [0, {self.length}), got {order.min()} to {order.max()}"
+            )
+        bounds = batch_bounds(len(order), self.batch_size, self.drop_last, self._position, batches)
+        return IndexedEpoch(maker, epoch, order, bounds, place, plain, supply)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        assert self.length is not None
+        if self.sampler is not None:
+            return order_of(self.sampler, self.seed, epoch)
+        return rng.permutation(self.length, self.seed, epoch) if self.shuffle else np.arange(self.length)
+
+    def _supply(
+        self, work: Callable[[Any], Any], tasks: Iterator[Any], indexed: int | None, place: Placement
     ) -> Prefetcher[Any] | Inline[Any]:
-        """What makes this rank's batches of the epoch from position ``first`` on, in order."""
-        tasks = (
-            order[lo + a : lo + b]
-            for lo, hi in global_batches(self.length, self.batch_size, self.drop_last, first)
-            for _, a, b in parts_of(hi - lo, place, plain)
-        )
-        make = partial(self._batch_maker().make, epoch)
+        """What does ``work`` for ``tasks``: this thread, others, or processes, which know samples by (epoch, indices)."""
+        if indexed is not None and self.options.processes and self.num_workers:
+            if self._workers is None or self._workers.closed:
+                self._workers = Workers(self.dataset, self.collate_fn, self.seed, self.num_workers, self.options)
+            return self._workers.prefetch(indexed, tasks, self.prefetch)
         if not self._in_background(place):
-            return Inline(make, tasks)
-        return Prefetcher(make, tasks, ahead=self.prefetch, threads=max(1, self.num_workers))
+            return Inline(work, tasks)
+        return Prefetcher(work, tasks, ahead=self.prefetch, threads=max(1, self.num_workers))
 
     def _in_background(self, place: Placement) -> bool:
         maker = self._batch_maker()
         row_nbytes = maker.row_nbytes
         if row_nbytes is not None:
-            samples = -(-min(self.batch_size, self.length) // place.shard_count)
+            samples = -(-min(self.batch_size, self._epoch_length()) // place.shard_count)
             return self.prefetch > 0 and row_nbytes * samples >= BACKGROUND_NBYTES
         if maker.keyed:
             return self.prefetch > 0 or self.num_workers > 0
         if self.num_workers > 0:
-            warnings.warn(_UNKEYED.format(workers=self.num_workers, name=type(self.dataset).__name__), stacklevel=5)
+            warnings.warn(_UNKEYED.format(workers=self.num_workers, name=type(self.dataset).__name__), stacklevel=6)
         return self.num_workers > 0
 
     def _batch_maker(self) -> BatchMaker:
@@ -196,6 +247,7 @@ class DataLoader:
             "epoch": self.epoch,
             "batch": -(-self._position // self.batch_size),
             "position": self._position,
+            **({} if self._cursor is None else {"cursor": dict(self._cursor)}),
             **self._identity(),
         }
 
@@ -203,22 +255,22 @@ class DataLoader:
         """Go to a saved position, also in the middle of an epoch, at any number of ranks.
 
         ``allow`` names differences to accept (of ``seed``, ``batch_size``, ``shards``, ``length``, ``shuffle``,
-        ``drop_last``, ``fingerprint``): this loader's own value then holds from here on. After another batch size the
+        ``drop_last``, ``fingerprint``, ``sampler``): this loader's own value then holds from here on. After another batch size the
         epoch goes on behind the last sample handed out.
 
         Raises StateError naming every missing key and every difference at once.
         """
-        unknown = sorted(set(allow) - set(IDENTITY))
+        unknown = sorted(set(allow) - {*IDENTITY, SAMPLER})
         if unknown:
-            raise RangeError(f"allow={unknown} is none of {', '.join(IDENTITY)}")
+            raise RangeError(f"allow={unknown} is none of {', '.join((*IDENTITY, SAMPLER))}")
         missing = [key for key in ("step", "epoch", "position", *IDENTITY) if key not in state]
         if missing:
             raise StateError(f"not the state of a DataLoader: {', '.join(missing)} missing, got {sorted(state)}")
         own = self._identity()
         differences = [
-            f"{key}: saved {state[key]!r}, now {own[key]!r}"
-            for key in IDENTITY
-            if state[key] != own[key] and key not in allow
+            f"{key}: saved {state.get(key)!r}, now {own.get(key)!r}"
+            for key in (*IDENTITY, SAMPLER)
+            if state.get(key) != own.get(key) and key not in allow
         ]
         if differences:
             names = ", ".join(f'"{line.split(":")[0]}"' for line in differences)
@@ -227,14 +279,18 @@ class DataLoader:
                 f"with allow=({names},), from where on the samples differ from those of the saved run"
             )
         self.step, self.epoch = int(state["step"]), int(state["epoch"])
-        self._position = min(int(state["position"]), self.length)
+        self._position, self._cursor = int(state["position"]), state.get("cursor")
+        if self.length is not None and self.batch_sampler is None:
+            self._position = min(self._position, self._epoch_length())
         self._iteration += 1
         self._abandoned = False
 
     def _identity(self) -> dict[str, Any]:
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.dataset)
+        sampler = self.sampler if self.batch_sampler is None else self.batch_sampler
         return {
+            **({} if sampler is None else {SAMPLER: identity_of(sampler)}),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "shards": placement().shards,
@@ -248,6 +304,6 @@ class DataLoader:
 _UNKEYED = (
     "num_workers={workers}: samples of {name} are fetched in the background one at a time, because it may draw from "
     "`random` or `numpy.random`, which are seeded for each sample and belong to the whole process. If it does not, set "
-    "`keyed = True` on the class: they are then fetched in parallel. If it does, use num_workers=0, or draw from neither "
-    "in the training loop."
+    "`keyed = True` on the class: they are then fetched in parallel. If it does, use multiprocessing_context='spawn' or "
+    "num_workers=0, or draw from neither in the training loop."
 )

@@ -17,18 +17,30 @@ from typing import TypeVar
 import numpy as np
 
 from .. import rng
+from ..rank_local import of_rank
 
 T = TypeVar("T")
 
 _APART = 1 << 40
 """Keeps the streams of samples apart from those of seeds that people choose."""
 _globals_lock = threading.RLock()
-_local = threading.local()
+_local = of_rank(threading.local())
 
 
 def sample_seeds(length: int, seed: int, epoch: int) -> np.ndarray:
     """One uint32 for each sample of an epoch."""
     return rng.Key(seed, rng.PURPOSES["transform"], epoch, 0, 0).bits(length)
+
+
+def seeds_between(lo: int, hi: int, seed: int, epoch: int) -> np.ndarray:
+    """What :func:`sample_seeds` has at [lo, hi), whatever the length.
+
+    >>> seeds_between(6, 9, 1, 0).tolist() == sample_seeds(20, 1, 0)[6:9].tolist()
+    True
+    """
+    first = lo // 4 * 4
+    key = rng.Key(seed, rng.PURPOSES["transform"], epoch, 0, 0)
+    return key.bits(hi - first, first=first)[lo - first :]
 
 
 def sample_random() -> random.Random:

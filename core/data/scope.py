@@ -48,6 +48,11 @@ def observers() -> list[Observer]:
     return _local.observers
 
 
+def innermost_step() -> Step | None:
+    """The step whose loop this thread is in, if any."""
+    return _local.open_steps[-1] if _local.open_steps else None
+
+
 def open_step(step: Step) -> None:
     """Ranks without a shard in this step enter it too, so that numbers drawn outside of shards agree."""
     _local.open_steps.append(step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +34,13 @@ class Step:
     The loop may run over a step more than once; the batches are the same.
     """
 
-    def __init__(self, loader: DataLoader, epoch: int, end: int, samples: np.ndarray, place: Placement) -> None:
+    def __init__(self, loader: DataLoader, epoch: int, end: Any, samples: np.ndarray, place: Placement) -> None:
         self.loader = loader
         self.index = loader.step
         """The global step: batches handed out before this one since training began."""
         self.epoch = epoch
         self.samples = samples
-        """The sample indices of the global batch, int64, in order."""
+        """The sample indices of the global batch, int64, in order; for a stream, places in the epoch."""
         self.sizes = tuple(hi - lo for lo, hi in shard_slices(len(samples), place.shard_count))
         """How many samples each shard holds, over all ranks."""
         self.weight = len(samples)
@@ -54,7 +55,7 @@ class Step:
     def _supply(
         self, parts: list[tuple[int, int, int]], take: Callable[[], Any], make: Callable[..., Any], plain: bool
     ) -> None:
-        """``take`` gives the batches of ``parts`` once, in order; ``make(epoch, indices)`` makes one again."""
+        """``take`` gives the batches of ``parts`` once, in order; ``make(lo, hi)`` makes one again."""
         self._parts, self._take, self._make, self._plain = parts, take, make, plain
         self._pending = len(parts)
 
@@ -68,9 +69,20 @@ class Step:
             yield from self._hand_out(shard, self._next(fresh, lo, hi), hi - lo)
         self._count()
 
+    @contextmanager
+    def together(self) -> Iterator[list[tuple[int, Any, int]]]:
+        """(shard, batch, samples) of every shard that this rank owns, all at once, for whoever opens and closes them itself."""
+        if self._closed:
+            raise DataError(f"step {self.index} is over: use it inside the loop over loader.steps()")
+        fresh, self._began = not self._began, True
+        if not fresh:
+            open_step(self)
+        yield [(shard, self._next(fresh, lo, hi), hi - lo) for shard, lo, hi in self._parts]
+        self._count()
+
     def _next(self, fresh: bool, lo: int, hi: int) -> Any:
         if not fresh:
-            return self._make(self.epoch, self.samples[lo:hi])
+            return self._make(lo, hi)
         self._pending -= 1
         began = time.perf_counter()
         batch = self._take()
