@@ -1,0 +1,468 @@
+"""The Trainer on ranks that are threads: equal bits, exact metrics, agreed ends, exact resumption, clear refusals."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import phalanx
+from phalanx import callbacks, nn, optim
+from phalanx.core import faults
+from phalanx.core.errors import DataError, NonFiniteError, RangeError, ShapeError, StateError
+from phalanx.data import DataLoader, TensorDataset
+from phalanx.dist.communicators.threads import run_threads
+from tests.ranks.trainer_runs import CLASSES, FEATURES, SAMPLES, data, full_fit, net, result, trainer
+
+
+@pytest.fixture(autouse=True)
+def in_order() -> Iterator[None]:
+    phalanx.shutdown()
+    before = set(threading.enumerate())
+    yield
+    phalanx.shutdown()
+    assert not [t for t in threading.enumerate() if t.name.startswith("phalanx-comm") and t not in before]
+
+
+def on_ranks(size: int, function: Callable[[], Any], *, shards: int | None = 4, seed: int = 5) -> list[Any]:
+    """``function`` on ranks that leave in order; a SystemExit is a result."""
+
+    def main() -> Any:
+        phalanx.init(shards=shards, seed=seed)
+        try:
+            return function()
+        except SystemExit as end:
+            return f"exit {end.code}"
+        finally:
+            phalanx.shutdown()
+
+    return run_threads(main, size, timeout_s=20.0)
+
+
+def same(results: list[Any]) -> Any:
+    """What all ranks gave, which must be one thing."""
+    assert all(result == results[0] for result in results), results
+    return results[0]
+
+
+# -- what is computed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return same(on_ranks(1, lambda: result(full_fit())))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_any_number_of_ranks_gives_the_same_bits(size: int, alone: dict[str, Any]) -> None:
+    assert same(on_ranks(size, lambda: result(full_fit()))) == alone
+    assert list(alone["history"]) == ["loss", "accuracy", "val_loss", "val_accuracy", "lr"]
+
+
+def by_hand() -> dict[str, Any]:
+    """The loop that a Trainer stands for."""
+    train, _ = data()
+    model = phalanx.DataParallel(net())
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    loader = DataLoader(train, batch_size=20, shuffle=True)
+    right, losses = [], []
+    for _ in range(2):
+        hits = total = 0.0
+        model.train()
+        for step in loader.steps():
+            optimizer.zero_grad()
+            for x, y in step:
+                output = model(x)
+                loss = nn.CrossEntropyLoss()(output, y)
+                loss.backward()
+                hits += int((output.argmax(1) == y).sum())
+                total += loss.item() * len(y)
+            optimizer.step()
+        right.append(phalanx.sum_over_ranks(hits) / SAMPLES)
+        losses.append(phalanx.sum_over_ranks(total) / SAMPLES)
+    return {"weights": [t.numpy().tobytes() for t in model.state_dict().values()], "accuracy": right, "loss": losses}
+
+
+@pytest.mark.parametrize(("size", "shards"), [(1, None), (2, None), (2, 3)])
+def test_a_fit_is_the_loop_by_hand(size: int, shards: int | None) -> None:
+    def fitted() -> dict[str, Any]:
+        of = trainer()
+        history = of.fit(data()[0], epochs=2, batch_size=20, verbose=0).history
+        weights = [t.numpy().tobytes() for t in of.model.state_dict().values()]
+        return {"weights": weights, "accuracy": history["accuracy"], "loss": history["loss"]}
+
+    expected, found = (same(on_ranks(size, f, shards=shards)) for f in (by_hand, fitted))
+    assert found["weights"] == expected["weights"] and found["accuracy"] == expected["accuracy"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-12)
+
+
+def fit_once(train: Any, optimizer: Any = None, model: Any = None, **options: Any) -> tuple[np.ndarray, float]:
+    """Weights and loss after one epoch of a linear model."""
+    model = nn.Linear(FEATURES, CLASSES) if model is None else model
+    of = phalanx.Trainer(model, optimizer or (lambda p: optim.SGD(p, lr=0.5)), nn.CrossEntropyLoss())
+    history = of.fit(train, verbose=0, shuffle=False, **{"batch_size": 40} | options)
+    return model.weight.detach().numpy().copy(), history.history["loss"][0]
+
+
+def close(one: tuple[np.ndarray, float], other: tuple[np.ndarray, float]) -> bool:
+    return np.allclose(one[0], other[0], atol=2e-6) and one[1] == pytest.approx(other[1], rel=1e-5)
+
+
+def test_micro_batches_make_the_same_update() -> None:
+    train, weights = data()[0], np.linspace(0, 2, SAMPLES)
+
+    def pair(**options: Any) -> tuple[Any, Any]:
+        runs = []
+        for accumulate in (1, 3):
+            phalanx.init(shards=2, seed=1)
+            runs.append(fit_once(train, accumulate=accumulate, **options))
+        return runs[0], runs[1]
+
+    assert close(*pair())
+    assert close(*pair(sample_weight=weights))
+
+
+@pytest.mark.torch
+def test_weights_are_those_of_torch() -> None:
+    import torch
+
+    (x, y), factors = data()[0].arrays, np.array([1.0, 2.5, 1.0, 0.25], np.float32)
+    phalanx.init(seed=1)
+    model = nn.Linear(FEATURES, CLASSES)
+    peer = torch.nn.Linear(FEATURES, CLASSES)
+    with torch.no_grad():
+        peer.weight.copy_(torch.from_numpy(model.weight.detach().numpy()))
+        peer.bias.copy_(torch.from_numpy(model.bias.detach().numpy()))
+    found = {}
+    before = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    for name, options in (
+        ("dict", {"class_weight": {1: 2.5, 3: 0.25}}),
+        ("in order", {"class_weight": factors}),
+        ("by sample", {"sample_weight": factors[y]}),
+    ):
+        model.load_state_dict(before)
+        found[name] = fit_once((x, y), model=model, batch_size=SAMPLES, **options)
+    optimizer = torch.optim.SGD(peer.parameters(), lr=0.5)
+    loss = torch.nn.CrossEntropyLoss(weight=torch.from_numpy(factors))(peer(torch.from_numpy(x)), torch.from_numpy(y))
+    loss.backward()
+    optimizer.step()
+    for name in ("dict", "in order", "by sample"):
+        assert close(found[name], (peer.weight.detach().numpy(), loss.item())), name
+
+
+@pytest.mark.parametrize("form", ["arrays", "tensors", "data set", "loader", "nested", "weighted triples"])
+def test_forms_of_data(form: str) -> None:
+    x, y = data()[0].arrays
+
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(FEATURES, CLASSES)
+            self.weight = self.linear.weight
+
+        def forward(self, a: Any, b: Any = None) -> Any:
+            return self.linear(a if b is None else a + b)
+
+    given = {
+        "arrays": (x, y), "tensors": (phalanx.tensor(x), phalanx.tensor(y)), "data set": TensorDataset(x, y),
+        "loader": DataLoader(TensorDataset(x, y), batch_size=40), "nested": ((x * 0.5, x * 0.5), y),
+        "weighted triples": (x, y, np.ones(SAMPLES, np.float32)),
+    }  # fmt: skip
+    results = []
+    for train in (given["arrays"], given[form]):
+        phalanx.init(seed=1)
+        options = {"batch_size": None} if form == "loader" and train is given[form] else {}
+        results.append(fit_once(train, model=Sum(), **options))
+    assert close(*results)
+    of = phalanx.Trainer(Sum(), loss=nn.CrossEntropyLoss(), metrics="accuracy")
+    assert list(of.evaluate(given[form])) == ["loss", "accuracy"]
+    assert of.predict(given[form]).shape == (SAMPLES, CLASSES)
+
+
+def test_validation_split_holds_out_the_last() -> None:
+    x, y = data()[0].arrays
+    of = trainer()
+    of.fit((x, y), validation_split=0.2, verbose=0)
+    assert of.history.history["val_loss"] == [of.evaluate((x[85:], y[85:]))["loss"]]
+
+
+def test_steps_per_epoch_and_a_second_fit() -> None:
+    of = trainer()
+    seen: list[tuple[int, int]] = []
+    told = callbacks.LambdaCallback(on_step_end=lambda step, logs: seen.append((step, of.epoch)))
+    of.fit(data()[0], epochs=3, batch_size=20, steps_per_epoch=4, callbacks=[told], verbose=0)
+    assert seen == [(step, step // 4) for step in range(12)]
+    of.fit(data()[0], epochs=1, batch_size=20, callbacks=[told], verbose=0)
+    assert seen[12:] == [(step, 0) for step in range(12, 18)]
+    assert of.history.epoch == [0]
+
+
+def test_a_penalty_and_another_loss() -> None:
+    class Twice(phalanx.Trainer):
+        def compute_loss(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+            prediction = self.model(x)
+            return nn.functional.cross_entropy(prediction, y) * 2.0, prediction
+
+    losses = []
+    for kind in (phalanx.Trainer, Twice):
+        phalanx.init(seed=1)
+        model = nn.Linear(FEATURES, CLASSES)
+        of = kind(model, optim.SGD(model.parameters(), lr=0.0), nn.CrossEntropyLoss())
+        losses.append(of.fit(data()[0], verbose=0).history["loss"][0])
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-6)
+
+
+# -- decisions of all ranks ----------------------------------------------------------------------------------------------
+
+
+class StopAt(callbacks.Callback):
+    """Only one rank asks, at one of the hooks."""
+
+    def __init__(self, rank: int, hook: str, at: int) -> None:
+        setattr(self, hook, lambda number, logs: self._ask(rank, number == at))
+
+    def _ask(self, rank: int, now: bool) -> None:
+        if now and phalanx.rank() == rank:
+            self.trainer.stop(f"rank {rank} has enough")
+
+
+@pytest.mark.parametrize(
+    ("hook", "at", "steps", "epochs"),
+    [("on_step_begin", 3, 4, 1), ("on_step_end", 3, 5, 1), ("on_epoch_end", 1, 12, 2), ("on_epoch_begin", 1, 7, 2)],
+)
+@pytest.mark.parametrize("size", [1, 3])
+def test_one_rank_stops_all_at_the_same_step(hook: str, at: int, steps: int, epochs: int, size: int) -> None:
+    """A rank that stopped alone would leave the others waiting."""
+
+    def main() -> tuple[Any, ...]:
+        of = trainer()
+        of.fit(data()[0], epochs=9, batch_size=20, callbacks=[StopAt(size - 1, hook, at)], verbose=0)
+        return of.step, of.epoch, of.stopped
+
+    assert same(on_ranks(size, main)) == (steps, epochs, f"rank {size - 1} has enough")
+
+
+def test_early_stopping_and_plateau_are_exact(alone: dict[str, Any]) -> None:
+    def main() -> Any:
+        of = trainer()
+        stopping = callbacks.EarlyStopping("val_loss", patience=2, mode="max", restore_best_weights=True)
+        of.fit(*data(), 30, batch_size=20, callbacks=[stopping], verbose=0)
+        values = of.history.history["val_loss"]
+        best = max(range(len(values)), key=values.__getitem__)
+        assert len(values) == best + 3 and stopping.best_epoch == best
+        assert of.evaluate(data()[1])["loss"] == values[best], "the best weights are back"
+        return result(of)
+
+    assert same(on_ranks(1, main)) == same(on_ranks(3, main))
+
+
+def poison(rank: int, at: int) -> type[nn.Module]:
+    """A layer that gives NaN on one rank in one step."""
+
+    class Poison(nn.Module):
+        calls = 0
+
+        def forward(self, x: Any) -> Any:
+            self.calls += self.training
+            return x * float("nan") if self.training and phalanx.rank() == rank and self.calls >= at else x
+
+    return Poison
+
+
+@pytest.mark.parametrize(("size", "shards"), [(1, None), (2, None), (2, 2), (3, 3)])
+def test_nan_on_one_rank_ends_all_before_the_update(size: int, shards: int | None) -> None:
+    def main() -> tuple[Any, ...]:
+        model = nn.Sequential(nn.Linear(FEATURES, 8), poison(size - 1, 3)(), nn.Linear(8, CLASSES))
+        of = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+        bits: list[bytes] = []
+        keep = callbacks.LambdaCallback(on_step_end=lambda step, logs: bits.append(model[0].weight.array.tobytes()))
+        of.fit(*data(), 2, batch_size=20, callbacks=[keep, callbacks.TerminateOnNaN()], verbose=0)
+        assert len(bits) == 2 and model[0].weight.array.tobytes() == bits[-1]
+        return of.step, of.epoch, of.stopped, np.isfinite(of.history.history["val_loss"][0])
+
+    step, epoch, word, finite = same(on_ranks(size, main, shards=shards))
+    assert (step, epoch, finite) == (3, 1, True)
+    assert word.startswith(
+        f"rank {size - 1} of {size}: the loss is nan in step 2; the first value that is not finite is in"
+    )
+    assert "layer '1' (Poison" in word
+
+
+def test_without_the_callback_nan_is_an_error() -> None:
+    x = np.full((4, FEATURES), np.nan, np.float32)
+    with pytest.raises(NonFiniteError, match=r"loss is nan in step 0; the first value .* is in input"):
+        trainer().fit((x, np.zeros(4, np.int64)), batch_size=4, verbose=0)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+class AskForStop(callbacks.Callback):
+    """As SIGTERM does, to one rank."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step_begin(self, step: int, logs: dict[str, Any]) -> None:
+        if step == self.at and phalanx.rank() == phalanx.size() - 1:
+            phalanx.request_stop("the budget is spent")
+
+
+@pytest.mark.parametrize(("first", "then", "at"), [(2, 3, 1), (3, 1, 5), (1, 2, 8), (2, 2, 11)])
+def test_interrupted_and_resumed_elsewhere_is_not_interrupted(
+    first: int, then: int, at: int, tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    """In the middle of an epoch, at its last step, in the second: bits, history, counters of early stopping, the ledger."""
+    ended = on_ranks(first, lambda: result(full_fit(tmp_path, more=[AskForStop(at)])))
+    assert ended == ["exit 0"] * first
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()][-1:] or at < 6
+    assert same(on_ranks(then, lambda: result(full_fit(tmp_path)))) == alone
+    assert len((tmp_path / "ledger").read_text().splitlines()) == alone["step"]
+
+
+def test_resuming_what_is_done_does_nothing_more(tmp_path: Path) -> None:
+    def main() -> tuple[Any, ...]:
+        of = trainer()
+        told: list[int] = []
+        watch = callbacks.LambdaCallback(on_step_begin=lambda step, logs: told.append(step))
+        of.fit(data()[0], epochs=2, batch_size=20, checkpoint_dir=tmp_path, callbacks=[watch], verbose=0)
+        return len(told), of.step, of.history.epoch
+
+    assert same(on_ranks(2, main)) == (12, 12, [0, 1])
+    assert same(on_ranks(2, main)) == (0, 12, [0, 1])
+
+
+def test_a_fit_that_stopped_early_stays_stopped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def main() -> tuple[Any, ...]:
+        of = trainer()
+        of.fit(
+            data()[0],
+            epochs=9,
+            batch_size=20,
+            checkpoint_dir=tmp_path,
+            callbacks=[StopAt(1, "on_epoch_end", 1)],
+            verbose=0,
+        )
+        return of.step, of.epoch, of.stopped
+
+    for _ in range(2):
+        assert same(on_ranks(2, main)) == (12, 2, "rank 1 has enough")
+
+
+def test_last_best_and_all(tmp_path: Path) -> None:
+    def main() -> list[float]:
+        of = trainer()
+        folders = {name: tmp_path / name for name in ("last", "best", "all", "steps")}
+        chosen = [
+            callbacks.Checkpoint(folders["last"], keep=2),
+            callbacks.Checkpoint(folders["best"], save="best", monitor="val_loss"),
+            callbacks.Checkpoint(folders["all"], save="all"),
+            callbacks.Checkpoint(folders["steps"], save="all", every=5),
+        ]
+        of.fit(*data(), 6, batch_size=20, callbacks=chosen, verbose=0)
+        losses = of.history.history["val_loss"]
+        of.load_weights(folders["best"])
+        assert of.evaluate(data()[1])["loss"] == min(losses)
+        return losses
+
+    losses = same(on_ranks(2, main))
+    saved = {
+        name: sorted(int(p.name[5:]) for p in (tmp_path / name).iterdir()) for name in ("last", "best", "all", "steps")
+    }
+    best = 6 * (losses.index(min(losses)) + 1)
+    assert saved == {
+        "last": [30, 36], "best": [best], "all": [6, 12, 18, 24, 30, 36], "steps": [5, 10, 15, 20, 25, 30, 35, 36],
+    }  # fmt: skip
+
+
+def test_a_save_that_fails_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    faults.arm("checkpoint-before-manifest:full")
+    of = trainer()
+    try:
+        of.fit(data()[0], batch_size=20, checkpoint_dir=tmp_path, verbose=0)
+    finally:
+        faults.arm("")
+    assert "no checkpoint after step 6: cannot commit" in capfd.readouterr().err
+    assert of.step == 6
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------------
+
+X, Y = np.zeros((6, FEATURES), np.float32), np.arange(6) % CLASSES
+REFUSALS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "label": ({"train": (X, Y + 3)}, RangeError, r"label|target"),
+    "empty": ({"train": (X[:0], Y[:0])}, DataError, "empty"),
+    "lengths": ({"train": (X, Y[:4])}, ShapeError, "equal length"),
+    "four parts": ({"train": (X, Y, Y, Y)}, DataError, "got 4 parts"),
+    "no data": ({"train": 3}, DataError, "got int"),
+    "epochs": ({"epochs": 0}, RangeError, "epochs to be an integer of at least 1, got 0"),
+    "accumulate": ({"accumulate": 0.5}, RangeError, "accumulate .* got 0.5"),
+    "split": ({"validation_split": 1.5}, RangeError, "validation_split"),
+    "split and data": ({"validation_split": 0.5, "validation": (X, Y)}, RangeError, "give one of them"),
+    "loader and batch": ({"train": DataLoader(TensorDataset(X, Y)), "batch_size": 2}, RangeError, "batch_size"),
+    "weights": ({"sample_weight": [1.0, 2.0]}, DataError, "each of the 6 samples"),
+    "negative weights": ({"sample_weight": [-1.0] * 6}, DataError, "at least 0"),
+    "class weights": ({"class_weight": [1.0, 2.0]}, RangeError, "classes 0 to 1, the targets have 0 to 3"),
+    "class names": ({"class_weight": {"cat": 2.0}}, RangeError, "classes 0, 1, ... as keys"),
+    "callback class": ({"callbacks": [callbacks.TerminateOnNaN]}, TypeError, "call it to make one"),
+    "monitor": ({"callbacks": [callbacks.EarlyStopping()]}, RangeError, "Give fit.. validation data"),
+    "verbose": ({"verbose": 7}, RangeError, "verbose"),
+    "scheduler": ({"scheduler": 0.1}, TypeError, "a scheduler with step"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_of_fit(name: str) -> None:
+    options, error, words = REFUSALS[name]
+    with pytest.raises(error, match=words):
+        trainer().fit(**{"train": (X, Y), "verbose": 0} | options)
+
+
+def test_refusals_of_the_trainer() -> None:
+    model = net()
+    for options, error, words in (
+        ({"clip_norm": 0}, RangeError, "clip_norm"),
+        ({"precision": "bf16"}, RangeError, "knows precision \"float32\" here, got 'bf16'"),
+        ({"metrics": "accurate"}, RangeError, "is no metric"),
+        ({"optimizer": 3}, TypeError, "expects an optimizer"),
+        ({"loss": 3}, TypeError, "module or function"),
+    ):
+        with pytest.raises(error, match=words):
+            phalanx.Trainer(model, **options)
+    with pytest.raises(StateError, match="needs an optimizer"):
+        phalanx.Trainer(model).fit((X, Y))
+    with pytest.raises(StateError, match="needs a loss"):
+        phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1)).fit((X, Y))
+    own = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), lambda p, t: (p * 0).sum())
+    with pytest.raises(RangeError, match="losses of single samples"):
+        own.fit((X, Y), class_weight={0: 2.0}, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: callbacks.EarlyStopping("reward"), "give mode="),
+        (lambda: callbacks.EarlyStopping(patience=-1), "patience"),
+        (lambda: callbacks.EarlyStopping(mode="least"), "mode"),
+        (lambda: callbacks.Checkpoint("x", save="worst"), "save"),
+        (lambda: callbacks.Checkpoint("x", every=0), "every"),
+        (lambda: callbacks.Checkpoint("x", save="best", every=5), "whole epochs"),
+        (lambda: callbacks.LRScheduler(lambda e, lr: lr, every="week"), "every"),
+        (lambda: callbacks.TensorBoard(every_steps=0), "every_steps"),
+        (lambda: callbacks.Timeline("x", steps=0), "steps"),
+    ],
+)
+def test_refusals_of_callbacks(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(RangeError, match=words):
+        make()
+
+
+def test_two_fits_need_two_folders(tmp_path: Path) -> None:
+    of = trainer()
+    of.fit(data()[0], batch_size=20, checkpoint_dir=tmp_path, verbose=0)
+    with pytest.raises(StateError, match=r"made by call 1 of fit\(\), this is call 2"):
+        of.fit(data()[0], batch_size=20, checkpoint_dir=tmp_path, verbose=0)

@@ -1,0 +1,108 @@
+"""A small fit with everything in it: what the tests of the Trainer run on threads, and as a job of its own.
+
+``trainer_runs.py FOLDER [--shards V] [--epochs N] [--every STEPS]`` writes ``FOLDER/ledger`` and, on rank 0, ``FOLDER/result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import phalanx
+from phalanx import callbacks, nn, optim
+from phalanx.core.hashing import hash_array
+from phalanx.data import TensorDataset
+
+SAMPLES, HELD_OUT, FEATURES, CLASSES = 107, 23, 12, 4
+
+
+def data() -> tuple[TensorDataset, TensorDataset]:
+    """Training and validation data; neither size divides by anything."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((SAMPLES + HELD_OUT, FEATURES)).astype(np.float32)
+    y = (x[:, :CLASSES] + 0.3 * rng.standard_normal((len(x), CLASSES))).argmax(1)
+    return TensorDataset(x[:SAMPLES], y[:SAMPLES]), TensorDataset(x[SAMPLES:], y[SAMPLES:])
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(FEATURES, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, CLASSES)
+    )
+
+
+def trainer(**options: Any) -> phalanx.Trainer:
+    model = net()
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    return phalanx.Trainer(model, optimizer, nn.CrossEntropyLoss(), ["accuracy"], **options)
+
+
+def result(of: phalanx.Trainer) -> dict[str, Any]:
+    """Every bit that a fit leaves."""
+    return {
+        "step": of.step,
+        "epoch": of.epoch,
+        "stopped": of.stopped,
+        "history": {name: list(map(repr, values)) for name, values in of.history.history.items()},
+        "epochs": of.history.epoch,
+        "weights": {name: f"{hash_array(tensor.array):016x}" for name, tensor in of.model.state_dict().items()},
+    }
+
+
+class Halving:
+    """A schedule: the rate is halved every third step."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer, self.count = optimizer, 0
+
+    def step(self) -> None:
+        self.count += 1
+        if self.count % 3 == 0:
+            self.optimizer.param_groups[0]["lr"] *= 0.5
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
+def full_fit(folder: Path | None = None, epochs: int = 3, every: int | None = None, more: Any = ()) -> phalanx.Trainer:
+    """Class weights, clipping, micro-batches, a schedule by steps, early stopping that keeps the best weights."""
+    train, held_out = data()
+    of = trainer(clip_norm=0.8)
+    chosen = [
+        callbacks.LRScheduler(Halving(of.optimizer), every="step"),
+        callbacks.LearningRateMonitor(),
+        callbacks.EarlyStopping("val_accuracy", patience=2, restore_best_weights=True),
+        callbacks.LedgerWriter(None if folder is None else folder / "ledger"),
+        *more,
+    ]
+    if folder is not None:
+        chosen.append(callbacks.Checkpoint(folder / "checkpoints", every="epoch" if every is None else every))
+        chosen.append(callbacks.Checkpoint(folder / "best", save="best", monitor="val_accuracy"))
+    of.fit(
+        train, held_out, epochs, batch_size=20, validation_batch_size=7, class_weight={1: 2.5}, accumulate=2,
+        callbacks=chosen, verbose=0,
+    )  # fmt: skip
+    return of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shards", type=int)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--every", type=int)
+    args = parser.parse_args()
+    phalanx.init(shards=args.shards, seed=5)
+    of = full_fit(args.folder, args.epochs, args.every)
+    if phalanx.rank() == 0:
+        (args.folder / "result.json").write_text(json.dumps(result(of)))
+
+
+if __name__ == "__main__":
+    main()
