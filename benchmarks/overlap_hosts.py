@@ -5,14 +5,16 @@
 Two network namespaces are the hosts, one rank on each. Computing is sized to take as long as communication. Two steps:
 
 - ``buckets``: matrix products in equal pieces; after each piece one bucket of gradients is handed to ``all_reduce``, as a
-  backward pass does; at the end all are waited for.
+  backward pass does; at the end all are waited for. The buckets are those that a DataParallel would cut on this wire.
 - ``model``: forward and backward of a real DataParallel MLP and ``synchronize()``. Computing is the plain module's; what
   communication takes is the same step with ``overlap=False`` minus computing.
 
 Measured in turn, medians over rounds, slower rank: computing alone, communication alone with its processor time (all threads
 of the process), both together. hidden = computing + communication - together, as a share of min(computing, wire), where
 wire is communication without its own processor time: the two ranks have one core each, so that processor time
-cannot be hidden. A model's gradients come in backward alone: the share of min(backward, wire) stands beside it. Needs root.
+cannot be hidden. That time is given twice: of communication alone ("alone"), and what it adds to the processor time of the
+step that computes as well ("in step"), which is more because the two then share caches; so is the share. A model's gradients
+come in backward alone: the share of min(backward, wire) stands beside it. Needs root.
 """
 
 from __future__ import annotations
@@ -34,12 +36,15 @@ from two_hosts import TwoHosts
 
 from phalanx.dist import env
 from phalanx.dist.env import RankEnvironment
+from phalanx.dist.reduction.bucket import plan_buckets
 from phalanx.launch.mpirun import OPEN_MPI, find_mpirun
 
 SIDE = 384
 """Rows and columns of the matrices in a product: about a millisecond."""
 LAYERS, WIDTH = 16, 1024
 """Of the model: 16 x (1024 x 1024 + 1024) float32, 67 MB."""
+GRAIN = 1 << 14
+"""Elements of each imagined parameter of ``buckets``."""
 PORT = 29611
 PHASES = ("compute", "communicate", "together")
 
@@ -48,12 +53,20 @@ PHASES = ("compute", "communicate", "together")
 
 
 class Buckets:
-    """Matrix products and buckets of gradients. ``amount``: products after each of which a bucket starts, in all."""
+    """Matrix products and buckets of gradients. ``amount``: products of the whole step; a bucket starts when its share is done."""
 
-    def __init__(self, communicator: Any, megabytes: float, count: int) -> None:
+    def __init__(self, communicator: Any, megabytes: float, count: int | None) -> None:
         self.communicator = communicator
-        elements = int(megabytes * 2**20 / 4 / count)
-        self.buckets = [np.ones(elements, np.float32) for _ in range(count)]
+        length = int(megabytes * 2**20 / 4)
+        sizes = communicator.bucket_sizes(None)
+        if count is None:
+            plan = plan_buckets(range(0, length, GRAIN), length, 4, sizes.bytes, sizes.first_bytes, sizes.last_bytes)
+            ends = [bucket.hi for bucket in plan]
+        else:
+            ends = [length * (number + 1) // count for number in range(count)]
+        self.ends = [end / length for end in ends]
+        gradients = np.ones(length, np.float32)
+        self.buckets = [gradients[lo:hi] for lo, hi in zip([0, *ends], ends, strict=False)]
         rng = np.random.default_rng(0)
         self.a, self.b = (rng.standard_normal((SIDE, SIDE), np.float32) for _ in range(2))
         self.out = np.empty_like(self.a)
@@ -63,7 +76,7 @@ class Buckets:
         for number, bucket in enumerate(self.buckets):
             if phase != "communicate":
                 began = time.monotonic()
-                lo, hi = (amount * i // len(self.buckets) for i in (number, number + 1))
+                lo, hi = (round(amount * end) for end in (self.ends[number - 1] if number else 0.0, self.ends[number]))
                 for _ in range(lo, hi):
                     np.matmul(self.a, self.b, out=self.out)
                 mark(f"products {lo} to {hi}", began)
@@ -180,7 +193,7 @@ class Worker:
 def start(crew: Crew, hosts: TwoHosts, backend: str, options: argparse.Namespace) -> str:
     """One rank on each host; the team's name."""
     here = [sys.executable, str(Path(__file__).resolve()), "--worker", crew.address, "--team", backend]
-    here += ["--megabytes", str(options.megabytes), "--buckets", str(options.buckets)]
+    here += ["--megabytes", str(options.megabytes)] + (["--buckets", str(options.buckets)] if options.buckets else [])
     root = str(Path(__file__).resolve().parents[1])
     base = env.without_ranks(environment()) | {"PYTHONPATH": root}
     job = secrets.token_hex(16)
@@ -240,13 +253,21 @@ def summarize(kind: str, rounds: list[dict[str, list[dict[str, Any]]]]) -> dict[
 
     compute, together = median("compute", "seconds"), median("together", "seconds")
     communicate, cpu = median("communicate", "seconds"), median("communicate", "cpu_s")
+    added = max(0.0, median("together", "cpu_s") - median("compute", "cpu_s"))
     if kind == "model":
         communicate, cpu = communicate - compute, max(0.0, cpu - median("compute", "cpu_s"))
-    wire = communicate - cpu
+    wire, wire_in_step = communicate - cpu, communicate - added
     hidden = compute + communicate - together
-    row = {"compute_ms": compute, "communicate_ms": communicate, "cpu_ms": cpu, "together_ms": together}
+    row = {
+        "compute_ms": compute,
+        "communicate_ms": communicate,
+        "cpu_ms": cpu,
+        "added_cpu_ms": added,
+        "together_ms": together,
+    }
     row = {key: 1e3 * value for key, value in row.items()}
     row |= {"hidden_ms": 1e3 * hidden, "hidden": hidden / min(compute, wire) if wire > 0 else None}
+    row["hidden_in_step"] = hidden / min(compute, wire_in_step) if wire_in_step > 0 else None
     row["waited_ms"] = 1e3 * median("together", "waited_s")
     if kind == "model":
         row["backward_ms"] = 1e3 * median("compute", "backward_s")
@@ -255,8 +276,8 @@ def summarize(kind: str, rounds: list[dict[str, list[dict[str, Any]]]]) -> dict[
 
 
 HEAD = (
-    f"{'Gbit/s':>6} {'wire':<5}{'step':<9}{'computing':>10}{'commun.':>9}{'its CPU':>9}{'together':>10}{'waited':>8}"
-    f"{'hidden':>8}  share of min(computing, wire)"
+    f"{'Gbit/s':>6} {'wire':<5}{'step':<9}{'computing':>10}{'commun.':>9}{'its CPU':>9}{'in step':>9}{'together':>10}{'waited':>8}"
+    f"{'hidden':>8}  share of min(computing, wire): alone, in step"
 )
 
 
@@ -266,8 +287,8 @@ def show(rate: float, backend: str, kind: str, row: dict[str, Any]) -> str:
 
     more = f"; of min(backward, wire) {share('hidden_of_backward')}" if "hidden_of_backward" in row else ""
     return (
-        f"{rate:>6g} {backend:<5}{kind:<9}{row['compute_ms']:>10.1f}{row['communicate_ms']:>9.1f}{row['cpu_ms']:>9.1f}"
-        f"{row['together_ms']:>10.1f}{row['waited_ms']:>8.1f}{row['hidden_ms']:>8.1f}  {share('hidden')}{more}"
+        f"{rate:>6g} {backend:<5}{kind:<9}{row['compute_ms']:>10.1f}{row['communicate_ms']:>9.1f}{row['cpu_ms']:>9.1f}{row['added_cpu_ms']:>9.1f}"
+        f"{row['together_ms']:>10.1f}{row['waited_ms']:>8.1f}{row['hidden_ms']:>8.1f}  {share('hidden')}, {share('hidden_in_step')}{more}"
     )
 
 
@@ -279,7 +300,7 @@ def parse() -> argparse.Namespace:
     add("--kinds", nargs="+", choices=("buckets", "model"), default=["buckets", "model"])
     add("--rounds", type=int, default=5)
     add("--megabytes", type=float, default=64.0, help="all buckets together")
-    add("--buckets", type=int, default=16)
+    add("--buckets", type=int, metavar="N", help="cut into N equal ones (default: the tuned sizes of the wire)")
     add(
         "--trace",
         metavar="FILE",
@@ -323,9 +344,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     machine = describe_machine()
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:.1f}; {machine['environment']}")
-    print(
-        f"2 hosts with 1 rank each, {options.megabytes:g} MB in {options.buckets} buckets; ms, medians of {options.rounds}"
-    )
+    cut = f"{options.buckets} equal buckets" if options.buckets else "buckets of the tuned sizes"
+    print(f"2 hosts with 1 rank each, {options.megabytes:g} MB in {cut}; ms, medians of {options.rounds}")
     print(HEAD, flush=True)
     results = []
     with Crew() as crew, TwoHosts(crew.folder) as hosts:

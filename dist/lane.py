@@ -35,7 +35,9 @@ class Lane:
         self.store, self.shards = store, shards
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
         sizes = communicator.bucket_sizes(bucket_bytes)
-        self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes)
+        self.buckets = plan_buckets(
+            store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes, sizes.last_bytes
+        )
         share = communicator.shared_empty
         self.result = share(store.length, self.leaf_dtype, name=f"{name} result", common=True)
         """The sum over all shards, bucket by bucket; one for all ranks of the host."""

@@ -28,6 +28,8 @@ class Member:
     """Address where it takes control connections, ``host:port``."""
     identity: str = ""
     """Its :func:`.host.host_identity`: members with equal ones share a host."""
+    seals: bool = False
+    """Whether it can seal messages (:mod:`.communicators.sealing`)."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} (host {self.host}, pid {self.pid})"

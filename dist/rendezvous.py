@@ -37,8 +37,9 @@ _ANSWER_GRACE_S = 2.0
 _BACKLOG = 1024
 
 
-Place = Callable[[list[str], str], tuple[str, str]]
-"""``place(identities of the hosts of all ranks, this rank's address towards the rendezvous)`` -> (data, control) addresses."""
+Place = Callable[[list[str], str, bool], tuple[str, str]]
+"""``place(identities of all ranks' hosts, this rank's address towards the rendezvous, whether all can seal)`` -> addresses
+(data, control)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -185,7 +186,10 @@ class RendezvousServer:
         if len(self._members) == self.size:
             for other in self._visitors():
                 other.placed = False
-            self._answer_all({"hosts": [self._members[rank].identity for rank in range(self.size)]})
+            members = [self._members[rank] for rank in range(self.size)]
+            self._answer_all(
+                {"hosts": [each.identity for each in members], "seals": all(each.seals for each in members)}
+            )
 
     def _place(self, visitor: _Visitor, line: bytes) -> None:
         """A rank says where it listens; the last one that does completes the table."""
@@ -235,7 +239,7 @@ class RendezvousServer:
         return f"{len(self._members)} of {self.size} ranks joined, waiting for rank{'s' * (len(missing) > 1)} {shown}"
 
 
-_FIELDS: dict[str, Callable[[Any], Any]] = {"rank": int, "host": str, "pid": int, "identity": str}
+_FIELDS: dict[str, Callable[[Any], Any]] = {"rank": int, "host": str, "pid": int, "identity": str, "seals": bool}
 
 
 def _seal(secret: str, number: str, words: dict[str, Any]) -> bytes:
@@ -311,7 +315,7 @@ def join(environment: RankEnvironment, member: Member, timeout_s: float, place: 
             if "table" in answer:
                 return [Member(**row) for row in answer["table"]]
             if place is not None and addresses is None:
-                addresses = place(answer["hosts"], connection.getsockname()[0])
+                addresses = place(answer["hosts"], connection.getsockname()[0], answer["seals"])
             assert addresses is not None
             words = {"data": addresses[0], "control": addresses[1]}
 

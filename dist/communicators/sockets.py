@@ -1,16 +1,18 @@
-"""The sockets of a ZeroMQ group: plain ones within a host, encrypted ones (CURVE) between hosts.
+"""The sockets of a ZeroMQ group: plain ones within a host, guarded ones between hosts.
 
 Within a host messages go through a socket in Linux's abstract namespace, which is faster than TCP, is reached by this user
 alone, and leaves no file behind. Nothing listens beyond the loopback unless ranks are on several hosts; then one TCP socket
-does, on the interface that reaches the rendezvous. All ranks share one key pair that is made from the job's secret: a
-process that does not know the secret cannot finish the handshake, and a byte that was changed on the way breaks the
-connection, since each message is authenticated.
+does, on the interface that reaches the rendezvous. If all ranks can, messages are sealed before they are sent
+(:mod:`.sealing`) and a password that follows from the job's secret keeps others from connecting. Otherwise ZeroMQ encrypts
+(CURVE): all ranks share one key pair made from the job's secret, without which nobody finishes the handshake, and a byte that was
+changed on the way breaks the connection.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import sys
 import threading
@@ -20,6 +22,7 @@ from typing import Any
 
 from ..errors import LaunchError
 from ..member import LOOPBACK, address_text
+from .sealing import KeyPair, Seal
 
 _MAX_FRAME_BYTES = 1 << 26
 IO_THREADS = 2
@@ -44,13 +47,18 @@ class Outside:
 
     interface: str
     """The address of this host that the others reach."""
+    job_secret: str
     public: bytes
     secret: bytes
+    keys: KeyPair | None
+    """With it messages are sealed, without it ZeroMQ encrypts."""
 
     @classmethod
-    def of(cls, job_secret: str, interface: str) -> Outside:
-        """The key pair that follows from the job's secret."""
+    def of(cls, job_secret: str, interface: str, seals: bool) -> Outside:
+        """The keys that follow from the job's secret, or (``seals``) those of this run."""
         zmq = load_zmq()
+        if seals:
+            return cls(interface, job_secret, b"", b"", KeyPair(job_secret))
         from zmq.utils import z85  # noqa: PLC0415
 
         if not zmq.has("curve"):
@@ -58,7 +66,44 @@ class Outside:
                 "ranks are on several hosts, but this pyzmq was built without CURVE and cannot encrypt: pip install --force-reinstall pyzmq"
             )
         secret = z85.encode(hashlib.sha256(f"phalanx curve {job_secret}".encode()).digest())
-        return cls(interface, zmq.curve_public(secret), secret)
+        return cls(interface, job_secret, zmq.curve_public(secret), secret, None)
+
+    def guard_inlet(self, pull: Any, name: str) -> str:
+        """Let only this job's ranks connect to ``pull``; what its address says of the keys."""
+        pull.ipv6 = ":" in self.interface
+        if self.keys is None:
+            pull.curve_server, pull.curve_publickey, pull.curve_secretkey = True, self.public, self.secret
+            return ""
+        pull.plain_server, pull.zap_domain = True, b"phalanx"
+        return f" {name} {self.keys.public}"
+
+    def guard_outlet(self, push: Any) -> None:
+        push.ipv6 = ":" in self.interface
+        if self.keys is None:
+            push.curve_serverkey, push.curve_publickey, push.curve_secretkey = self.public, self.public, self.secret
+        else:
+            push.plain_username, push.plain_password = b"phalanx", self.password().encode()
+
+    def password(self) -> str:
+        """What a rank says when it connects, in clear: it opens no message."""
+        return hmac.new(self.job_secret.encode(), b"phalanx password", hashlib.sha256).hexdigest()
+
+    def seal(self, source: str, target: str, other: str) -> Seal | None:
+        """The seal from the inlet address ``source`` to that of ``target``; ``other`` is the one that is not this rank's."""
+        if self.keys is None:
+            return None
+        from_name, to_name = (address.split()[2] for address in (source, target))
+        return self.keys.seal(other.split()[3], f"{from_name} {to_name}")
+
+
+def doorkeeper(context: Any, outside: Outside) -> Any:
+    """A thread that asks who connects for the password; others are refused, and logged."""
+    from zmq.auth.thread import ThreadAuthenticator  # noqa: PLC0415
+
+    keeper = ThreadAuthenticator(context)
+    keeper.start()
+    keeper.configure_plain(domain="phalanx", passwords={"phalanx": outside.password()})
+    return keeper
 
 
 class Inlet:
@@ -84,10 +129,9 @@ class Inlet:
             if outside is not None:
                 far = self._open(True, name)
                 far.affinity = _DECRYPTS
-                far.curve_server, far.curve_publickey, far.curve_secretkey = True, outside.public, outside.secret
-                far.ipv6 = ":" in outside.interface
+                keys = outside.guard_inlet(far, name)
                 host = address_text(outside.interface, 0).rpartition(":")[0]
-                self.address += f" tcp://{host}:{far.bind_to_random_port(f'tcp://{host}')}"
+                self.address += f" tcp://{host}:{far.bind_to_random_port(f'tcp://{host}')}{keys}"
         except BaseException:
             self.close()
             raise
@@ -140,7 +184,7 @@ class Outlet:
     def __init__(self, context: Any, address: str, outside: Outside | None, far: bool) -> None:
         zmq = load_zmq()
         self._zmq = zmq
-        near, _, beyond = address.partition(" ")
+        near, *beyond = address.split()
         self.push = push = context.socket(zmq.PUSH)
         push.set_hwm(0)  # every rank posts to all before it takes: a limit would be a deadlock
         push.linger = 0
@@ -152,12 +196,9 @@ class Outlet:
         if far:
             assert outside is not None
             push.affinity = _ENCRYPTS
-            push.curve_serverkey, push.curve_publickey, push.curve_secretkey = (
-                outside.public, outside.public, outside.secret,
-            )  # fmt: skip
-            push.ipv6 = ":" in outside.interface
+            outside.guard_outlet(push)
             self._monitor = push.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-        push.connect(beyond if far else near)
+        push.connect(beyond[0] if far else near)
 
     def look(self) -> float | None:
         """:attr:`broken_since`, after the news. Any thread."""

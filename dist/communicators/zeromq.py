@@ -33,7 +33,8 @@ from ..rendezvous import RendezvousServer, join, serve
 from ..secret import job_of, require_secret
 from .base import DEFAULT_TIMEOUT_S
 from .peers import PeeredCommunicator, Peers
-from .sockets import IO_THREADS, Inlet, Outlet, Outside, load_zmq
+from .sealing import BrokenSealError, Seal, can_seal
+from .sockets import IO_THREADS, Inlet, Outlet, Outside, doorkeeper, load_zmq
 
 INLINE_BYTES = 1 << 15
 """Up to here a payload is copied into the frame of its header."""
@@ -59,6 +60,7 @@ class _Job(Peers):
         self.server: RendezvousServer | None = None
         self.outside: Outside | None = None
         """How ranks of other hosts are reached; None when there are none."""
+        self.doorkeeper: Any = None
 
     def meet(self, environment: RankEnvironment, timeout_s: float) -> Inlet:
         """Learn of all other ranks and connect the control channel; where the group of all ranks receives."""
@@ -68,17 +70,19 @@ class _Job(Peers):
         inlets: list[Inlet] = []
         listeners: list[socket.socket] = []
 
-        def place(hosts: list[str], interface: str) -> tuple[str, str]:
+        def place(hosts: list[str], interface: str, seals: bool) -> tuple[str, str]:
             if len(set(hosts)) > 1:
                 require_secret(environment)
-                self.outside = Outside.of(job_of(environment), interface)
+                self.outside = Outside.of(job_of(environment), interface, seals)
                 self.context.set(load_zmq().IO_THREADS, IO_THREADS)
+                if seals:
+                    self.doorkeeper = doorkeeper(self.context, self.outside)
             listeners.append(listen((LOOPBACK if self.outside is None else interface, 0)))
             inlets.append(Inlet(self.context, self.outside))
             return inlets[0].address, address_text(*listeners[0].getsockname()[:2])
 
         try:
-            me = Member(environment.rank, socket.gethostname(), os.getpid(), "", "", host_identity())
+            me = Member(environment.rank, socket.gethostname(), os.getpid(), "", "", host_identity(), can_seal())
             members = join(environment, me, timeout_s, place)
             mesh = ControlMesh(environment.rank, members, listeners[0], job_of(environment))
         except BaseException:
@@ -95,6 +99,8 @@ class _Job(Peers):
         super().close()
         if self.server is not None:
             self.server.close()
+        if self.doorkeeper is not None:
+            self.doorkeeper.stop()
         self.context.destroy()
 
 
@@ -114,7 +120,16 @@ class ZeroMQCommunicator(PeeredCommunicator):
             for rank, address in enumerate(addresses)
             if rank != self.rank
         }
-        self._inbox: dict[int, deque[tuple[bytes, Any]]] = defaultdict(deque)  # source -> (header or b"", piece)
+        self._seals: dict[int, tuple[Seal | None, Seal | None]] = defaultdict(lambda: (None, None))  # (to, from) a rank
+        for rank, theirs in enumerate(addresses):
+            if self._far[rank] and job.outside is not None:
+                to, back = (
+                    job.outside.seal(inlet.address, theirs, theirs),
+                    job.outside.seal(theirs, inlet.address, theirs),
+                )
+                self._seals[rank] = to, back
+        self._inbox: dict[int, deque[tuple[bytes, Any, int]]] = defaultdict(deque)
+        """Source -> (header or b"", piece, the number under which the piece is sealed, or -1)."""
         self._sent = [0] * self.size
         self._counted = [0] * self.size
         self._trackers: list[tuple[int, Any]] = []
@@ -170,20 +185,28 @@ class ZeroMQCommunicator(PeeredCommunicator):
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    def _prefix(self, dest: int, text: bytes) -> bytes:
+    def _front(self, dest: int, text: bytes, payload: Any = b"") -> bytes:
+        """The first frame of a message."""
         self._sent[dest] += 1
-        return _PREFIX.pack(self._token, self.rank, len(text), self._sent[dest]) + text
+        prefix = _PREFIX.pack(self._token, self.rank, len(text), self._sent[dest])
+        seal = self._seals[dest][0]
+        if seal is None:
+            return b"".join((prefix, text, payload))
+        return prefix + seal.close(2 * self._sent[dest], b"".join((text, payload)), prefix)
 
     def _post(self, dest: int, header: Header, view: memoryview) -> None:
         zmq, push, text = load_zmq(), self._outlets[dest].push, header.encode()
         view = view.cast("B") if view.nbytes else memoryview(b"")
         if view.nbytes <= INLINE_BYTES:
-            push.send(b"".join((self._prefix(dest, text), view)), zmq.DONTWAIT)
+            push.send(self._front(dest, text, view), zmq.DONTWAIT)
             return
+        seal = self._seals[dest][0]
         for start in range(0, view.nbytes, SEGMENT_BYTES):
-            push.send(self._prefix(dest, text), zmq.DONTWAIT | zmq.SNDMORE)
+            push.send(self._front(dest, text), zmq.DONTWAIT | zmq.SNDMORE)
             piece = view[start : start + SEGMENT_BYTES]
-            if view.nbytes <= COPY_BYTES:
+            if seal is not None:
+                push.send(seal.close(2 * self._sent[dest] + 1, piece), zmq.DONTWAIT, copy=False)
+            elif view.nbytes <= COPY_BYTES:
                 push.send(piece, zmq.DONTWAIT)
             else:
                 self._trackers.append((dest, push.send(piece, zmq.DONTWAIT, copy=False, track=True)))
@@ -210,21 +233,24 @@ class ZeroMQCommunicator(PeeredCommunicator):
         return sorted({dest for dest, tracker in self._trackers if not tracker.done})
 
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any:
-        text, piece = self._next(source, deadline)
+        text, piece, number = self._next(source, deadline)
         came = Header.decode(text, source, self.rank)
         check(expected, came, self.rank)
-        if out is None and len(piece) == came.nbytes:
+        if out is None and number < 0 and len(piece) == came.nbytes:
             return bytes(piece)
         target = np.empty(came.nbytes, np.uint8) if out is None else out
         at = 0
         while at < came.nbytes:
-            target[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
-            at += len(piece)
+            if number < 0:
+                target[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+                at += len(piece)
+            else:
+                at += self._open(source, number, piece, out=target[at : at + Seal.size(piece)])
             if at < came.nbytes:
-                _, piece = self._next(source, deadline)
+                _, piece, number = self._next(source, deadline)
         return target.tobytes() if out is None else out
 
-    def _next(self, source: int, deadline: float) -> tuple[bytes, Any]:
+    def _next(self, source: int, deadline: float) -> tuple[bytes, Any, int]:
         waiting, far = self._inbox[source], self._far[source]
         while not waiting:
             self._raise_if_ended(source)
@@ -253,11 +279,24 @@ class ZeroMQCommunicator(PeeredCommunicator):
                 f"rank {self.rank} of {self.size}: expected message {self._counted[source]} of {self._member(source)}, got "
                 f"message {count}: {_BROKEN}"
             )
-        body = _PREFIX.size + length
-        piece = data[body:] if len(frames) == 1 else frames[1].buffer
-        self._inbox[source].append((bytes(data[_PREFIX.size : body]), piece))
+        body, sealed = data[_PREFIX.size :], self._seals[source][1] is not None
+        if sealed:
+            body = memoryview(self._open(source, 2 * count, body, data[: _PREFIX.size]))
+        piece, number = (body[length:], -1) if len(frames) == 1 else (frames[1].buffer, 2 * count + 1 if sealed else -1)
+        self._inbox[source].append((bytes(body[:length]), piece, number))
         self.arrived += 1
         return True
+
+    def _open(self, source: int, number: int, data: Any, beside: Any = b"", out: Any = None) -> Any:
+        """What ``source`` sealed."""
+        seal = self._seals[source][1]
+        assert seal is not None
+        try:
+            return seal.open(number, data, beside, out)
+        except BrokenSealError:
+            raise CommunicatorError(
+                f"rank {self.rank} of {self.size}: a message of {self._member(source)} is not what it sent: {_BROKEN}"
+            ) from None
 
     def _has_come(self, source: int) -> bool:
         while not self._inbox[source] and self._receive(self._far[source], 0.0):

@@ -33,6 +33,8 @@ class BucketSizes:
     first_bytes: int
     """The first one is small, so that reduction starts early in backward."""
     bytes: int
+    last_bytes: int | None = None
+    """With it the last buckets shrink, each half of what is left, down to this: what backward ends with is soon sent."""
 
 
 @functools.cache
@@ -53,8 +55,11 @@ def plan_buckets(
     itemsize: int,
     bucket_bytes: int | None = None,
     first_bytes: int | None = None,
+    last_bytes: int | None = None,
 ) -> list[Bucket]:
     """Cut a layout into buckets of at least ``bucket_bytes``; the first one of at least ``first_bytes`` (default: as the others).
+
+    With ``last_bytes`` a bucket is full with half of what is left, though not with less than that.
 
     A bucket ends with the parameter that fills it, so that a large one, whose gradient is final early, need not wait for
     small ones behind it, and those before it cost no operation of their own.
@@ -65,10 +70,12 @@ def plan_buckets(
     buckets: list[Bucket] = []
     bucket_bytes = bucket_bytes or BUCKET_BYTES
     limit = min(first_bytes or bucket_bytes, bucket_bytes)
+    shortest = min(last_bytes or bucket_bytes, bucket_bytes)
     ends = [*offsets[1:], length]
     lo = first = 0
     for index, end in enumerate(ends):
         if (end - lo) * itemsize >= limit or index == len(ends) - 1:
             buckets.append(Bucket(len(buckets), lo, end, first, index))
-            lo, first, limit = end, index + 1, bucket_bytes
+            lo, first = end, index + 1
+            limit = min(bucket_bytes, max(shortest, (length - lo) * itemsize // 2))
     return buckets

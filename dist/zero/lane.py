@@ -54,7 +54,9 @@ class ZeroLane:
         self.shards = max((hi for _, hi in ranges), default=0)
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
         sizes = communicator.bucket_sizes(bucket_bytes)
-        self.buckets = plan_buckets(store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes)
+        self.buckets = plan_buckets(
+            store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes, sizes.last_bytes
+        )
         limit = max(CHUNK, min(sizes.bytes, PIECE_BYTES) // store.dtype.itemsize)
         self.pieces = [list(_pieces(bucket, limit)) for bucket in self.buckets]
         longest = max((hi - lo for pieces in self.pieces for lo, hi in pieces), default=0)

@@ -129,9 +129,17 @@ def zmq() -> dict[str, Any]:
         "pyzmq": module.__version__,
         "libzmq": module.zmq_version(),
         "curve": bool(module.has("curve")),
+        "seals": _can_seal(),
         "ipc": bool(module.has("ipc")),
         "file": _mapped("libzmq") or _mapped("_zmq"),
     }
+
+
+def _can_seal() -> bool:
+    try:
+        return hasattr(importlib.import_module("cryptography.hazmat.primitives.ciphers.aead").AESGCM, "decrypt_into")
+    except ImportError:
+        return False
 
 
 def mpi() -> dict[str, Any]:

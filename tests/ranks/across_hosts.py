@@ -78,8 +78,8 @@ def through_a_proxy(comm: Communicator, flip_at: int | None) -> bool:
     """An all-reduce whose data from rank 1 pass a proxy that flips one bit of the byte ``flip_at``."""
 
     def outlet(context: Any, address: str, outside: Outside | None, far: bool) -> Outlet:
-        near, _, beyond = address.partition(" ")
-        return Outlet(context, f"{near} tcp://127.0.0.1:{Proxy(beyond, flip_at).port}", outside, far)
+        near, beyond, *keys = address.split()
+        return Outlet(context, " ".join((near, f"tcp://127.0.0.1:{Proxy(beyond, flip_at).port}", *keys)), outside, far)
 
     if comm.rank == 1:
         zeromq.Outlet = outlet  # type: ignore[assignment, misc]

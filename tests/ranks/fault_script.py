@@ -200,9 +200,9 @@ class DamagingProxy(Proxy):
 
 def behind_a_proxy(context: Any, address: str, outside: Outside | None, far: bool) -> Outlet:
     """What this rank sends to other hosts passes a proxy that flips one bit of it."""
-    near, _, beyond = address.partition(" ")
+    near, beyond, *keys = address.split()
     proxy = DamagingProxy(beyond, DAMAGED_BYTE)
-    return Outlet(context, f"{near} tcp://127.0.0.1:{proxy.port}", outside, far)
+    return Outlet(context, " ".join((near, f"tcp://127.0.0.1:{proxy.port}", *keys)), outside, far)
 
 
 def before_all() -> None:

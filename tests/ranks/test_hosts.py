@@ -116,6 +116,8 @@ def test_without_a_secret_several_hosts_are_refused(two: Hosts, tmp_path: Path) 
             assert "export PHALANX_JOB=$(openssl rand -hex 16)" in report["text"]
 
 
+ciphers = pytest.mark.parametrize("curve", [pytest.param(False, id="sealed"), pytest.param(True, id="curve")])
+
 OUTSIDER = """
 import json, struct, sys, zmq
 from phalanx.dist.env import RankEnvironment
@@ -124,7 +126,7 @@ from phalanx.dist.rendezvous import Member, join
 meet, table = sys.argv[1], json.loads(sys.argv[2])
 told = RankEnvironment(1, 2, 0, 1, 1, rendezvous=meet, job="a guess of thirty-two characters")
 try:
-    join(told, Member(1, "h1", 1, "", ""), 3.0, lambda hosts, interface: ("", ""))
+    join(told, Member(1, "h1", 1, "", ""), 3.0, lambda hosts, interface, seals: ("", ""))
 except LaunchError as error:
     print(error)
 context = zmq.Context()
@@ -141,11 +143,12 @@ for address in table:
 """
 
 
-def test_an_outsider_cannot_join_or_read(two: Hosts, tmp_path: Path) -> None:
+@ciphers
+def test_an_outsider_cannot_join_or_read(two: Hosts, tmp_path: Path, curve: bool) -> None:
     """It speaks every protocol and sees every byte on the wire, but does not know the secret."""
     job_folder = tmp_path / "job"
     with Sniffer(two, tmp_path / "frames") as sniffer:
-        job = call(two, job_folder, "until_told", where=str(tmp_path))
+        job = call(two, job_folder, "until_told", where=str(tmp_path), curve=curve)
         wait_for(tmp_path / "table", 20)
         table = (tmp_path / "table").read_text()
         words = [sys.executable, "-c", OUTSIDER, f"{two.address(0)}:29500", table]
@@ -209,16 +212,20 @@ def wait_for(file: Path, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_proxy_that_changes_nothing_is_not_noticed(two: Hosts, tmp_path: Path) -> None:
-    reports = call(two, tmp_path / "job", "through_a_proxy", flip_at=None).reports()
+@ciphers
+def test_a_proxy_that_changes_nothing_is_not_noticed(two: Hosts, tmp_path: Path, curve: bool) -> None:
+    reports = call(two, tmp_path / "job", "through_a_proxy", flip_at=None, curve=curve).reports()
     assert [report.get("result") for report in reports.values()] == [True, True], reports
 
 
 @pytest.mark.parametrize("flip_at", [100_000, pytest.param(3_000_000, marks=whole), pytest.param(1_000, marks=whole)])
+@ciphers
 def test_one_bit_changed_on_the_wire_ends_the_job_and_never_gives_a_sum(
-    two: Hosts, tmp_path: Path, flip_at: int
+    two: Hosts, tmp_path: Path, flip_at: int, curve: bool
 ) -> None:
-    reports = call(two, tmp_path / "job", "through_a_proxy", flip_at=flip_at, timeout_s=20.0).reports(within_s=30)
+    reports = call(two, tmp_path / "job", "through_a_proxy", flip_at=flip_at, curve=curve, timeout_s=20.0).reports(
+        within_s=30
+    )
     assert len(reports) == 2
     for report in reports.values():
         assert "result" not in report, report

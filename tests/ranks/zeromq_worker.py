@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from phalanx.dist import env
+from phalanx.dist.communicators import zeromq
 from phalanx.dist.communicators.base import reason_of
 from phalanx.dist.communicators.zeromq import ZeroMQCommunicator
 from phalanx.dist.errors import CommunicatorError
@@ -216,6 +217,8 @@ def rank_main(
     assert environment is not None
     with open(folder / f"{environment.rank}.err", "w") as errors:
         os.dup2(errors.fileno(), 2)
+    if arguments.pop("curve", False):
+        zeromq.can_seal = lambda: False
     options = {"stall_s": arguments.pop("stall_s")} if "stall_s" in arguments else {}
     report: dict[str, Any] = {"rank": environment.rank}
     began = time.monotonic()
