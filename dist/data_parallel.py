@@ -110,7 +110,7 @@ class DataParallel(Module):
         if reducer.with_shards and not reducer.in_shard:
             with discard():
                 return self.module(*inputs, **options)
-        with collect(reducer.records):
+        with collect(reducer.now.records):
             return self.module(*inputs, **options)
 
     def memory_report(self) -> str:

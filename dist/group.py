@@ -14,6 +14,8 @@ from ..core import rng
 from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
 from ..core.faults import set_position
+from ..core.nn.collective import provide
+from ..core.rank_local import of_rank
 from . import env, excepthook, processor
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
@@ -25,6 +27,7 @@ from .diagnosis.watch import STALL_S
 from .errors import CommunicatorError, LaunchError
 from .leftovers import sweep
 from .lifeline import die_with_parent
+from .meeting import Meeting
 from .reduction.tree import owned_range
 from .shard_state import Votes
 
@@ -53,9 +56,14 @@ class Group:
     steps_committed: int = 0
     """Optimizer steps of any DataParallel that all ranks agreed on."""
 
+    meeting: Meeting = field(init=False)
+    """Where shards meet inside of their forward and backward."""
     held: tuple[int, bytes] = (0, b"")
     """The number of the last committed step and the message that committed it, for survivors that did not get it."""
     _settled: bool = False
+
+    def __post_init__(self) -> None:
+        self.meeting = Meeting(self)
 
     @property
     def rank(self) -> int:
@@ -138,7 +146,8 @@ class _Local(threading.local):
     group: Group | None = None
 
 
-_local = _Local()
+_local = of_rank(_Local())
+provide(lambda: None if _local.group is None else _local.group.meeting)
 
 
 def init(

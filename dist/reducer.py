@@ -14,19 +14,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..core.errors import GraphError
 from ..core.faults import fault_point, set_position
 from ..core.flat import is_packed, pack
 from ..core.graph import is_grad_enabled
+from ..core.nn.collective import set_pass_weight
 from ..core.nn.module import Module
-from ..core.nn.statistics import Entry
+from ..core.nn.sync_batch_norm import name_layers
 from .commit import commit_statistics, unused
 from .compression import Scheme
 from .compression.fold import CompressedFold
 from .fold import Fold
 from .group import Group
+from .open_shard import OpenShard
 from .shard_state import ShardState
 from .step_end import StepEnd
 from .zero.fold import ZeroFold
@@ -75,10 +75,11 @@ class Reducer:
         self.end = StepEnd(group, module)
         self.check_finite: Callable[[float], None] = lambda loss: None
         self._step: Step | None = None
-        self._shard: int | None = None
+        self.now = OpenShard()
+        """The shard that the loop is inside of."""
+        self.together = False
+        """Whether several owned shards are under way at once (:func:`run_shards`)."""
         self._watching = True
-        self._takes = False
-        """ZeRO-2: a shard before the last owned one; what is final in its last pass is folded and freed."""
         self._passes_before: list[int] = []
         self._unit = 1.0
         self._weight_before = 0.0
@@ -101,6 +102,7 @@ class Reducer:
         if not self.trivial:
             self.fold.lay_out(stores, self.names)
         self.module_names = {module: name for name, module in self.module.named_modules()}
+        self.group.meeting.expected |= name_layers(self.module)
         self._layout = self._layout_now()
 
     def _layout_now(self) -> tuple[int, ...]:
@@ -123,14 +125,10 @@ class Reducer:
         self._expects = False  # the loader opened a step: this rank takes part even when it owns no samples
         self._again = False
         self._foreseeable = True
-        self.records: list[Entry] = []
         self.fold.reset()
         self._pending: int | None = None
         """The last owned shard with samples, once it is closed: folded when the step ends."""
-        self._new_shard(0)
-
-    def _new_shard(self, samples: int) -> None:
-        self._passes, self._weight, self._loss, self._samples = 0, 0.0, 0.0, samples
+        self.now = OpenShard(self.now.number, 0)
 
     # -- what the loader says ---------------------------------------------------------------------------------------
 
@@ -148,18 +146,17 @@ class Reducer:
         self._expects = True
         self.end.data_came(step)
         if not self.with_shards:
-            self._samples += samples
+            self.now.samples += samples
             return
-        self._step, self._shard = step, shard
+        self._step, self.now.number = step, shard
         if self._pending is None:
-            self._new_shard(samples)
-            self.records = []
+            self.now = OpenShard(self.now.number, samples)
 
     def shard_closes(self) -> None:
         if not self.with_shards or not self._watching:
             return
-        shard, self._shard = self._shard, None
-        if self._passes and shard is not None:
+        shard, self.now.number = self.now.number, None
+        if self.now.passes and shard is not None:
             if shard == self._last_with_samples():
                 self._pending = shard
             else:
@@ -174,44 +171,48 @@ class Reducer:
     def backward_begins(self, leaves: Sequence[Any], root: Any) -> None:
         loss = float(root.array.sum())
         self.check_finite(loss)
-        if self.with_shards and self._shard is None:
+        now = self.now
+        if self.with_shards and now.number is None:
             raise GraphError(
                 f"with shards={self.shards}, backward() must run inside `for batch in step:` of `for step in loader.steps():`, "
                 "so that it belongs to a shard"
             )
         if not self._open:
             self._begin_cycle()
-        if self.with_shards and (self._pending is not None or not self._passes):
+        if self.with_shards and (self._pending is not None or not now.passes):
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
         weight = self._weight_of(root) / self._unit
-        self._passes += 1
-        self._weight += weight
-        self._loss += loss
+        now.passes += 1
+        now.weight += weight
+        now.loss += loss
+        set_pass_weight(weight)
         _backward.reducers = getattr(_backward, "reducers", 0) + 1
-        self._remaining: list[int] | None = None
-        self._takes = self.spread is not None and self.with_shards and self._shard != self._last_with_samples()
+        now.remaining = None
+        now.takes = self.spread is not None and self._is_before_last() and not self.together
         if self._may_overlap():
-            self._remaining = [0] * len(self.fold.labels)
+            now.remaining = [0] * len(self.fold.labels)
             for leaf in leaves:
-                self._remaining[self.fold.bucket_of[leaf]] += 1
+                now.remaining[self.fold.bucket_of[leaf]] += 1
 
     def gradient_final(self, leaf: Any) -> None:
-        remaining = self._remaining
+        now = self.now
+        remaining = now.remaining
         if self.spread is not None:
             self.spread.arrived(leaf)
         if remaining is not None:
             number = self.fold.bucket_of[leaf]
             remaining[number] -= 1
-            if self._takes:
+            if now.takes:
                 if self.spread is not None and not remaining[number]:
-                    self.spread.take(number, self._shard or 0, self._weight)
+                    self.spread.take(number, now.number or 0, now.weight)
             elif getattr(_backward, "reducers", 0) == 1:
-                self.fold.submit_while(self._weight, lambda number: not remaining[number])
+                self.fold.submit_while(now.weight, lambda number: not remaining[number])
 
     def backward_ends(self) -> None:
         _backward.reducers = getattr(_backward, "reducers", 1) - 1
+        set_pass_weight(1.0)
 
     def check_readable(self, parameter: Any) -> None:
         """Reading never communicates; before the sum over shards and ranks there is nothing right to read."""
@@ -228,21 +229,21 @@ class Reducer:
     def gradients_cleared(self) -> None:
         """``zero_grad()``: the cycle begins anew."""
         if self.trivial:
-            self._new_shard(self._samples)
+            self.now = OpenShard(self.now.number, self.now.samples)
         if self.trivial or not self._open:
             return
-        if self.with_shards and self._shard is not None and self._passes:
+        if self.with_shards and self.now.number is not None and self.now.passes:
             raise GraphError(
                 f"zero_grad() while {self._where()}: it would drop part of the step; call it before `for batch in step:`"
             )
         self.fold.wait()
         self._learn(0)
-        records, samples, expects = self.records, self._samples, self._expects
+        before, expects = self.now, self._expects
         self._new_cycle()
         self._expects = expects
         if not self.with_shards:
             # zero_grad between forward and backward is common: what forward left belongs to the backward to come
-            self.records, self._samples = records, samples
+            self.now.records, self.now.samples = before.records, before.samples
 
     def gradients_wanted(self) -> None:
         """``optimizer.step()`` or clipping: complete the sum."""
@@ -252,12 +253,13 @@ class Reducer:
         if not self.with_shards:
             return "the step is open"
         lo, hi = self.owned
-        shard = self._shard if self._shard is not None else self._pending if self._pending is not None else lo
-        state = "open" if self._shard is not None else "closed, not summed"
+        number = self.now.number
+        shard = number if number is not None else self._pending if self._pending is not None else lo
+        state = "open" if number is not None else "closed, not summed"
         return f"shard {shard - lo + 1} of {hi - lo} {state}"
 
     def _begin_shard(self) -> None:
-        shard = self._shard
+        shard = self.now.number
         if (shard is not None and shard < self.fold.next_shard) or self._pending is not None:
             raise GraphError(
                 "a second loop over the shards of one step without optimizer.step() or zero_grad() between: call backward() for "
@@ -267,13 +269,17 @@ class Reducer:
             parameter._grad = None
 
     def _begin_cycle(self) -> None:
-        if self._layout_now() != self._layout:
-            self.plan()
-            self._foreseeable = False  # this pass began before the new layout was known
+        self.follow_structure()
         self._open = True
         self._cycle_counts = self._all_have_samples()
         self._unit = self._unit_of_weight()
         self.fold.carry(self.parameters)
+
+    def follow_structure(self) -> None:
+        """Plan anew if parameters were replaced, added, frozen or moved since."""
+        if self._layout_now() != self._layout:
+            self.plan()
+            self._foreseeable = False  # a pass may have begun before the new layout was known
 
     def _unit_of_weight(self) -> float:
         """What weights are counted in, so that a whole shard's is 1 and nothing is multiplied; equal on all ranks.
@@ -291,7 +297,7 @@ class Reducer:
                 "this loss does not say how many items it averages (a sum of losses of unequal weight, or a loss of your own): each "
                 "shard counts with its number of samples. Set `loss.weight = ...` before backward() to say otherwise.",
             )
-        return float(self._samples) if self._samples else 1.0
+        return float(self.now.samples) if self.now.samples else 1.0
 
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._warned:
@@ -302,7 +308,7 @@ class Reducer:
     @property
     def in_shard(self) -> bool:
         """Whether the loop is inside a shard now."""
-        return self._shard is not None and self._watching
+        return self.now.number is not None and self._watching
 
     # -- leaves and buckets -----------------------------------------------------------------------------------------
 
@@ -316,51 +322,44 @@ class Reducer:
     def _may_overlap(self) -> bool:
         if self.trivial or self.group.size == 1 or not self.overlap or self.paused or self._again:
             return False
-        if not self._foreseeable or not self._weight:
+        if not self._foreseeable or self.together or not self.now.weight:
             return False
-        if len(self._passes_before) < 2 or set(self._passes_before) != {self._passes}:
+        if len(self._passes_before) < 2 or set(self._passes_before) != {self.now.passes}:
             return False
-        if not self.with_shards or self._takes:
-            return True
-        return self._shard == self._last_with_samples() and self._all_have_samples()
+        return not self.with_shards or self.now.takes or (not self._is_before_last() and self._all_have_samples())
+
+    def _is_before_last(self) -> bool:
+        """Whether the open shard is not the last owned one with samples."""
+        return self.with_shards and self.now.number != self._last_with_samples()
 
     def _shard_state(self) -> ShardState | None:
-        if not self._weight:
-            return None
-        statistics = {
-            f"{self.module_names[e.layer]}#{e.call_number}": (
-                float(e.n),
-                np.asarray(e.mean, np.float64),
-                np.asarray(e.m2, np.float64),
-            )
-            for e in self.records
-        }
-        used = np.array([self.fold.has_gradient(p) for p in self.parameters], bool)
-        return ShardState(self._weight, self._loss * self._weight, used, used.copy(), statistics)
+        return self.now.state(self.module_names, [self.fold.has_gradient(p) for p in self.parameters])
 
     # -- the end of a cycle -------------------------------------------------------------------------------------------
 
     def synchronize(self) -> None:
         """Complete the global mean gradient on every rank; all ranks must call. Does nothing when there is nothing to sum."""
         if self.trivial:
-            if self._passes:
-                self.step_loss = self._loss
+            if self.now.passes:
+                self.step_loss = self.now.loss
                 self.group.agree(self.group.ballot())
                 self.group.steps_committed += 1
             self._new_cycle()
             return
         if not self._open and not self._expects:
             return
-        if self.with_shards and self._shard is not None:
+        if self.with_shards and self.now.number is not None:
             lo, hi = self.owned
             raise GraphError(
-                f"optimizer.step() (or clipping) while shard {self._shard - lo + 1} of {hi - lo} is open: it belongs after the loop "
+                f"optimizer.step() (or clipping) while shard {self.now.number - lo + 1} of {hi - lo} is open: it belongs after the loop "
                 "`for batch in step:`, not inside"
             )
         if not self._open:  # no samples on this rank: what others do at their first backward is due here
             self._begin_cycle()
         fault_point("before-reduce")
-        passes, last = self._passes, None
+        if self.group.meeting.expected:
+            self.group.meeting.finish()
+        passes, last = self.now.passes, None
         if not self.with_shards:
             last = self._shard_state()
         elif self._pending is not None:
