@@ -28,7 +28,7 @@ class _Run(NamedTuple):
     store: FlatStore
     first: int
     last: int
-    count: int
+    steps: int
     numbers: dict[str, float]
 
 
@@ -210,7 +210,7 @@ class Optimizer(OptimizerState):
                 last
                 and last.store is store
                 and last.last == index - 1
-                and (last.count, last.numbers) == (count, numbers)
+                and (last.steps, last.numbers) == (count, numbers)
             ):
                 runs[-1] = last._replace(last=index)
             else:
@@ -230,7 +230,7 @@ class Optimizer(OptimizerState):
         gradient = store.gradient_part(lo, hi).reshape(shape)
         data = store.data[lo:hi].reshape(shape)
         gradient = -gradient if group.get("maximize") else gradient
-        self.update(data, gradient, state | run.numbers, group, run.count + 1)
+        self.update(data, gradient, state | run.numbers, group, run.steps + 1)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

@@ -110,7 +110,8 @@ class LRScheduler:
     def _know_groups(self) -> None:
         """Groups that were added later."""
         for group in self.optimizer.param_groups[len(self.base_lrs) :]:
-            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+            group.setdefault("initial_lr", group["lr"])
+            self.base_lrs.append(group["initial_lr"])
 
     def _jump(self, epoch: float) -> None:
         """To the formula's rates at ``epoch``, whatever the present ones are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import RangeError
 from ..optimizer import Optimizer, Options
@@ -55,6 +55,14 @@ class _Cycle(LRScheduler):
         if self.cycle_momentum:
             for group in self.optimizer.param_groups:
                 self._set_momentum(group, self.momentum(group, self.last_epoch))
+
+
+class _Phase(NamedTuple):
+    """Up to which step, and between which of a group's numbers the rate and the momentum go."""
+
+    end: float
+    lr: tuple[str, str]
+    momentum: tuple[str, str]
 
 
 class OneCycleLR(_Cycle):
@@ -110,38 +118,34 @@ class OneCycleLR(_Cycle):
                 group["min_lr"] = group["initial_lr"] / final_div_factor
         super().__init__(optimizer, last_epoch)
 
-    def _phases(self) -> list[tuple[float, str, str, str, str]]:
-        """(last step, rate at its start and end, momentum at its start and end) of each."""
+    def _phases(self) -> list[_Phase]:
         up, last = self.pct_start * self.total_steps - 1, float(self.total_steps - 1)
-        momenta = ("max_momentum", "base_momentum", "max_momentum", "max_momentum")
-        rates = (
-            ("initial_lr", "max_lr", "initial_lr", "min_lr") if self.three_phase else ("initial_lr", "max_lr", "min_lr")
-        )
-        ends = (up, 2 * self.pct_start * self.total_steps - 2, last) if self.three_phase else (up, last)
-        return [(end, *rates[i : i + 2], *momenta[i : i + 2]) for i, end in enumerate(ends)]
+        rise = _Phase(up, ("initial_lr", "max_lr"), ("max_momentum", "base_momentum"))
+        if not self.three_phase:
+            return [rise, _Phase(last, ("max_lr", "min_lr"), ("base_momentum", "max_momentum"))]
+        fall = _Phase(2 * up, ("max_lr", "initial_lr"), ("base_momentum", "max_momentum"))
+        return [rise, fall, _Phase(last, ("initial_lr", "min_lr"), ("max_momentum", "max_momentum"))]
 
-    def _between(self, group: Options, epoch: float, what: int) -> float:
-        """The rate (``what`` 1) or momentum (3) of a group."""
+    def _between(self, group: Options, epoch: float, what: str) -> float:
+        """The rate ("lr") or momentum of a group."""
         if epoch > self.total_steps:
             raise RangeError(
                 f"OneCycleLR was made for {self.total_steps} steps, this is step {int(epoch)}; give it the steps of all epochs"
             )
-        start, phases = 0.0, self._phases()
-        for phase in phases:
-            if epoch <= phase[0] or phase is phases[-1]:
-                low, high = group[phase[what]], group[phase[what + 1]]
-                part = (epoch - start) / (phase[0] - start) if phase[0] > start else 1.0
-                if self.anneal_strategy == "linear":
-                    return (high - low) * part + low
-                return high + (low - high) / 2.0 * (math.cos(math.pi * part) + 1)
-            start = phase[0]
-        raise AssertionError("the last phase has no end")
+        phases = self._phases()
+        number = next((i for i, phase in enumerate(phases) if epoch <= phase.end), len(phases) - 1)
+        phase, start = phases[number], phases[number - 1].end if number else 0.0
+        low, high = (group[key] for key in (phase.lr if what == "lr" else phase.momentum))
+        part = (epoch - start) / (phase.end - start) if phase.end > start else 1.0
+        if self.anneal_strategy == "linear":
+            return (high - low) * part + low
+        return high + (low - high) / 2.0 * (math.cos(math.pi * part) + 1)
 
     def rate(self, index: int, epoch: float) -> float:
-        return self._between(self.optimizer.param_groups[index], epoch, 1)
+        return self._between(self.optimizer.param_groups[index], epoch, "lr")
 
     def momentum(self, group: Options, epoch: float) -> float:
-        return self._between(group, epoch, 3)
+        return self._between(group, epoch, "momentum")
 
 
 class CyclicLR(_Cycle):

@@ -250,7 +250,7 @@ class LambdaLR(LRScheduler):
         return super().state_dict() | {"lr_lambdas": [state_of_rule(rule) for rule in self.lr_lambdas]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict(state_dict | {"lr_lambdas": self.lr_lambdas})
+        super().load_state_dict({**state_dict, "lr_lambdas": self.lr_lambdas})
         for rule, state in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
             if state is not None:
                 rule.__dict__.update(state)
