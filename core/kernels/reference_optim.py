@@ -74,6 +74,20 @@ def adam_update(
         p -= w
 
 
+def average_update(average: Array, data: Array, share: float) -> None:
+    """``average += share (data - average)``."""
+    for at in blocks(data.size):
+        average[at] += (data[at] - average[at]) * data.dtype.type(share)
+
+
+def exchange(first: Array, second: Array) -> None:
+    """Each gets the other's values."""
+    for at in blocks(first.size):
+        kept = first[at].copy()
+        first[at] = second[at]
+        second[at] = kept
+
+
 _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
 
@@ -93,4 +107,10 @@ def hash_words(words: Array, start: int) -> int:
     return total & 0xFFFFFFFFFFFFFFFF
 
 
-KERNELS = {"sgd_update": sgd_update, "adam_update": adam_update, "hash_words": hash_words}
+KERNELS = {
+    "sgd_update": sgd_update,
+    "adam_update": adam_update,
+    "average_update": average_update,
+    "exchange": exchange,
+    "hash_words": hash_words,
+}

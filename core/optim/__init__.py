@@ -1,6 +1,7 @@
 """Optimizers on the flat store, their schedules, and averages of parameters."""
 
 from .adam import Adam, Adamax, AdamW, NAdam, RAdam
+from .average import EMA
 from .layerwise import LAMB, LARS
 from .muon import Muon
 from .optimizer import Optimizer
@@ -11,6 +12,7 @@ from .signs import ASGD, Lion, Rprop
 
 __all__ = [
     "ASGD",
+    "EMA",
     "LAMB",
     "LARS",
     "SGD",

@@ -68,11 +68,13 @@ class SequentialLR(_Composed):
     >>> first = optim.lr_scheduler.ConstantLR(optimizer, factor=0.25, total_iters=2)
     >>> second = optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     >>> scheduler = optim.lr_scheduler.SequentialLR(optimizer, [first, second], milestones=[2])
-    >>> for _ in range(4):
-    ...     print(scheduler.get_last_lr(), end=" ")
+    >>> seen = scheduler.get_last_lr()
+    >>> for _ in range(3):
     ...     optimizer.step()
     ...     scheduler.step()
-    [0.2] [0.2] [0.8] [0.4]
+    ...     seen += scheduler.get_last_lr()
+    >>> seen
+    [0.2, 0.2, 0.8, 0.4]
     """
 
     def __init__(
@@ -118,11 +120,13 @@ class ChainedScheduler(_Composed):
     >>> warm = optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=2)
     >>> decay = optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     >>> scheduler = optim.lr_scheduler.ChainedScheduler([warm, decay])
-    >>> for _ in range(4):
-    ...     print(scheduler.get_last_lr(), end=" ")
+    >>> seen = scheduler.get_last_lr()
+    >>> for _ in range(3):
     ...     optimizer.step()
     ...     scheduler.step()
-    [0.4] [0.2] [0.2] [0.1]
+    ...     seen += scheduler.get_last_lr()
+    >>> seen
+    [0.4, 0.2, 0.2, 0.1]
     """
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
@@ -156,11 +160,13 @@ class WarmupLR(_Composed):
     >>> optimizer = optim.SGD(nn.Linear(1, 1).parameters(), lr=0.8)
     >>> cosine = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
     >>> scheduler = optim.lr_scheduler.WarmupLR(optimizer, warmup_steps=2, after=cosine)
-    >>> for _ in range(5):
-    ...     print(round(scheduler.get_last_lr()[0], 3), end=" ")
+    >>> seen = scheduler.get_last_lr()
+    >>> for _ in range(4):
     ...     optimizer.step()
     ...     scheduler.step()
-    0.4 0.8 0.8 0.683 0.4
+    ...     seen += scheduler.get_last_lr()
+    >>> [round(rate, 3) for rate in seen]
+    [0.4, 0.8, 0.8, 0.683, 0.4]
     """
 
     def __init__(
