@@ -14,6 +14,7 @@ import gzip
 import os
 from collections.abc import Callable, Iterator, Sequence
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -104,7 +105,7 @@ class StreamingDataset(IterableDataset):
         """Each ``window`` records in a keyed order. Inside of a window the cursor is its beginning and how many are used."""
         start, used = {**cursor, "used": 0}, cursor["used"]
         while True:
-            held = [entry for entry, _ in zip(raw, range(self.window), strict=False)]
+            held = list(islice(raw, self.window))
             if not held:
                 return
             number = start["window"]
