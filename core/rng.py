@@ -138,6 +138,22 @@ def own_stream(seed: int) -> Iterator[None]:
         _state.seed, _state.step, _state.shard, _state.calls = outer
 
 
+@contextmanager
+def unmarked() -> Iterator[None]:
+    """Inside, parameters get their initial values without a mark on those that are made afterwards.
+
+    >>> before = init_key().call
+    >>> with unmarked(): key = init_key()
+    >>> init_key().call == before + 1
+    True
+    """
+    outer = _state.parameters
+    try:
+        yield
+    finally:
+        _state.parameters = outer
+
+
 def random_bits(count: int, key: Key) -> np.ndarray:
     """``count`` random uint32 of ``key``."""
     return key.bits(count)

@@ -362,6 +362,7 @@ from .model_io.state import load as load
 from .model_io.state import load_into as load_into
 from .model_io.state import read_metadata as read_metadata
 from .model_io.state import save as save
+from .model_summary import summary as summary
 from .progress_bar import progress as progress
 from .trainer.trainer import Trainer as Trainer
 

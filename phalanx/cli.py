@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoints.add_argument("action", choices=("ls", "verify"), help="ls: one line each; verify: read every checksum")
     checkpoints.add_argument("folder", metavar="DIR")
     checkpoints.set_defaults(call=_ckpt, name="ckpt")
+    _add_predict(commands)
     _add_diagnosis(commands)
     _add_doctor(commands)
     _add_bench(commands)
@@ -102,6 +103,25 @@ def _add_run(commands: Any) -> None:
     add("script", help="path of the script")
     add("arguments", nargs=argparse.REMAINDER, help="what the script gets").required = False
     parser.set_defaults(call=_run, name="run")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="give a saved model's outputs for the samples of a file",
+        description="Give the outputs of a model that phalanx.save_model wrote for each sample of a file, in order. On several "
+        "ranks (phalanx run --no-prefix -n 4 -m phalanx predict ...) these share the samples; the bits are the same.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the folder that phalanx.save_model wrote")
+    add("input", metavar="INPUT", help=".npy, .npz, .csv or .tsv, an image, or a folder of images")
+    add("--output", metavar="FILE", help=".npy, .npz or .csv (default: lines of numbers on stdout)")
+    add("--batch-size", type=int, default=256, metavar="N", help="samples computed at a time (default 256)")
+    add("--checkpoint", metavar="DIR", help="take the weights of this checkpoint, or of the newest one in this folder")
+    add("--code", metavar="FILE", help="a file of Python that defines the model's classes; it is run")
+    add("--array", metavar="NAME", help="which array of an .npz file is the input")
+    add("--argmax", action="store_true", help="give the number of the largest output instead of all of them")
+    parser.set_defaults(call=_predict, name="predict")
 
 
 def _add_doctor(commands: Any) -> None:
@@ -187,6 +207,12 @@ def _ops(options: argparse.Namespace) -> int:
 def _ckpt(options: argparse.Namespace) -> int:
     show = _module("show")
     return (show.list_checkpoints if options.action == "ls" else show.verify_checkpoints)(options.folder)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    part = _module("prediction")
+    names = ("model", "input", "output", "batch_size", "checkpoint", "code", "array", "argmax")
+    return part.predict_file(part.Options(**{name: getattr(options, name) for name in names}))
 
 
 def _doctor(options: argparse.Namespace) -> int:

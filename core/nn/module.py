@@ -14,12 +14,13 @@ from ..tree import join, walk
 from .convert import convert, destination
 from .hooks import Hooked
 from .parameter import Parameter
+from .recorded import Recorded
 from .state import IncompatibleKeys, load, tensors_of
 
 Self = TypeVar("Self", bound="Module")
 
 
-class Module(Hooked):
+class Module(Hooked, Recorded):
     """Base class of all layers and models, as ``torch.nn.Module``.
 
     A Parameter, Module or registered buffer that is assigned to an attribute belongs to the module. Subclasses call
