@@ -337,6 +337,7 @@ from .core.linalg import logdet as logdet
 from .core.linalg import matrix_power as matrix_power
 from .core.linalg import pinverse as pinverse
 from .core.linalg import slogdet as slogdet
+from .core.nn.functional_shards import gather_over_shards as gather_over_shards
 from .core.rng import initial_seed as initial_seed
 from .core.rng import manual_seed as manual_seed
 from .core.tensor import Tensor as Tensor
@@ -350,6 +351,7 @@ from .dist.group import rank as rank
 from .dist.group import shutdown as shutdown
 from .dist.group import size as size
 from .dist.numbers import sum_over_ranks as sum_over_ranks
+from .dist.run_shards import run_shards as run_shards
 from .dist.voting import agree as agree
 from .dist.voting import agreed as agreed
 from .dist.voting import request_stop as request_stop
