@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,20 +13,23 @@ from .tensor import Tensor
 _FREE = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def einsum(equation: str, *operands: Any) -> Tensor:
+def einsum(equation: Any, *operands: Any) -> Tensor:
     """Sum of products over the indices that the output does not name.
 
-    ``einsum("bij,bjk->bik", a, b)`` is a batched matrix product; "..." stands for leading dimensions that broadcast. An
-    index may not occur twice in one operand (take the diagonal first). Operands are multiplied from left to right.
+    ``einsum("bij,bjk->bik", a, b)`` is a batched matrix product; "..." stands for dimensions that broadcast; an index that
+    occurs twice in one operand takes its diagonal. ``einsum(a, [0, 1], b, [1, 2], [0, 2])`` has numbers for letters.
+    Operands are multiplied from left to right.
 
-    >>> import phalanx
-    >>> einsum("ij,j->i", phalanx.ones(2, 3), phalanx.ones(3)).tolist()
+    >>> phalanx.einsum("ij,j->i", phalanx.ones(2, 3), phalanx.ones(3)).tolist()
     [3.0, 3.0]
     """
+    if not isinstance(equation, str):
+        equation, operands = _spelt((equation, *operands))
     tensors: Sequence[Tensor] = (
         operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
     )
     terms, output = _parsed(equation, tensors)
+    tensors, terms = map(list, zip(*map(_once, tensors, terms), strict=True))  # type: ignore[assignment]
     sizes: dict[str, int] = {}
     for term, tensor in zip(terms, tensors, strict=True):
         for letter, size in zip(term, tensor.shape, strict=True):
@@ -47,6 +51,35 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     return left if order == tuple(range(len(order))) else left.permute(*order)
 
 
+def _spelt(operands: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """Operands with lists of numbers beside them, as an equation: 0 is a, 1 is b, and so on."""
+    letters = string.ascii_lowercase + string.ascii_uppercase
+
+    def word(numbers: Sequence[Any]) -> str:
+        return "".join("..." if n is Ellipsis else letters[n] for n in numbers)
+
+    pairs = len(operands) // 2
+    if not all(isinstance(x, list | tuple) for x in operands[1 : 2 * pairs : 2]):
+        raise ShapeError("einsum: an equation, or pairs of a Tensor and a list of numbers expected")
+    equation = ",".join(word(numbers) for numbers in operands[1 : 2 * pairs : 2])
+    if len(operands) % 2:
+        equation += "->" + word(operands[-1])
+    return equation, operands[: 2 * pairs : 2]
+
+
+def _once(x: Any, letters: list[str]) -> tuple[Any, list[str]]:
+    """The diagonal of dimensions of one name, for every name that occurs twice."""
+    for letter in dict.fromkeys(letters):
+        while letters.count(letter) > 1:
+            first = letters.index(letter)
+            second = letters.index(letter, first + 1)
+            if x.shape[first] != x.shape[second]:
+                raise ShapeError(f"einsum: index {letter!r} is {x.shape[first]} and {x.shape[second]} in one operand")
+            x = x.diagonal(0, first, second)
+            letters = [name for i, name in enumerate(letters) if i not in (first, second)] + [letter]
+    return x, letters
+
+
 def _parsed(equation: str, tensors: Sequence[Tensor]) -> tuple[list[list[str]], list[str]]:
     """Indices of each operand and of the output, "..." spelt out with capital letters that nobody uses."""
     inputs, arrow, result = equation.replace(" ", "").partition("->")
@@ -59,8 +92,8 @@ def _parsed(equation: str, tensors: Sequence[Tensor]) -> tuple[list[list[str]], 
     for part, tensor in zip(parts, tensors, strict=True):
         extra = tensor.ndim - len(part.replace("...", "")) if "..." in part else 0
         term = list(part.replace("...", "".join(free[i] for i in range(extra))[::-1]))
-        if extra < 0 or len(term) != tensor.ndim or len(set(term)) != len(term):
-            raise ShapeError(f"einsum {equation!r}: {part!r} does not name each dimension of shape {tensor.shape} once")
+        if extra < 0 or len(term) != tensor.ndim:
+            raise ShapeError(f"einsum {equation!r}: {part!r} does not name each dimension of shape {tensor.shape}")
         longest = max(longest, extra)
         terms.append(term)
     dots = free[:longest][::-1]

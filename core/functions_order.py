@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,15 +62,22 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
 def _median(name: str, input: Tensor, dim: Any, keepdim: bool, skip: bool) -> Any:
     if dim is None:
         middle = _median(name, input.detach().flatten(), 0, False, skip).values
-        same = (input == middle).logical_or(input.isnan().logical_and(middle.isnan()))
-        chosen = apply(WHERE, same, input, input.dtype.type(-math.inf if input.dtype.kind == "f" else 0))
+        if not input.requires_grad:
+            return middle
         # equal elements share the gradient, as those of amax do
-        return chosen.amax() if input.dtype.kind == "f" else middle
+        same = (input == middle).logical_or(input.isnan().logical_and(middle.isnan()))
+        zero, finite = input.dtype.type(0), bool(np.isfinite(middle.array))
+        part = apply(WHERE, same, input - middle if finite else input, zero).sum() / int(same.array.sum())
+        return part + middle if finite else part
     order, axis = _lanes(name, input, dim)
     if not input.ndim:
         return ValuesIndices(input.clone(), wrap(order))
     size = input.shape[axis]
-    missing = np.isnan(input.array).sum(axis, keepdims=True) if input.dtype.kind == "f" else np.zeros_like(order[:1])
+    missing = (
+        np.isnan(input.array).sum(axis, keepdims=True)
+        if input.dtype.kind == "f"
+        else np.zeros_like(np.take(order, [0], axis))
+    )
     there = (
         np.maximum((size - missing + 1) // 2 - 1, 0)
         if skip
@@ -140,10 +146,11 @@ def _quantile(name: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpo
         raise ShapeError(f"{name} of no elements: shape {input.shape}")
     ranked = x.sort(-1).values
     missing = np.isnan(x.array).sum(-1, keepdims=True)
-    count = x.shape[-1] - missing
+    # NaN are last: without ``skip`` a lane that has one gets it
+    place = fractions.reshape(-1) * np.maximum((x.shape[-1] - missing if skip else x.shape[-1]) - 1, 0)
     if not skip:
-        count = np.where(missing > 0, 1, count)
-    place = fractions.reshape(-1) * (np.maximum(count, 1) - 1)
+        place = np.where(missing > 0, x.shape[-1] - 1, place)
+    place = np.broadcast_to(place, (*x.shape[:-1], fractions.size))
     if interpolation == "nearest":
         place = np.rint(place)
     low, high = np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64)
@@ -153,8 +160,6 @@ def _quantile(name: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpo
     else:
         share = 0.5 if interpolation == "midpoint" else wrap((place - low).astype(x.dtype))
         result = below.lerp(above, share)
-    if not skip:
-        result = apply(WHERE, np.broadcast_to(missing > 0, result.shape), x.dtype.type(math.nan), result)
     result = result.movedim(-1, 0)  # q first, then what is left of the input
     if keepdim:
         result = result.reshape(len(result), *[1] * ndim) if dim is None else result.unsqueeze(axis + 1)

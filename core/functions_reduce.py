@@ -119,7 +119,7 @@ def norm(input: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False, dtyp
         where: Any = () if dim is None else dim
         return x.abs().amax(where, keepdim) if p > 0 else x.abs().amin(where, keepdim)
     if p == 0:
-        return ((x != 0).to(x.dtype) + x.detach() * 0).sum(dim, keepdim)
+        return x.sign().abs().sum(dim, keepdim)
     power = 2 if p in ("fro", None) else p
     if not isinstance(power, int | float):
         raise RangeError(f'norm: p is a number, inf, -inf or "fro", got {p!r}')

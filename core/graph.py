@@ -68,7 +68,7 @@ def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
             arrays.append(x)
     try:
         output, saved = op.forward(*arrays, **attributes)
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
         if isinstance(error, PhalanxError):
             raise
         raise explained(op, arrays, error) from error

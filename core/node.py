@@ -88,6 +88,11 @@ def explained(op: Op, arrays: Sequence[Any], error: Exception) -> PhalanxError:
             f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast: counted from the last dimension, "
             "two sizes must be equal or one of them 1"
         )
+    strangers = [type(a).__name__ for a in arrays if not hasattr(a, "dtype") and not isinstance(a, int | float | None)]
+    if isinstance(error, AttributeError) and strangers:
+        return DTypeError(f"{op.name}: Tensors expected, got {', '.join(strangers)}; phalanx.tensor makes one")
+    if isinstance(error, AttributeError):
+        raise error
     if isinstance(error, TypeError):
         return DTypeError(f"{op.name}: cannot take inputs {inputs}: {error}")
     return ShapeError(f"{op.name}: inputs {inputs}: {error}")

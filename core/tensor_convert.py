@@ -121,7 +121,7 @@ def array_from(data: Any, dtype: Any = None) -> Array:
             array = np.asarray(data)
         except ValueError as error:
             raise ShapeError(f"tensor: the lists are not all of one length: {error}") from None
-        if array.dtype == np.float64 and not hasattr(_first_leaf(data), "dtype"):
+        if dtype is None and array.dtype == np.float64 and not hasattr(_first_leaf(data), "dtype"):
             array = array.astype(np.float32)
     if dtype is not None:
         return array.astype(as_dtype(dtype), copy=False)
