@@ -4,6 +4,7 @@
 0
 """
 
+from .average import EMA
 from .base import Callback
 from .checkpoint import BackupAndRestore, Checkpoint
 from .csv_logger import CSVLogger
@@ -17,6 +18,7 @@ from .tensorboard import TensorBoard
 from .timeline import Timeline
 
 __all__ = [
+    "EMA",
     "BackupAndRestore",
     "CSVLogger",
     "Callback",

@@ -24,7 +24,7 @@ class TerminateOnNaN(Callback):
     >>> x = np.full((4, 2), np.nan, np.float32)
     >>> history = trainer.fit((x, x[:, :1]), verbose=0, callbacks=[phalanx.callbacks.TerminateOnNaN()])
     >>> trainer.stopped
-    'rank 0: the loss is nan in step 0; the first value that is not finite is in input'
+    'rank 0 of 1: the loss is nan in step 0; the first value that is not finite is in input'
     """
 
     tolerates_nan = True

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.backend import is_array, to_host
 from ..core.data import DataLoader, Dataset, Subset, TensorDataset
+from ..core.data.dataset import is_stream
 from ..core.errors import DataError, RangeError
 from ..core.tensor import Tensor
 
@@ -78,8 +79,8 @@ def as_dataset(data: Any) -> Any:
         return Nested(tuple(columns))
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping | str):
         return data
-    if hasattr(data, "__iter__") and not isinstance(data, Mapping | str):
-        return data  # a stream; the loader says whether it can be used
+    if is_stream(data) and not isinstance(data, Mapping | str):
+        return data
     raise DataError(f"data is arrays (x, y), a Dataset or a DataLoader, got {type(data).__name__}")
 
 
@@ -104,11 +105,14 @@ def training_loader(
                 )
         return data, None
     dataset = as_dataset(data)
+    if is_stream(dataset) and (sample_weight is not None or validation_split):
+        raise RangeError("sample_weight and validation_split need data with a length, not a stream of samples")
     if sample_weight is not None:
         dataset = Weighted(dataset, _rows(sample_weight).astype(np.float32))
     held_out = None
     if validation_split:
         dataset, held_out = _split(dataset, validation_split)
+    shuffle = shuffle and not is_stream(dataset)  # a stream has its own order
     return DataLoader(dataset, batch_size=32 if batch_size is None else batch_size, shuffle=shuffle), held_out
 
 

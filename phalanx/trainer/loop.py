@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..callbacks.base import CallbackList
 from ..core.data import DataLoader
+from ..core.data.dataset import is_stream
 from ..core.errors import RangeError, StateError
 from ..core.nn.finite import first_non_finite
 from ..core.optim import clip
@@ -70,7 +71,7 @@ class FitLoop:
         """None where the data does not say."""
         if self.plan.steps_per_epoch is not None:
             return self.plan.steps_per_epoch
-        return len(self.loader) if hasattr(self.loader.dataset, "__len__") else None
+        return None if is_stream(self.loader.dataset) else len(self.loader)
 
     @property
     def ends(self) -> bool:

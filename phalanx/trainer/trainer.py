@@ -15,6 +15,7 @@ from ..core import metrics as known_metrics
 from ..core import rng
 from ..core.data import DataLoader
 from ..core.errors import RangeError, StateError
+from ..core.mode import no_grad
 from ..core.nn.module import Module
 from ..core.optim import Optimizer
 from ..dist.checkpoint import Checkpointer
@@ -251,11 +252,8 @@ class Trainer:
         assert self.loss is not None
         prediction = call(self.model, x)
         loss = self.loss(prediction, y, sample_weight)
-        penalty = self._penalty()
+        penalty = self.module.penalty()
         return (loss if penalty is None else loss + penalty), prediction
-
-    def _penalty(self) -> Any:
-        return self.module.penalty() if hasattr(self.module, "penalty") else None
 
     # -- evaluate and predict ---------------------------------------------------------------------------------------
 
@@ -265,7 +263,8 @@ class Trainer:
         self._active.call("on_evaluate_begin", logs)
         try:
             logs |= evaluate(self.module, data, self.metrics, loss=self.loss, batch_size=batch_size)
-            penalty = self._penalty()
+            with no_grad():
+                penalty = self.module.penalty()
             if penalty is not None and "loss" in logs:
                 logs["loss"] += float(penalty.item())
         finally:

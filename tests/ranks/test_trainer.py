@@ -128,8 +128,7 @@ def test_micro_batches_make_the_same_update() -> None:
 
 @pytest.mark.torch
 def test_weights_are_those_of_torch() -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     (x, y), factors = data()[0].arrays, np.array([1.0, 2.5, 1.0, 0.25], np.float32)
     phalanx.init(seed=1)
     model = nn.Linear(FEATURES, CLASSES)
@@ -183,6 +182,32 @@ def test_forms_of_data(form: str) -> None:
     assert of.predict(given[form]).shape == (SAMPLES, CLASSES)
 
 
+def test_a_stream_with_epochs_of_so_many_steps(tmp_path: Path) -> None:
+    x, y = data()[0].arrays
+    (tmp_path / "lines").write_text(
+        "".join(f"{label} {' '.join(map(str, row))}\n" for row, label in zip(x, y, strict=True))
+    )
+
+    def parse(line: str) -> tuple[np.ndarray, int]:
+        label, *numbers = line.split()
+        return np.array(numbers, np.float32), int(label)
+
+    def main() -> Any:
+        stream = phalanx.data.StreamingDataset([tmp_path / "lines"], parse=parse)
+        of = trainer()
+        of.fit(stream, epochs=4, batch_size=20, steps_per_epoch=4, checkpoint_dir=tmp_path / "run", verbose=0)
+        return result(of)
+
+    found = same(on_ranks(2, main))
+    assert found["step"] == 16 and found["epochs"] == [0, 1, 2, 3]
+    (tmp_path / "run").rename(tmp_path / "first")
+    assert same(on_ranks(1, main)) == found
+    of = trainer()
+    stream = phalanx.data.StreamingDataset([tmp_path / "lines"], parse=parse)
+    of.fit(stream, epochs=1, batch_size=20, verbose=0)
+    assert of.step == 6
+
+
 def test_validation_split_holds_out_the_last() -> None:
     x, y = data()[0].arrays
     of = trainer()
@@ -192,6 +217,7 @@ def test_validation_split_holds_out_the_last() -> None:
 
 def test_steps_per_epoch_and_a_second_fit() -> None:
     of = trainer()
+    of.model.eval()  # as somebody's evaluation may have left it
     seen: list[tuple[int, int]] = []
     told = callbacks.LambdaCallback(on_step_end=lambda step, logs: seen.append((step, of.epoch)))
     of.fit(data()[0], epochs=3, batch_size=20, steps_per_epoch=4, callbacks=[told], verbose=0)
@@ -199,9 +225,30 @@ def test_steps_per_epoch_and_a_second_fit() -> None:
     of.fit(data()[0], epochs=1, batch_size=20, callbacks=[told], verbose=0)
     assert seen[12:] == [(step, 0) for step in range(12, 18)]
     assert of.history.epoch == [0]
+    assert of.model.training and of.module[1].num_batches_tracked.item() == 18
 
 
-def test_a_penalty_and_another_loss() -> None:
+def test_penalties_are_part_of_the_loss() -> None:
+    """On any number of shards once: an L2 penalty of half lambda is a weight decay of lambda."""
+
+    def fitted(decay: float, penalty: float) -> tuple[bytes, dict[str, Any]]:
+        phalanx.manual_seed(1)
+        model = nn.Linear(FEATURES, CLASSES)
+        if penalty:
+            model.register_penalty("weight", nn.L2(penalty))
+        groups = [{"params": [model.weight], "weight_decay": decay}, {"params": [model.bias]}]
+        of = phalanx.Trainer(model, optim.SGD(groups, lr=0.1), nn.CrossEntropyLoss())
+        of.fit(*data(), accumulate=2, verbose=0)
+        return model.weight.detach().numpy().copy(), of.history.history
+
+    plain, (weights, history) = on_ranks(1, lambda: (fitted(0.2, 0.0), fitted(0.0, 0.1)))[0]
+    assert np.allclose(weights, plain[0], atol=1e-6)
+    norm = 0.1 * float((weights.astype(np.float64) ** 2).sum())
+    assert history["val_loss"][0] == pytest.approx(plain[1]["val_loss"][0] + norm, rel=1e-5)
+    assert history["loss"][0] > plain[1]["loss"][0]
+
+
+def test_a_loss_of_ones_own() -> None:
     class Twice(phalanx.Trainer):
         def compute_loss(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
             prediction = self.model(x)
@@ -214,6 +261,24 @@ def test_a_penalty_and_another_loss() -> None:
         of = kind(model, optim.SGD(model.parameters(), lr=0.0), nn.CrossEntropyLoss())
         losses.append(of.fit(data()[0], verbose=0).history["loss"][0])
     assert losses[1] == pytest.approx(2 * losses[0], rel=1e-6)
+
+
+def test_an_average_is_evaluated_and_training_goes_on_without_it(tmp_path: Path) -> None:
+    def main(epochs: int = 3, keep: bool = False, folder: Path | None = None) -> tuple[Any, ...]:
+        of = trainer()
+        average = callbacks.EMA(0.8, keep=keep)
+        of.fit(*data(), epochs, batch_size=20, callbacks=[average], checkpoint_dir=folder, verbose=0)
+        assert of.evaluate(data()[1])["loss"] == of.history.history["val_loss"][-1]
+        return result(of), {name: array.tobytes() for name, array in average.average.averages().items()}
+
+    plain = same(on_ranks(1, lambda: (of := trainer(), of.fit(*data(), 3, batch_size=20, verbose=0), result(of))[-1]))
+    averaged, averages = same(on_ranks(2, main))
+    assert averaged["weights"] == plain["weights"] and averaged["history"]["loss"] == plain["history"]["loss"]
+    assert averaged["history"]["val_loss"] != plain["history"]["val_loss"]
+    assert same(on_ranks(3, lambda: main(2, folder=tmp_path)))[0]["step"] == 12
+    assert same(on_ranks(1, lambda: main(3, folder=tmp_path))) == (averaged, averages)
+    kept = same(on_ranks(1, lambda: main(keep=True)))
+    assert kept[0]["weights"] != plain["weights"] and kept[0]["history"] == averaged["history"]
 
 
 # -- decisions of all ranks ----------------------------------------------------------------------------------------------
@@ -246,7 +311,7 @@ def test_one_rank_stops_all_at_the_same_step(hook: str, at: int, steps: int, epo
     assert same(on_ranks(size, main)) == (steps, epochs, f"rank {size - 1} has enough")
 
 
-def test_early_stopping_and_plateau_are_exact(alone: dict[str, Any]) -> None:
+def test_early_stopping_is_exact_and_restores_the_best() -> None:
     def main() -> Any:
         of = trainer()
         stopping = callbacks.EarlyStopping("val_loss", patience=2, mode="max", restore_best_weights=True)
@@ -258,6 +323,38 @@ def test_early_stopping_and_plateau_are_exact(alone: dict[str, Any]) -> None:
         return result(of)
 
     assert same(on_ranks(1, main)) == same(on_ranks(3, main))
+
+
+def test_a_plateau_lowers_the_rate_on_all_ranks_alike() -> None:
+    def main() -> tuple[Any, ...]:
+        of = trainer()
+        plateau = optim.lr_scheduler.ReduceLROnPlateau(of.optimizer, mode="max", factor=0.1, patience=0)
+        of.fit(
+            *data(), 4, batch_size=20, verbose=0,
+            callbacks=[callbacks.LearningRateMonitor(), callbacks.LRScheduler(plateau, monitor="val_loss")],
+        )  # fmt: skip
+        return result(of)["history"]["lr"], result(of)["weights"]
+
+    found = same(on_ranks(1, main))
+    assert found == same(on_ranks(2, main))
+    assert float(found[0][0]) == 0.01 and float(found[0][-1]) < 0.01
+    of = trainer()
+    plateau = callbacks.LRScheduler(optim.lr_scheduler.ReduceLROnPlateau(of.optimizer))
+    with pytest.raises(RangeError, match=r"LRScheduler watches 'val_loss', but .* have: loss, accuracy"):
+        of.fit(data()[0], verbose=0, callbacks=[plateau])
+    with pytest.raises(RangeError, match="looks at a metric of an epoch"):
+        callbacks.LRScheduler(plateau.scheduler, every="step")
+
+
+def test_a_schedule_given_to_fit_or_as_a_function() -> None:
+    rates = []
+    for scheduler in (
+        lambda o: optim.lr_scheduler.StepLR(o, 1, gamma=0.5),
+        lambda o: callbacks.LRScheduler(lambda epoch, lr: lr * (0.5 if epoch else 1.0)),
+    ):
+        of = trainer(callbacks=[callbacks.LearningRateMonitor()])
+        rates.append(of.fit(data()[0], epochs=3, scheduler=scheduler(of.optimizer), verbose=0).history["lr"])
+    assert rates == [[0.01, 0.005, 0.0025]] * 2
 
 
 def poison(rank: int, at: int) -> type[nn.Module]:
@@ -324,6 +421,21 @@ def test_interrupted_and_resumed_elsewhere_is_not_interrupted(
     assert len((tmp_path / "ledger").read_text().splitlines()) == alone["step"]
 
 
+def test_resumed_within_an_epoch_of_so_many_steps(tmp_path: Path) -> None:
+    """Epochs of 4 steps over data of 6; interrupted after 7 steps."""
+
+    def main(folder: Path, *more: callbacks.Callback) -> dict[str, Any]:
+        of = trainer()
+        save = callbacks.Checkpoint(folder, every=100)
+        of.fit(data()[0], epochs=3, batch_size=20, steps_per_epoch=4, callbacks=[save, *more], verbose=0)
+        return result(of)
+
+    whole = same(on_ranks(1, lambda: main(tmp_path / "whole")))
+    assert on_ranks(2, lambda: main(tmp_path / "cut", AskForStop(6))) == ["exit 0"] * 2
+    assert same(on_ranks(3, lambda: main(tmp_path / "cut"))) == whole
+    assert whole["step"] == 12
+
+
 def test_resuming_what_is_done_does_nothing_more(tmp_path: Path) -> None:
     def main() -> tuple[Any, ...]:
         of = trainer()
@@ -359,21 +471,22 @@ def test_last_best_and_all(tmp_path: Path) -> None:
         folders = {name: tmp_path / name for name in ("last", "best", "all", "steps")}
         chosen = [
             callbacks.Checkpoint(folders["last"], keep=2),
-            callbacks.Checkpoint(folders["best"], save="best", monitor="val_loss"),
+            callbacks.Checkpoint(folders["best"], save="best", monitor="val_loss", mode="max"),
             callbacks.Checkpoint(folders["all"], save="all"),
             callbacks.Checkpoint(folders["steps"], save="all", every=5),
         ]
         of.fit(*data(), 6, batch_size=20, callbacks=chosen, verbose=0)
         losses = of.history.history["val_loss"]
         of.load_weights(folders["best"])
-        assert of.evaluate(data()[1])["loss"] == min(losses)
+        assert of.evaluate(data()[1])["loss"] == max(losses)
         return losses
 
     losses = same(on_ranks(2, main))
     saved = {
         name: sorted(int(p.name[5:]) for p in (tmp_path / name).iterdir()) for name in ("last", "best", "all", "steps")
     }
-    best = 6 * (losses.index(min(losses)) + 1)
+    best = 6 * (losses.index(max(losses)) + 1)
+    assert best < 36, "the last epoch would be saved in any case"
     assert saved == {
         "last": [30, 36], "best": [best], "all": [6, 12, 18, 24, 30, 36], "steps": [5, 10, 15, 20, 25, 30, 35, 36],
     }  # fmt: skip

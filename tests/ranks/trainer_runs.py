@@ -52,30 +52,14 @@ def result(of: phalanx.Trainer) -> dict[str, Any]:
     }
 
 
-class Halving:
-    """A schedule: the rate is halved every third step."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer, self.count = optimizer, 0
-
-    def step(self) -> None:
-        self.count += 1
-        if self.count % 3 == 0:
-            self.optimizer.param_groups[0]["lr"] *= 0.5
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count = state["count"]
-
-
 def full_fit(folder: Path | None = None, epochs: int = 3, every: int | None = None, more: Any = ()) -> phalanx.Trainer:
     """Class weights, clipping, micro-batches, a schedule by steps, early stopping that keeps the best weights."""
     train, held_out = data()
     of = trainer(clip_norm=0.8)
     chosen = [
-        callbacks.LRScheduler(Halving(of.optimizer), every="step"),
+        callbacks.LRScheduler(
+            optim.lr_scheduler.OneCycleLR(of.optimizer, 0.02, total_steps=6 * epochs + 1), every="step"
+        ),
         callbacks.LearningRateMonitor(),
         callbacks.EarlyStopping("val_accuracy", patience=2, restore_best_weights=True),
         callbacks.LedgerWriter(None if folder is None else folder / "ledger"),
