@@ -64,6 +64,7 @@ ACTIVATIONS = (
     "Dropout", "Dropout1d", "AlphaDropout", "FeatureAlphaDropout",
 )  # fmt: skip
 
+# fmt: off
 CASES: dict[str, Case] = {
     **{name: Case(lambda name=name: getattr(nn, name)(), floats(3, 5)) for name in ACTIVATIONS if hasattr(nn, name)},
     "GELU tanh": Case(lambda: nn.GELU("tanh"), floats(7)),
@@ -104,13 +105,13 @@ CASES: dict[str, Case] = {
     "MaxPool2d ceil": Case(lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), floats(3, 8, 7)),
     "MaxPool3d": Case(lambda: nn.MaxPool3d(2), floats(2, 4, 5, 6)),
     "MaxPool2d with indices": Case(lambda: nn.MaxPool2d(2, return_indices=True), floats(3, 6, 4)),
-    "MaxUnpool1d": Case(lambda: Of(lambda m, x: m.u(*m.p(x)), p=nn.MaxPool1d(2, return_indices=True), u=nn.MaxUnpool1d(2)), floats(3, 6)),  # fmt: skip
-    "MaxUnpool2d": Case(lambda: Of(lambda m, x: m.u(*m.p(x)), p=nn.MaxPool2d(2, return_indices=True), u=nn.MaxUnpool2d(2)), floats(3, 6, 4)),  # fmt: skip
-    "MaxUnpool3d": Case(lambda: Of(lambda m, x: m.u(*m.p(x)), p=nn.MaxPool3d(2, return_indices=True), u=nn.MaxUnpool3d(2)), floats(1, 4, 4, 2)),  # fmt: skip
+    "MaxUnpool1d": Case(lambda: Of(lambda m, x: m.u(*m.p(x)), p=nn.MaxPool1d(2, return_indices=True), u=nn.MaxUnpool1d(2)), floats(3, 6)),
+    "MaxUnpool2d": Case(lambda: Of(lambda m, x: m.u(*m.p(x)), p=nn.MaxPool2d(2, return_indices=True), u=nn.MaxUnpool2d(2)), floats(3, 6, 4)),
+    "MaxUnpool3d": Case(lambda: Of(lambda m, x: m.u(*m.p(x)), p=nn.MaxPool3d(2, return_indices=True), u=nn.MaxUnpool3d(2)), floats(1, 4, 4, 2)),
     "AvgPool1d": Case(lambda: nn.AvgPool1d(3, 2, 1), floats(3, 9)),
     "AvgPool2d": Case(lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), floats(3, 9, 8)),
     "AvgPool2d ceil": Case(lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), floats(3, 8, 7)),
-    "AvgPool2d ceil without padding": Case(lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), floats(3, 8, 7)),  # fmt: skip
+    "AvgPool2d ceil without padding": Case(lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), floats(3, 8, 7)),
     "AvgPool2d divisor": Case(lambda: nn.AvgPool2d(2, divisor_override=3), floats(3, 6, 6)),
     "AvgPool3d": Case(lambda: nn.AvgPool3d(2), floats(2, 4, 5, 6)),
     "LPPool1d": Case(lambda: nn.LPPool1d(2, 3), floats(2, 9)),
@@ -163,7 +164,7 @@ CASES: dict[str, Case] = {
     "TransformerEncoder": Case(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, norm_first=True), 2),
                                lambda n: floats(n, 8)(5), 1),
     "TransformerDecoderLayer": Case(lambda: nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), several((5, 8), (4, 8))),
-    "TransformerDecoder": Case(lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 2), several((5, 8), (4, 8))),  # fmt: skip
+    "TransformerDecoder": Case(lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, batch_first=True), 2), several((5, 8), (4, 8))),
     "Transformer": Case(lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True), several((4, 8), (5, 8))),
     # geometry
     "Upsample": Case(lambda: nn.Upsample(scale_factor=2), floats(2, 3, 4)),
@@ -187,7 +188,8 @@ CASES: dict[str, Case] = {
         for kind in ("ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad", "CircularPad")
         for count in (1, 2, 3)
     },
-}  # fmt: skip
+}
+# fmt: on
 """By the class's name, and words behind it for a form of it."""
 
 NO_LAYERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from phalanx import nn
@@ -47,4 +48,4 @@ class Stack(nn.Sequential):
     """A Sequential of its own."""
 
     def __init__(self, *widths: int) -> None:
-        super().__init__(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        super().__init__(*(nn.Linear(a, b) for a, b in pairwise(widths)))

@@ -196,7 +196,7 @@ def test_classes_of_a_script(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no model.json"):
+    with pytest.raises(CheckpointError, match=r"has no model\.json"):
         phalanx.load_model(tmp_path)
     with pytest.raises(CheckpointError, match="No such file"):
         phalanx.load_model(tmp_path / "nothing")
