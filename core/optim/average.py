@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -68,8 +68,7 @@ class EMA:
         self._known: set[Parameter] = set()
         self._away = False
         if isinstance(source, Optimizer):
-            seen = weakref.ref(self)
-            source.register_step_pre_hook(lambda *_: (own := seen()) and own._require_home("optimizer.step()"))
+            source.register_step_pre_hook(_guard(self))
 
     def update(self) -> None:
         """Take the parameters as they are now into the average; after ``optimizer.step()``."""
@@ -178,6 +177,17 @@ class EMA:
             raise StateError(
                 f"EMA: {what} while the averages stand in the parameters' places; do it after `with ema.swapped()`"
             )
+
+
+def _guard(average: EMA) -> Callable[..., None]:
+    """A hook that refuses steps meanwhile, and does not keep the average alive."""
+    seen = weakref.ref(average)
+
+    def refuse(*_: Any) -> None:
+        if (held := seen()) is not None:
+            held._require_home("optimizer.step()")
+
+    return refuse
 
 
 def _named(source: Any) -> dict[Parameter, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NonFiniteError
+from ..errors import NonFiniteError, RangeError
 from ..flat import chunk_grid, tree_sum
 from ..nn.parameter import Parameter
 from ..owned import Keeper
@@ -21,37 +21,114 @@ def clip_grad_norm_(
     max_norm: float,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
 ) -> Tensor:
     """Scale all gradients by ``max_norm / (norm + 1e-6)`` if their joint norm is above ``max_norm``; returns the norm.
 
     The norm is that of the global gradient: under a DataParallel the sum over shards and ranks is completed first, so
-    all ranks must call. Sums run over the fixed chunk grid, so that no bit depends on ranks or slices. Pascanu,
-    Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+    all ranks must call. Sums run over the fixed chunk grid, so that no bit depends on ranks or slices. ``norm_type`` may be
+    ``inf``; ``foreach`` changes nothing. Raises NonFiniteError for a norm that is no finite number, if asked; without, a norm
+    that is not a number makes all gradients so. Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural
+    networks", ICML 2013.
+
+    >>> weight = nn.Parameter(phalanx.zeros(2))
+    >>> (weight * phalanx.tensor([3.0, 4.0])).sum().backward()
+    >>> nn.utils.clip_grad_norm_([weight], max_norm=1.0).item()
+    5.0
+    >>> [round(x, 3) for x in weight.grad.tolist()]
+    [0.6, 0.8]
     """
-    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    given = _listed(parameters)
     want_gradients(given)
     present = [p for p in dict.fromkeys(given) if p._grad is not None]
-    norm = _norm(present, norm_type)
-    if error_if_nonfinite and not np.isfinite(norm):
-        raise NonFiniteError(
-            f"clip_grad_norm_: the norm of the gradients is {norm}; lower the learning rate or find the layer"
-        )
-    scale = max_norm / (norm + 1e-6)
-    if scale < 1.0:
-        for parameter in present:
-            gradient = own_gradient(parameter)
-            gradient *= gradient.dtype.type(scale)
+    norm = _checked(_norm(present, _exponent(norm_type)), error_if_nonfinite)
+    _scale(present, max_norm, norm)
     return Tensor(np.float32(norm))
 
 
-def clip_grad_value_(parameters: Iterable[Parameter] | Parameter, clip_value: float) -> None:
-    """Limit every element of the (global) gradients to [-clip_value, clip_value], in place."""
-    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+def clip_grads_with_norm_(
+    parameters: Iterable[Parameter] | Parameter, max_norm: float, total_norm: Any, foreach: bool | None = None
+) -> None:
+    """Scale all gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1: clipping by a norm known already.
+
+    ``total_norm`` must be the same on all ranks; ``foreach`` changes nothing.
+
+    >>> weight = nn.Parameter(phalanx.zeros(2))
+    >>> weight.sum().backward()
+    >>> nn.utils.clip_grads_with_norm_(weight, max_norm=1.0, total_norm=2.0)
+    >>> [round(x, 3) for x in weight.grad.tolist()]
+    [0.5, 0.5]
+    """
+    given = _listed(parameters)
+    want_gradients(given)
+    _scale([p for p in dict.fromkeys(given) if p._grad is not None], max_norm, float(total_norm))
+
+
+def get_total_norm(
+    tensors: Iterable[Tensor] | Tensor,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The joint norm of Tensors, taken as one vector, over the fixed chunk grid.
+
+    For gradients under a DataParallel, ``model.synchronize()`` comes first; :func:`clip_grad_norm_` does all by itself.
+    ``foreach`` changes nothing. Raises NonFiniteError for a norm that is no finite number, if asked.
+
+    >>> nn.utils.get_total_norm([phalanx.tensor([3.0]), phalanx.tensor([[4.0]])]).item()
+    5.0
+    """
+    arrays = [tensor.array.reshape(-1) for tensor in _listed(tensors)]
+    exponent = _exponent(norm_type)
+    values = np.array([_chunk(a[lo:hi], exponent) for a in arrays for lo, hi in chunk_grid(a.size)])
+    return Tensor(np.float32(_checked(_joined(values, exponent), error_if_nonfinite)))
+
+
+def clip_grad_value_(
+    parameters: Iterable[Parameter] | Parameter, clip_value: float, foreach: bool | None = None
+) -> None:
+    """Limit every element of the (global) gradients to [-clip_value, clip_value], in place; ``foreach`` changes nothing.
+
+    >>> weight = nn.Parameter(phalanx.zeros(2))
+    >>> (weight * phalanx.tensor([3.0, -0.5])).sum().backward()
+    >>> nn.utils.clip_grad_value_([weight], clip_value=1.0)
+    >>> weight.grad.tolist()
+    [1.0, -0.5]
+    """
+    given = _listed(parameters)
     want_gradients(given)
     for parameter in dict.fromkeys(given):
         if parameter._grad is not None:
             gradient = own_gradient(parameter)
             np.clip(gradient, -clip_value, clip_value, out=gradient)
+
+
+def _listed(given: Any) -> list[Any]:
+    return [given] if isinstance(given, Tensor) else list(given)
+
+
+def _exponent(norm_type: Any) -> float:
+    exponent = float(norm_type)
+    if not exponent > 0:
+        raise RangeError(f"the norm of gradients expects norm_type above 0 (or inf), got {norm_type!r}")
+    return exponent
+
+
+def _checked(norm: float, error_if_nonfinite: bool) -> float:
+    if error_if_nonfinite and not np.isfinite(norm):
+        raise NonFiniteError(
+            f"clip_grad_norm_: the norm of the gradients is {norm}; lower the learning rate or find the layer"
+        )
+    return norm
+
+
+def _scale(present: Sequence[Parameter], max_norm: float, norm: float) -> None:
+    scale = max_norm / (norm + 1e-6)
+    if scale >= 1.0:
+        return
+    for parameter in present:
+        gradient = own_gradient(parameter)
+        gradient *= gradient.dtype.type(scale)
 
 
 def _norm(parameters: Sequence[Parameter], norm_type: float) -> float:
@@ -74,8 +151,13 @@ def _norm(parameters: Sequence[Parameter], norm_type: float) -> float:
         part = values[numbers]
         keeper.gather_values(part, own[numbers])
         values[numbers] = part
+    return _joined(values, norm_type)
+
+
+def _joined(values: np.ndarray, norm_type: float) -> float:
+    """The norm from one number for each chunk."""
     if norm_type == float("inf"):
-        return max((float(values[e - len(g) : e].max()) for g, e in zip(grids, ends, strict=True) if g), default=0.0)
+        return float(values.max()) if values.size else 0.0
     return tree_sum(values.tolist()) ** (1.0 / norm_type)
 
 
