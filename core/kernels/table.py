@@ -15,9 +15,11 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": (
         ".reference",
         ".reference_conv",
+        ".reference_ctc",
         ".reference_norm",
         ".reference_recurrent",
         ".reference_random",
+        ".reference_resample",
         ".reference_optim",
         ".reference_optim_adaptive",
         ".reference_optim_signs",

@@ -1,4 +1,4 @@
-"""Functions about the shape and scale of tensors."""
+"""Functions about the shape of tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ _NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "replicate": "edge", "circ
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """Merge the dimensions ``start_dim`` to ``end_dim`` into one."""
+    """Merge the dimensions ``start_dim`` to ``end_dim`` into one.
+
+    >>> F.flatten(phalanx.ones(2, 3, 4), 1).shape
+    (2, 12)
+    """
     return input.flatten(start_dim, end_dim)
 
 
@@ -27,8 +31,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
     Without ``num_classes`` it is the largest label plus one. Raises RangeError for a label out of range.
 
-    >>> import phalanx
-    >>> one_hot(phalanx.tensor([2, 0]), 3).tolist()
+    >>> F.one_hot(phalanx.tensor([2, 0]), 3).tolist()
     [[0, 0, 1], [1, 0, 0]]
     """
     labels = tensor.array
@@ -47,8 +50,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 
     Modes: "constant" (negative numbers cut), "reflect", "replicate", "circular".
 
-    >>> import phalanx
-    >>> pad(phalanx.ones(1, 2), (1, 0)).tolist()
+    >>> F.pad(phalanx.ones(1, 2), (1, 0)).tolist()
     [[0.0, 1.0, 1.0]]
     """
     numbers = tuple(int(n) for n in pad)
@@ -75,14 +77,3 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             index = np.pad(np.arange(size), (before, after), mode=_NUMPY_MODES[mode])
             input = input[(slice(None),) * axis + (array_module(input.array).asarray(index),)]
     return input
-
-
-def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """``x / max(norm_p(x), eps)`` along ``dim``."""
-    if p == 2.0:
-        norm = (input * input).sum(dim=dim, keepdim=True).sqrt()
-    elif p == 1.0:
-        norm = input.abs().sum(dim=dim, keepdim=True)
-    else:
-        norm = (input.abs() ** p).sum(dim=dim, keepdim=True) ** (1.0 / p)
-    return input / norm.clamp(min=eps)

@@ -3,6 +3,7 @@
 from . import activation as activation
 from . import arithmetic as arithmetic
 from . import conv as conv
+from . import ctc as ctc
 from . import dropout as dropout
 from . import elementary as elementary
 from . import embedding as embedding
@@ -17,6 +18,7 @@ from . import placing as placing
 from . import pool as pool
 from . import recurrent as recurrent
 from . import reduce as reduce
+from . import resample as resample
 from . import running as running
 from . import shape as shape
 from . import softmax as softmax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -114,6 +115,40 @@ def adaptive_winners(x: np.ndarray, output: tuple[int, ...]) -> tuple[np.ndarray
     return y, index
 
 
+def _kernel(distance: float, mode: str) -> float:
+    """How much a neighbour at that distance counts."""
+    d = abs(distance)
+    if mode == "linear":
+        return max(0.0, 1.0 - d)
+    a = -0.75
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def _resizing(length: int, out: int, factor: float | None, mode: str, corners: bool) -> np.ndarray:
+    """The matrix (out, length) of one dimension."""
+    matrix = np.zeros((out, length))
+    step = 1 / factor if factor else length / out
+    for o in range(out):
+        if mode == "nearest":
+            matrix[o, min(int(o * step), length - 1)] = 1
+        elif mode == "nearest-exact":
+            matrix[o, min(int((o + 0.5) * step), length - 1)] = 1
+        else:
+            place = o * (length - 1) / max(out - 1, 1) if corners else (o + 0.5) * step - 0.5
+            for i in range(math.floor(place) - 1, math.floor(place) + 3):
+                matrix[o, min(max(i, 0), length - 1)] += _kernel(place - i, mode)
+    return matrix
+
+
+def resized(x: np.ndarray, size: tuple[int, ...], factors: Any, mode: str, corners: bool) -> np.ndarray:
+    for axis, (out, factor) in enumerate(zip(size, factors, strict=True), start=2):
+        matrix = _resizing(x.shape[axis], out, factor, mode, corners)
+        x = np.moveaxis(np.tensordot(matrix, x, (1, axis)), 0, axis)
+    return x
+
+
 def per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     return values.reshape((-1,) + (1,) * (x.ndim - 2))
 
@@ -161,3 +196,16 @@ def class_loss(
 
 def softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(x, x.dtype.type(0))
+
+
+def ctc(log_p: np.ndarray, labels: np.ndarray, lengths: Any, label_lengths: Any, blank: int) -> np.ndarray:
+    """Over all readings: those that give the labels once repeats are merged and blanks removed."""
+    losses = np.zeros(log_p.shape[1])
+    for n, (steps, count) in enumerate(zip(lengths, label_lengths, strict=True)):
+        total = 0.0
+        for path in itertools.product(range(log_p.shape[2]), repeat=int(steps)):
+            merged = [c for c, _ in itertools.groupby(path) if c != blank]
+            if merged == list(labels[n, :count]):
+                total += math.exp(sum(log_p[t, n, c] for t, c in enumerate(path)))
+        losses[n] = -math.log(total)
+    return losses

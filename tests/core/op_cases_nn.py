@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.core import op_cases_nn_window
-from tests.core.definitions import batch_norm, batch_norm_train, class_loss, layer_norm, log_softmax, softplus
+from tests.core.definitions import batch_norm, batch_norm_train, class_loss, ctc, layer_norm, log_softmax, softplus
 from tests.core.op_cases import Case
 
 try:
@@ -265,6 +265,33 @@ case(
     torch=lambda x, t: T.binary_cross_entropy_with_logits(x, t, reduction="none"),
     name="far out",
     with_gradient=(0,),
+)
+
+for name, steps, targets, lengths, counts, blank in [
+    ("three samples", 5, [[1, 2, 0], [1, 1, 0], [2, 0, 0]], [5, 4, 3], [2, 2, 1], 0),
+    ("last is blank", 4, [[0, 1]], [4], [2], 2),
+    ("no labels", 3, [[1]], [3], [0], 0),
+]:
+    case(
+        "ctc",
+        log_softmax(draw(steps, len(targets), 3), 2),
+        np.array(targets),
+        np.array(lengths),
+        np.array(counts),
+        numpy=lambda *a, b=blank: ctc(*a, b),
+        torch=None,  # PyTorch's gradient is that of the logits behind a log_softmax: test_functional_loss_more compares it
+        name=name,
+        blank=blank,
+    )
+case(
+    "ctc",
+    draw(3, 0, 4),
+    np.zeros((0, 2), np.int64),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
+    numpy=lambda x, *rest: np.zeros(0),
+    torch=None,
+    name="empty",
 )
 
 # ---- embedding, dropout ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.core.definitions import adaptive, adaptive_winners, columns, conv, conv_transpose, pooled, winners
+from tests.core.definitions import adaptive, adaptive_winners, columns, conv, conv_transpose, pooled, resized, winners
 from tests.core.op_cases import Case
 
 try:
@@ -231,3 +231,31 @@ for samples in (2, 0):
         name=f"{samples} samples",
         output_size=(4, 6),
     )
+
+# ---- other sizes -----------------------------------------------------------------------------------------------------
+
+for mode, corners, size, factors in [
+    ("nearest", False, (7, 3), (None, None)),
+    ("nearest-exact", False, (4, 9), (None, 1.8)),
+    ("linear", False, (7, 3), (None, None)),
+    ("linear", True, (7, 5), (None, None)),
+    ("cubic", False, (6, 8), (None, 1.6)),
+    ("cubic", True, (1, 8), (None, None)),
+]:
+    for samples in (2, 0):
+        case(
+            "interpolate",
+            draw(samples, 2, 4, 5),
+            numpy=lambda x, *rest, m=mode, c=corners, s=size, f=factors: resized(x, s, f, m, c),
+            torch=None if samples == 0 or factors != (None, None) else (  # an error there; test_resample has the scales
+                lambda x, m=mode, c=corners, s=size: T.interpolate(
+                    x, s, mode={"linear": "bilinear", "cubic": "bicubic"}.get(m, m),
+                    align_corners=None if m.startswith("nearest") else c,
+                )
+            ),
+            name=f"{mode} {samples} samples corners {corners} {size}",
+            size=size,
+            factors=factors,
+            mode=mode,
+            align_corners=corners,
+        )  # fmt: skip
