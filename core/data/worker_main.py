@@ -31,10 +31,11 @@ def main(arguments: list[str]) -> None:
     at = mmap.mmap(cell, SAMPLE.size)
     connection = socket.socket(fileno=line)
     try:
-        maker: Any = _prepare(handover.receive(connection), told, at)
-        while True:
+        maker = _prepare(handover.receive(connection), told, at)
+        handover.send(connection, maker if isinstance(maker, dict) else {})
+        while isinstance(maker, BatchMaker):
             epoch, indices = handover.receive(connection)
-            answer = maker if isinstance(maker, dict) else _answer(maker, epoch, indices)
+            answer = _answer(maker, epoch, indices)
             SAMPLE.pack_into(at, 0, NO_SAMPLE)
             handover.send(connection, answer)
             del answer
@@ -61,7 +62,7 @@ def _prepare(payload: bytes, told: dict[str, Any], at: mmap.mmap) -> BatchMaker 
         maker.begins = lambda sample: SAMPLE.pack_into(at, 0, sample)
         return maker
     except Exception as error:
-        return _failure(error, "it cannot start: ")
+        return _failure(error)
 
 
 def _import_main(path: str) -> None:
@@ -80,6 +81,6 @@ def _answer(maker: BatchMaker, epoch: int, indices: Any) -> dict[str, Any]:
         return _failure(error)
 
 
-def _failure(error: Exception, prefix: str = "") -> dict[str, str]:
+def _failure(error: Exception) -> dict[str, str]:
     words = str(error) if isinstance(error, PhalanxError) else f"{type(error).__name__}: {error}"
-    return {"error": prefix + words, "traceback": traceback.format_exc()}
+    return {"error": words, "traceback": traceback.format_exc()}

@@ -117,10 +117,7 @@ class Worker:
     def make(self, epoch: int, indices: np.ndarray, timeout_s: float) -> Any:
         """The batch of ``indices``. Raises DataError that says what went wrong at which sample."""
         try:
-            self.connection.settimeout(None)
-            if self._payload:
-                handover.send(self.connection, self._payload)
-                self._payload = b""
+            self._begin()
             handover.send(self.connection, (epoch, indices))
             self.connection.settimeout(timeout_s or None)
             answer = handover.receive(self.connection)
@@ -130,11 +127,22 @@ class Worker:
             ) from None
         except (handover.Closed, OSError) as error:
             raise DataError(f"worker process {self.number} {self._end()}{self._at(indices)}") from error
+        self._check(answer, f"batch of samples {_shown(indices)}")
+        return answer["batch"]
+
+    def _begin(self) -> None:
+        """Hand over the data set, once; starting does not count as time of a batch."""
+        self.connection.settimeout(None)
+        if self._payload:
+            handover.send(self.connection, self._payload)
+            self._check(handover.receive(self.connection), "at its start")
+            self._payload = b""
+
+    def _check(self, answer: dict[str, Any], when: str) -> None:
         if "error" in answer:
-            failure = DataError(f"in worker process {self.number}: {answer['error']}")
+            failure = DataError(f"in worker process {self.number}, {when}: {answer['error']}")
             failure.add_note(answer["traceback"])
             raise failure
-        return answer["batch"]
 
     def _end(self) -> str:
         try:
@@ -145,9 +153,8 @@ class Worker:
 
     def _at(self, indices: np.ndarray) -> str:
         (sample,) = SAMPLE.unpack_from(self._cell)
-        shown = ", ".join(str(index) for index in indices[:4].tolist()) + (", ..." if len(indices) > 4 else "")
         at = f" at sample {sample}" if sample != NO_SAMPLE else " before its first sample" if self._payload else ""
-        return f"{at}, in the batch of samples {shown}"
+        return f"{at}, in the batch of samples {_shown(indices)}"
 
     def kill(self) -> None:
         """End it now."""
@@ -179,7 +186,8 @@ class Workers:
         main = _main_path() if b"__main__" in payload else None
         self.closed, self._options = False, options
         self._workers = [Worker(number, count, seed, payload, main) for number in range(count)]
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
+        """None: no more, for every thread that asks."""
         for worker in self._workers:
             self._idle.put(worker)
         self._finalize = weakref.finalize(self, _end, self._workers)
@@ -191,12 +199,20 @@ class Workers:
 
     def _make(self, epoch: int, indices: np.ndarray) -> Any:
         worker = self._idle.get()
-        batch = worker.make(epoch, indices, self._options.timeout)
-        self._idle.put(worker)  # not after an error: the processes end with it
+        if worker is None:
+            self._idle.put(None)
+            raise DataError("the worker processes have ended")
+        try:
+            batch = worker.make(epoch, indices, self._options.timeout)
+        except BaseException:
+            self._idle.put(None)  # tasks after this one are not done any more: the loop ends with this error
+            raise
+        self._idle.put(worker)
         return batch
 
     def kill(self) -> None:
         self.closed = True
+        self._idle.put(None)
         for worker in self._workers:
             worker.kill()
 
@@ -234,6 +250,10 @@ def _end(workers: list[Worker]) -> None:
         worker.kill()
     for worker in workers:
         worker.release()
+
+
+def _shown(indices: np.ndarray) -> str:
+    return ", ".join(str(index) for index in indices[:4].tolist()) + (", ..." if len(indices) > 4 else "")
 
 
 def _packed(dataset: Any, collate_fn: Any, worker_init_fn: Any) -> bytes:
