@@ -203,6 +203,11 @@ class _Observer:
     def __init__(self, reducer: Reducer) -> None:
         self._reducer = weakref.ref(reducer)
 
+    @property
+    def reducer(self) -> Reducer | None:
+        """None once nobody holds it any more."""
+        return self._reducer()
+
     def step_opens(self, step: Step) -> None:
         if (reducer := self._reducer()) is not None:
             reducer.step_opens(step)

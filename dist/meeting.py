@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Places = Mapping[int, tuple[str, Leaf | None]]
 """Shard -> where it stands and what it brings; a shard that is through is not in it."""
 _OPERATION = "meeting of shards"
+LIGHTEST = 2.0**-40
+"""A power of two, so that dividing by it and multiplying again is exact; adds nothing to a sum of weights."""
 
 
 class Meeting:
@@ -41,6 +43,7 @@ class Meeting:
         """Whether :func:`run_shards` is under way."""
         self.expected = False
         """Whether a model on this rank has layers that meet: then the end of a step is a meeting, too."""
+        self._met_in: int | None = -1
 
     # -- what layers ask -------------------------------------------------------------------------------------------
 
@@ -67,26 +70,39 @@ class Meeting:
 
     def meet(self, place: str, leaf: Leaf | None, merge: Merge) -> Leaf | None:
         """The merged leaves of all shards; None when none of them has samples."""
+        self._met_in = rng.scope()[0]
         if self.hand_over is not None:
             return self.hand_over(place, leaf, merge)
         return self.exchange({self.shard(): (place, leaf)}, merge, name=place)[0]
 
+    def lightest(self) -> float:
+        """The weight of a loss that averages over nothing: not 0 where shards have met in this step.
+
+        Such a shard has no loss of its own, but the others' losses go through its samples.
+        """
+        return LIGHTEST if self._met_in == rng.scope()[0] else 0.0
+
     # -- the exchange ------------------------------------------------------------------------------------------------
 
     def exchange(
-        self, places: Places, merge: Merge, *, name: str, error: str | None = None
+        self, places: Places, merge: Merge, *, name: str, through: Sequence[int] = (), error: str | None = None
     ) -> tuple[Leaf | None, bool]:
         """One meeting of all ranks: the merged leaves, and whether any shard anywhere is still on its way.
 
         Args:
             places: the owned shards that are not through. All must stand at one place.
             name: what a line about a wait shows.
+            through: the owned shards with samples that have ended.
             error: what went wrong on this rank; then the meeting raises on the others.
         """
         group = self.group
-        own, through = group.ranges[group.rank], error is None and not places and self._has_samples()
+        own = group.ranges[group.rank]
         partials: dict[Node, Leaf | None] = {}
-        words: dict[str, Any] = {"at": [[s, at[0]] for s, at in places.items()], "through": through, "error": error}
+        words: dict[str, Any] = {
+            "at": [[s, at[0]] for s, at in places.items()],
+            "through": list(through),
+            "error": error,
+        }
         if len({at for at, _ in places.values()}) <= 1:
             held: Accumulator[Leaf] = Accumulator(group.shard_count, merge)
             for shard in range(*own):
@@ -112,21 +128,21 @@ class Meeting:
 
     def finish(self) -> None:
         """This rank is through with the step: take part until all are."""
-        while self.exchange({}, _no_merge, name="the end of the step's forward and backward")[1]:
+        through = self._with_samples()
+        while self.exchange({}, _no_merge, name="the end of the step's forward and backward", through=through)[1]:
             pass
 
     def fail(self, error: BaseException) -> None:
         """Tell the others, who wait at a meeting or will come to one, that this rank cannot go on."""
-        if self.group.size > 1 and not isinstance(error, CommunicatorError):
+        if self.group.size > 1 and isinstance(error, Exception) and not isinstance(error, CommunicatorError):
             words = f"{type(error).__name__}: {error}"
             with suppress(CommunicatorError):  # they may have errors of their own
                 self.exchange({}, _no_merge, name="an error", error=words)
 
-    def _has_samples(self) -> bool:
-        """Whether this rank has samples in the innermost open step."""
+    def _with_samples(self) -> list[int]:
+        """The owned shards that have samples in the innermost open step."""
         step = innermost_step()
-        lo, hi = self.group.ranges[self.group.rank]
-        return step is None or any(step.sizes[lo:hi])
+        return [shard for shard in range(*self.group.ranges[self.group.rank]) if step is None or step.sizes[shard]]
 
     def _check(self, rows: Sequence[dict[str, Any]], error: str | None) -> None:
         """Raise what is wrong, on all ranks."""
@@ -139,10 +155,10 @@ class Meeting:
         for words in rows:
             for shard, place in words["at"]:
                 at.setdefault(place, []).append(shard)
-        through = [rank for rank, words in enumerate(rows) if words["through"]]
+        through = [shard for words in rows for shard in words["through"]]
         if error is None and (len(at) > 1 or (at and through)):
             stand = [f"{_listed('shard', shards)} at {place}" for place, shards in at.items()]
-            stand += [f"rank {rank} is through with its shards" for rank in through]
+            stand += [f"{_listed('shard', through)} through"] if through else []
             raise GraphError(
                 f"the shards of a step do not meet: {'; '.join(stand)}. Every shard must go through the same layers that need all "
                 "shards, equally often, forward and backward"

@@ -183,7 +183,7 @@ class Reducer:
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
-        weight = self._weight_of(root) / self._unit
+        weight = self._weight_of(root) / self._unit or self.group.meeting.lightest()
         now.passes += 1
         now.weight += weight
         now.loss += loss

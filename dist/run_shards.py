@@ -1,0 +1,282 @@
+"""``phalanx.run_shards``: the shards that this rank owns under way together, so that they can meet inside of their forward.
+
+Each owned shard has a thread and a *seat*: what the reducers know of it and its own gradient buffers. Exactly one thread
+runs at a time, in shard order, until it comes to a meeting or is through; then the next one is handed the word. When all
+stand at the meeting their leaves are exchanged with the other ranks, and each goes on with what all merged to. Nothing
+depends on how threads are scheduled. The seats close in shard order at the end, as in a loop over the shards.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from ..core.data.scope import close_shard, observers, open_shard
+from ..core.data.step import Step
+from ..core.errors import GraphError
+from ..core.flat import FlatStore
+from ..core.nn.collective import Leaf, Merge
+from ..core.rank_local import Carried, carried, take_over
+from ..core.rng import enter_shard
+from .group import Group, current
+from .open_shard import OpenShard
+
+if TYPE_CHECKING:
+    from ..core.nn.parameter import Parameter
+    from .reducer import Reducer
+
+_buffers: WeakKeyDictionary[FlatStore, list[Any]] = WeakKeyDictionary()
+"""Gradient buffers of seats, kept for the next step."""
+
+
+def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
+    """Call ``function`` on the batch of each shard of ``step`` that this rank owns, all of them under way together.
+
+    What stands inside of ``for x, y in step:`` becomes ``function(x, y)``: forward and backward. Layers that need the whole
+    global batch (SyncBatchNorm, :func:`gather_over_shards`) meet there; without such layers the result is that of the loop. The
+    graphs of all owned shards are in memory at once, and a gradient buffer for each. Call it on every rank, also on those whose
+    shards hold no samples.
+
+    Returns what ``function`` returned, in shard order. Raises, on all ranks, what ``function`` raised on any, and GraphError when
+    shards do not go through the same layers.
+
+    >>> data = phalanx.data.TensorDataset(np.ones((8, 2), np.float32))
+    >>> model = phalanx.DataParallel(nn.SyncBatchNorm(2))
+    >>> for step in phalanx.data.DataLoader(data, batch_size=4).steps():
+    ...     losses = phalanx.run_shards(lambda x: model(x).sum().backward(), step)
+    """
+    if not isinstance(step, Step):
+        raise TypeError(f"run_shards expects a step of `for step in loader.steps():`, got {type(step).__name__}")
+    group = current()
+    meeting = group.meeting
+    if meeting.running:
+        raise GraphError("run_shards inside of run_shards: a shard is under way already")
+    meeting.running = True
+    try:
+        with step.together() as parts:
+            results = _together(group, function, step, parts) if len(parts) > 1 else _single(function, step, parts)
+            if group.size > 1:
+                meeting.finish()
+            return results
+    except BaseException as error:
+        meeting.fail(error)
+        raise
+    finally:
+        meeting.running = False
+
+
+def _single(function: Callable[..., Any], step: Step, parts: Sequence[tuple[int, Any, int]]) -> list[Any]:
+    results = []
+    for shard, batch, samples in parts:
+        step.shard = shard
+        try:
+            open_shard(step, shard, samples)
+            results.append(_call(function, batch))
+        finally:
+            step.shard = None
+            close_shard(step)
+    return results
+
+
+def _call(function: Callable[..., Any], batch: Any) -> Any:
+    return function(*batch) if isinstance(batch, list | tuple) else function(batch)
+
+
+def _reducers() -> list[Reducer]:
+    """Those of this rank that sum something."""
+    found = [reducer for observer in observers() if (reducer := getattr(observer, "reducer", None)) is not None]
+    return [reducer for reducer in found if not reducer.trivial]
+
+
+# -- several at once -------------------------------------------------------------------------------------------------------
+
+
+class _Seat:
+    """What belongs to one shard while others run: its record in each reducer, its gradients and where they lie."""
+
+    def __init__(
+        self, reducers: Sequence[Reducer], buffers: dict[FlatStore, Any], gradients: dict[Parameter, Any]
+    ) -> None:
+        self.reducers = reducers
+        self.records = [OpenShard() for _ in reducers]
+        self.buffers, self.gradients = buffers, gradients
+        self.views = {store: [store.view(b, i) for i in range(len(store.parameters))] for store, b in buffers.items()}
+
+    def take(self) -> None:
+        """From now on what happens belongs to this shard."""
+        for reducer, record in zip(self.reducers, self.records, strict=True):
+            reducer.now = record
+        for store, buffer in self.buffers.items():
+            store.gradient = buffer
+            for parameter, view in zip(store.parameters, self.views[store], strict=True):
+                if store.holds(parameter):
+                    parameter._slot = view
+        for parameter in self.gradients:
+            parameter._grad = self.gradients[parameter]
+
+    def leave(self) -> None:
+        """Keep what has come up."""
+        self.records = [reducer.now for reducer in self.reducers]
+        self.gradients = {parameter: parameter._grad for parameter in self.gradients}
+
+
+def _seats(reducers: Sequence[Reducer], count: int) -> list[_Seat]:
+    """One for each owned shard; the last has the buffers from which the ranks sum, the first what nobody cleared."""
+    for reducer in reducers:
+        reducer.follow_structure()
+    stores = list(dict.fromkeys(p._store for reducer in reducers for p in reducer.parameters if p._store is not None))
+    parameters = list(dict.fromkeys(p for s in stores for p in s.parameters if s.holds(p)))
+    slotted = [store for store in stores if not store.gradient_owned]
+    for store in slotted:
+        spare = _buffers.setdefault(store, [])
+        spare += [store.new_buffer() for _ in range(count - 1 - len(spare))]
+    seats = []
+    for number in range(count):
+        last = number == count - 1
+        buffers = {store: store.gradient if last else _buffers[store][number] for store in slotted}
+        seats.append(_Seat(reducers, buffers, {p: None if number else p._grad for p in parameters}))
+    return seats
+
+
+class _Cancelled(BaseException):
+    """Raised in the threads of the other shards when one has failed."""
+
+
+class _Shard:
+    """One shard's thread."""
+
+    def __init__(self, number: int, seat: _Seat, work: Callable[[], Any], baton: _Baton) -> None:
+        self.number, self.seat, self.work, self.baton = number, seat, work, baton
+        self.go = threading.Semaphore(0)
+        self.standing: tuple[str, Leaf | None, Merge] | None = None
+        self.answer: Leaf | None = None
+        self.through = self.cancelled = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(
+            target=self._main, args=(carried(),), name=f"phalanx-shard-{number}", daemon=True
+        )
+        self.thread.start()
+
+    def _main(self, rank: Carried) -> None:
+        self.go.acquire()
+        try:
+            if not self.cancelled:
+                take_over(rank)
+                self.result = self.work()
+        except BaseException as error:  # raised again where the shards were started
+            self.error = None if isinstance(error, _Cancelled) else error
+        self.through = True
+        self.baton.back.release()
+
+    def wait_at(self, place: str, leaf: Leaf | None, merge: Merge) -> Leaf | None:
+        """Called in this thread: stand at a meeting until it has taken place."""
+        self.standing = (place, leaf, merge)
+        self.baton.back.release()
+        self.go.acquire()
+        if self.cancelled:
+            raise _Cancelled
+        self.standing = None
+        return self.answer
+
+
+class _Baton:
+    """Who of the owned shards has the word."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.back = threading.Semaphore(0)
+        self.running: _Shard | None = None
+
+    def hand(self, shard: _Shard) -> None:
+        """Let ``shard`` run until it stands at a meeting or is through."""
+        communicators = (self.group.communicator, self.group.control)
+        owner = communicators[0].owner
+        for communicator in communicators:  # whose Python line is shown when others wait for this rank
+            communicator.owner = shard.thread.ident or owner
+        self.running = shard
+        shard.seat.take()
+        try:
+            shard.go.release()
+            self.back.acquire()
+        finally:
+            shard.seat.leave()
+            for communicator in communicators:
+                communicator.owner = owner
+        if shard.error is not None:
+            raise shard.error
+
+    def stand(self, place: str, leaf: Leaf | None, merge: Merge) -> Leaf | None:
+        """In a shard's thread: what :class:`Meeting` calls."""
+        assert self.running is not None
+        return self.running.wait_at(place, leaf, merge)
+
+
+def _together(
+    group: Group, function: Callable[..., Any], step: Step, parts: Sequence[tuple[int, Any, int]]
+) -> list[Any]:
+    reducers, baton = _reducers(), _Baton(group)
+    seats = _seats(reducers, len(parts))
+    shards = [
+        _Shard(number, seat, _work(function, step, *part), baton)
+        for (number, *_), part, seat in zip(parts, parts, seats, strict=True)
+    ]
+    for reducer in reducers:
+        reducer.together = True
+    group.meeting.hand_over = baton.stand
+    done = False
+    try:
+        for shard in shards:
+            baton.hand(shard)
+        while any(not shard.through for shard in shards):
+            _meet(group, shards)
+            for shard in shards:
+                if not shard.through:
+                    baton.hand(shard)
+        done = True
+    finally:
+        group.meeting.hand_over = None
+        if not done:
+            _cancel(shards, baton.running)
+        for seat in seats if done else seats[-1:]:
+            seat.take()
+            if done:
+                close_shard(step)
+        if not done:
+            for reducer in reducers:
+                reducer.now = OpenShard()
+        step.shard = None
+        enter_shard(step.index, None)
+        for reducer in reducers:
+            reducer.together = False
+    return [shard.result for shard in shards]
+
+
+def _work(function: Callable[..., Any], step: Step, shard: int, batch: Any, samples: int) -> Callable[[], Any]:
+    def work() -> Any:
+        open_shard(step, shard, samples)
+        return _call(function, batch)
+
+    return work
+
+
+def _meet(group: Group, shards: Sequence[_Shard]) -> None:
+    """All that are not through stand at a meeting: let it take place."""
+    standing = {shard.number: shard.standing for shard in shards if shard.standing is not None}
+    merge = next(iter(standing.values()))[2]
+    places = {number: (place, leaf) for number, (place, leaf, _) in standing.items()}
+    through = [shard.number for shard in shards if shard.through]
+    answer, _ = group.meeting.exchange(places, merge, name=next(iter(places.values()))[0], through=through)
+    for shard in shards:
+        shard.answer = answer
+
+
+def _cancel(shards: Sequence[_Shard], running: _Shard | None) -> None:
+    """End all threads, one after another; one that computes still (this one was interrupted) ends by itself."""
+    for shard in shards:
+        shard.cancelled = True
+        shard.go.release()
+        if shard is not running or shard.through:
+            shard.thread.join()
