@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("callbacks", "compression", "cuda", "data", "linalg", "metrics", "nn", "onnx", "optim")
+_PARTS = ("autograd", "callbacks", "compression", "cuda", "data", "linalg", "metrics", "nn", "onnx", "optim", "utils")
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": "bool double float float16 float32 float64 half int int16 int32 int64 int8 long short uint8",
     "core.functions": """
@@ -29,6 +29,7 @@ _NAMES_OF: dict[str, str] = {
         squeeze stack std sub subtract sum swapaxes swapdims t tan tanh tensor topk transpose tril triu true_divide
         trunc unbind unflatten unsqueeze var vstack where zeros zeros_like
     """,
+    "core.autograd": "grad",
     "core.functions_elementary": """
         acos acosh arccos arccosh arcsin arcsinh arctanh asin asinh atanh cosh deg2rad digamma erfc erfinv exp2 frac
         isneginf isposinf lgamma logit nan_to_num positive rad2deg round signbit sinc sinh

@@ -1,5 +1,6 @@
 """What type checkers see of ``__init__.py``: the names of its table."""
 
+from . import autograd as autograd
 from . import callbacks as callbacks
 from . import compression as compression
 from . import cuda as cuda
@@ -9,6 +10,8 @@ from . import metrics as metrics
 from . import nn as nn
 from . import onnx as onnx
 from . import optim as optim
+from . import utils as utils
+from .core.autograd import grad as grad
 from .core.dtypes import bool as bool
 from .core.dtypes import double as double
 from .core.dtypes import float as float
