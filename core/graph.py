@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from .backend import Array, as_array
-from .errors import GraphError, PhalanxError
+from .errors import GraphError, PhalanxError, ShapeError
 from .mode import enable_grad as enable_grad
 from .mode import is_grad_enabled as is_grad_enabled
 from .mode import mode
@@ -34,9 +34,10 @@ from .node import wrap as wrap
 from .op import Op
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_sequence = itertools.count().__next__
+next_sequence = itertools.count().__next__
+"""Nodes count in the order in which they were recorded."""
 _ndarray = np.ndarray
-_FREED = object()
+FREED = object()
 _PLAIN = frozenset({int, float, bool, str, type(None), tuple, slice, type(Ellipsis), np.dtype})
 _NO_SLOTS: list[tuple[None, ...]] = [(None,) * n for n in range(8)]
 
@@ -104,7 +105,7 @@ def _record(op: Op, inputs: Sequence[Any], saved: Any, shape: tuple[int, ...] | 
     node.edges = edges
     node.leaf = leaf
     node.gradient = node.hooks = None
-    node.sequence = _sequence()
+    node.sequence = next_sequence()
     frame: FrameType = sys._getframe(2)
     code = frame.f_code
     while _inside[code.co_filename] if code.co_filename in _inside else _is_inside(code.co_filename):
@@ -129,7 +130,7 @@ def _several(op: Op, inputs: Sequence[Any], arrays: tuple[Any, ...], saved: Any,
         pick = Node()
         pick.op, pick.saved, pick.edges, pick.leaf = None, index, [node], False
         pick.gradient = pick.hooks = None
-        pick.sequence = _sequence()
+        pick.sequence = next_sequence()
         pick.code, pick.instruction = node.code, node.instruction
         pick.shape = results[index].array.shape
         results[index].requires_grad = True
@@ -168,7 +169,7 @@ def _reachable(root: Node) -> tuple[list[Node], dict[Any, _Pending]]:
     seen = {root}
     leaves: dict[Any, _Pending] = {}
     for node in nodes:
-        if node.saved is _FREED:
+        if node.saved is FREED:
             raise GraphError(
                 f"backward a second time through {node.op.name if node.op else 'a part of the graph'} "
                 f"(forward at {node.site()}), whose saved arrays "
@@ -219,7 +220,7 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
                 _step(node, leaves, summed, retain_graph)
     except BaseException as error:
         if isinstance(error, Exception) and len(begun) == len(listeners) and node is not None:
-            error.add_note(_where(node))
+            error.add_note(where(node))
         for node in nodes:
             node.gradient = None if node.shape is not None else [None] * len(node.gradient)
         raise
@@ -249,7 +250,7 @@ def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_gra
         slots = _slots(edges, leaves) if node.leaf else _NO_SLOTS[len(edges)] if len(edges) < 8 else [None] * len(edges)
         gradients = op.vjp(node.saved, gradient, [edge is not None for edge in edges], slots)
     if not retain_graph and node.saved is not None:
-        _free(node)
+        free(node)
     for edge, g in zip(edges, gradients):  # noqa: B905 - strict costs, and the table's tests check the lengths
         if edge is None:
             continue
@@ -280,7 +281,7 @@ def _slots(edges: Sequence[Any], leaves: dict[Any, _Pending]) -> list[Array | No
     return slots
 
 
-def _where(node: Node) -> str:
+def where(node: Node) -> str:
     """For an error in a vjp or a hook: the op, the parameters that it used, the shape of its output, and the line of the script."""
     name = node.op.name if node.op is not None else "an op with several outputs"
     leaves = [edge for edge in node.edges if isinstance(edge, Variable)]
@@ -290,15 +291,15 @@ def _where(node: Node) -> str:
     return f"in the backward of {name}{parameters}{shape}, whose forward was called at {node.site()}"
 
 
-def _free(node: Node) -> None:
+def free(node: Node) -> None:
     """Let go of what the node saved, unless that is only shapes and numbers, which may serve again."""
     saved = node.saved
     kind = saved.__class__
     if kind is tuple:
         if not _PLAIN.issuperset(map(type, saved)):
-            node.saved = _FREED
+            node.saved = FREED
     elif kind not in _PLAIN:
-        node.saved = _FREED
+        node.saved = FREED
 
 
 def _contribute(leaf: Any, pending: _Pending, gradient: Array | None) -> None:
@@ -330,6 +331,8 @@ def _contribute(leaf: Any, pending: _Pending, gradient: Array | None) -> None:
             _first_write(leaf, total)
         else:
             leaf._grad.array += total
+        if leaf._hooks is not None and leaf._hooks.after:
+            _run_after(leaf)
     listener = leaf._listener
     if listener is not None:
         listener.gradient_final(leaf)
@@ -357,7 +360,21 @@ def run_hooks(hooks: dict[int, Callable[..., Any]], gradient: Array) -> Array:
         for hook in list(hooks.values()):
             changed = hook(bindings.make(gradient))
             if changed is not None:
+                if changed.array.shape != gradient.shape:
+                    raise ShapeError(
+                        f"a hook returned a gradient of shape {changed.array.shape}, {gradient.shape} expected"
+                    )
                 gradient = changed.array
     finally:
         mode.enabled = enabled
     return gradient
+
+
+def _run_after(leaf: Any) -> None:
+    """Call the hooks that want to know that ``leaf.grad`` was added to."""
+    enabled, mode.enabled = mode.enabled, False
+    try:
+        for hook in list(leaf._hooks.after.values()):
+            hook(leaf)
+    finally:
+        mode.enabled = enabled

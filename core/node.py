@@ -11,6 +11,16 @@ from .errors import DTypeError, PhalanxError, ShapeError
 from .op import Op
 
 
+class LeafHooks(dict[int, Callable[..., Any]]):
+    """A leaf's hooks by number: those that see its gradient, and in ``after`` those that are called when it is added."""
+
+    __slots__ = ("after",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: dict[int, Callable[..., Any]] = {}
+
+
 class Variable:
     """What the graph knows of a Tensor: an array, whether it wants a gradient, and where it came from."""
 
@@ -28,7 +38,7 @@ class Variable:
     """A leaf's place in the gradient buffer of the flat store."""
     _listener: Any
     _weight: float | None
-    _hooks: dict[int, Callable[..., Any]] | None
+    _hooks: LeafHooks | None
 
 
 class Node:

@@ -138,6 +138,37 @@ def own_stream(seed: int) -> Iterator[None]:
         _state.seed, _state.step, _state.shard, _state.calls = outer
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where draws stood: what they follow from, and how many there were."""
+
+    seed: int
+    step: int | None
+    shard: int | None
+    calls: dict[tuple[int, int], int]
+
+
+def moment() -> Moment:
+    """Where draws stand now, for :func:`replayed`."""
+    return Moment(_state.seed, _state.step, _state.shard, dict(_state.calls))
+
+
+@contextmanager
+def replayed(then: Moment) -> Iterator[None]:
+    """Inside, draws are those that followed on ``then``; outside none of them counts. For recomputation.
+
+    >>> then = moment(); key = next_key("dropout")
+    >>> with replayed(then): next_key("dropout") == key
+    True
+    """
+    outer = (_state.seed, _state.step, _state.shard, _state.calls)
+    _state.seed, _state.step, _state.shard, _state.calls = then.seed, then.step, then.shard, dict(then.calls)
+    try:
+        yield
+    finally:
+        _state.seed, _state.step, _state.shard, _state.calls = outer
+
+
 @contextmanager
 def unmarked() -> Iterator[None]:
     """Inside, parameters get their initial values without a mark on those that are made afterwards.

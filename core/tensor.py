@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +18,7 @@ from .mode import mode
 from .ops import arithmetic as elementary
 from .tensor_convert import TensorConvert
 from .tensor_convert import array_from as array_from
+from .tensor_hooks import TensorHooks
 from .tensor_math import TensorMath
 from .tensor_more import TensorMore
 from .tensor_operators import TensorOperators
@@ -28,10 +26,9 @@ from .tensor_shape import TensorShape
 
 Self = TypeVar("Self", bound="Tensor")
 _new = object.__new__
-_hook_numbers = itertools.count()
 
 
-class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorOperators):
+class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorHooks, TensorOperators):
     """An array with a gradient.
 
     ``Tensor(array)`` shares the array's memory; ``phalanx.tensor(data)`` copies. With ``requires_grad`` it is a leaf whose
@@ -231,35 +228,6 @@ class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorOperators
         self._node, self.requires_grad = None, False
         return self
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
-        """Call ``hook(gradient)`` when the gradient of this tensor is complete in a backward pass; what it returns replaces it.
-
-        Returns a handle with ``remove()``.
-        """
-        if not self.requires_grad:
-            raise GraphError("register_hook on a tensor that wants no gradient")
-        owner: Any = self if self._node is None else self._node
-        name = "_hooks" if self._node is None else "hooks"
-        hooks = getattr(owner, name)
-        if hooks is None:
-            hooks = {}
-            setattr(owner, name, hooks)
-        return _Handle(hooks, hook)
-
-    def retain_grad(self) -> None:
-        """Keep the gradient of a tensor that is no leaf in ``.grad``."""
-        if self._node is None:
-            return
-        reference = weakref.ref(self)
-
-        def keep(gradient: Tensor) -> None:
-            tensor = reference()
-            if tensor is not None:
-                kept = gradient.array.copy()
-                tensor._grad = _wrap(kept if tensor._grad is None else tensor._grad.array + kept)
-
-        self.register_hook(keep)
-
     # ---- conversion --------------------------------------------------------------------------------------------------
 
     def clone(self) -> Tensor:
@@ -354,18 +322,6 @@ class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorOperators
         if self._node is not None:
             raise GraphError("a tensor that an op made cannot be pickled: use detach()")
         return _rebuild, (type(self), to_host(self.array), self.requires_grad, self.name)
-
-
-class _Handle:
-    """Takes a hook away again."""
-
-    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
-        self._hooks, self._key = hooks, next(_hook_numbers)
-        hooks[self._key] = hook
-
-    def remove(self) -> None:
-        """Forget the hook; once is enough, twice does no harm."""
-        self._hooks.pop(self._key, None)
 
 
 def _wrap(array: Array) -> Tensor:
