@@ -84,11 +84,12 @@ def _describe(value: Any, path: str, arrays: dict[str, Any]) -> Any:
 
 
 def _rebuild(value: Any, arrays: Mapping[str, Any]) -> Any:
+    of: Any
     if isinstance(value, list):
         return [_rebuild(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
-    kind, of = next(iter(value.items()), ("", None))
+    kind, of = next(iter(value.items())) if value else ("", "")
     if len(value) != 1 or not kind.startswith(_MARK):
         return {key: _rebuild(item, arrays) for key, item in value.items()}
     kind = kind.removeprefix(_MARK)

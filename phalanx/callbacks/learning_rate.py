@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..core.errors import RangeError
 from .base import Callback, Logs
+
+
+class Scheduler(Protocol):
+    """As those of ``optim.lr_scheduler``."""
+
+    step: Callable[..., Any]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
 
 
 class LearningRateMonitor(Callback):
@@ -60,7 +70,7 @@ class LRScheduler(Callback):
     place = -5
 
     def __init__(
-        self, scheduler: Any | Callable[[int, float], float], every: str = "epoch", *, monitor: str = "val_loss"
+        self, scheduler: Scheduler | Callable[[int, float], float], every: str = "epoch", *, monitor: str = "val_loss"
     ) -> None:
         if every not in ("epoch", "step"):
             raise RangeError(f'LRScheduler expects every to be "epoch" or "step", got {every!r}')
@@ -69,11 +79,12 @@ class LRScheduler(Callback):
             raise TypeError(
                 f"LRScheduler expects a scheduler with step(), or a function of epoch and rate, got {scheduler!r}"
             )
-        self.scheduler, self.every, self.monitor = scheduler, every, monitor
-        self._wants_metric = not self.by_function and _needs_argument(scheduler.step)
+        self.scheduler: Any = scheduler
+        self.every, self.monitor = every, monitor
+        self._wants_metric = not self.by_function and _needs_argument(self.scheduler.step)
         if self._wants_metric and every == "step":
             raise RangeError(
-                f'LRScheduler: {type(scheduler).__name__} looks at a metric of an epoch; use every="epoch"'
+                f'LRScheduler: {type(self.scheduler).__name__} looks at a metric of an epoch; use every="epoch"'
             )
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:

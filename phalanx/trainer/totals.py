@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,10 @@ class Totals:
         shards = self._gathered()
         values: dict[str, Any] = {}
         for number, metric in enumerate(self._metrics):
-            leaves = {(s, s + 1): None for s in range(self._group.shard_count)} | {
+            leaves: dict[Any, State | None] = {(s, s + 1): None for s in range(self._group.shard_count)} | {
                 (s, s + 1): _sum(metric, parts[number]) for s, parts in shards.items()
             }
-            state = fold((0, self._group.shard_count), leaves, lambda a, b, metric=metric: _join(metric, a, b))
+            state = fold((0, self._group.shard_count), leaves, partial(_join, metric))
             metric.reset()
             metric.merge(state or {})
             values[metric.name] = metric.compute()
@@ -81,10 +82,10 @@ class Totals:
             own = self._shards.setdefault(shard, [[] for _ in self._metrics])
             for metric, parts in zip(self._metrics, own, strict=True):
                 saved = state["shards"][key][where[metric.name]] if metric.name in where else []
-                if not parts:
-                    parts += [(int(level), dict(part)) for level, part in saved]
-                elif saved:
+                if parts and saved:
                     parts[:] = [(0, _join(metric, _sum(metric, parts), _sum(metric, saved)))]
+                elif saved:
+                    parts[:] = [(int(level), dict(part)) for level, part in saved]
 
     def _gathered(self) -> dict[int, list[Parts]]:
         if self._group.size == 1:
@@ -122,9 +123,9 @@ def _join(metric: Any, left: State, right: State) -> State:
     return metric.state()
 
 
-def _sum(metric: Any, parts: Sequence[tuple[int, State]]) -> State | None:
-    """All parts as one, the youngest first."""
-    found: State | None = None
+def _sum(metric: Any, parts: Sequence[tuple[int, State]]) -> State:
+    """All parts as one, the youngest first; empty where there is none."""
+    found: State = {}
     for _, state in reversed(parts):
-        found = state if found is None else _join(metric, state, found)
+        found = _join(metric, state, found)
     return found

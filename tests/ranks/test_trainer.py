@@ -100,10 +100,10 @@ def test_a_fit_is_the_loop_by_hand(size: int, shards: int | None) -> None:
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-12)
 
 
-def fit_once(train: Any, optimizer: Any = None, model: Any = None, **options: Any) -> tuple[np.ndarray, float]:
+def fit_once(train: Any, loss: Any = None, model: Any = None, **options: Any) -> tuple[np.ndarray, float]:
     """Weights and loss after one epoch of a linear model."""
     model = nn.Linear(FEATURES, CLASSES) if model is None else model
-    of = phalanx.Trainer(model, optimizer or (lambda p: optim.SGD(p, lr=0.5)), nn.CrossEntropyLoss())
+    of = phalanx.Trainer(model, lambda p: optim.SGD(p, lr=0.5), loss or nn.CrossEntropyLoss())
     history = of.fit(train, verbose=0, shuffle=False, **{"batch_size": 40} | options)
     return model.weight.detach().numpy().copy(), history.history["loss"][0]
 
@@ -138,7 +138,19 @@ def test_weights_are_those_of_torch() -> None:
         peer.bias.copy_(torch.from_numpy(model.bias.detach().numpy()))
     found = {}
     before = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+
+    def function(prediction: Any, target: Any, reduction: str = "mean") -> Any:
+        return nn.functional.cross_entropy(prediction, target, reduction=reduction)
+
+    class Own(nn.Module):
+        reduction = "mean"
+
+        def forward(self, prediction: Any, target: Any) -> Any:
+            return function(prediction, target, self.reduction)
+
     for name, options in (
+        ("a loss that is a function", {"class_weight": factors, "loss": function}),
+        ("a module of one's own", {"sample_weight": factors[y], "loss": Own()}),
         ("dict", {"class_weight": {1: 2.5, 3: 0.25}}),
         ("in order", {"class_weight": factors}),
         ("by sample", {"sample_weight": factors[y]}),
@@ -149,7 +161,7 @@ def test_weights_are_those_of_torch() -> None:
     loss = torch.nn.CrossEntropyLoss(weight=torch.from_numpy(factors))(peer(torch.from_numpy(x)), torch.from_numpy(y))
     loss.backward()
     optimizer.step()
-    for name in ("dict", "in order", "by sample"):
+    for name in found:
         assert close(found[name], (peer.weight.detach().numpy(), loss.item())), name
 
 
