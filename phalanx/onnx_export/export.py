@@ -149,12 +149,13 @@ def _symbols(names: Sequence[str], inputs: Sequence[np.ndarray], axes: Axes | No
 
 
 def _other_values(value: Any) -> Any:
-    """Like ``value``, but not equal: what depends on it shows."""
+    """Like ``value``, but with other numbers in another order: what depends on them shows. Integers stay within their range."""
     if not isinstance(value, np.ndarray) or not value.size:
         return value
+    turned = np.roll(value.reshape(-1)[::-1], 1).reshape(value.shape)
     if value.dtype.kind == "f":
-        return np.where(np.isfinite(value), value * value.dtype.type(0.75) + value.dtype.type(0.1), value)
-    return np.roll(value.reshape(-1), 1).reshape(value.shape)
+        return np.where(np.isfinite(turned), turned * value.dtype.type(0.75) + value.dtype.type(0.1), turned)
+    return turned
 
 
 def _resized(values: Sequence[Any], places: Sequence[tuple[int, int]], size: int) -> list[Any]:

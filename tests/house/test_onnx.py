@@ -13,7 +13,8 @@ from phalanx import nn
 from phalanx.core.tensor import Tensor
 from phalanx.onnx_export.runs import leaves
 
-from .onnx_cases import CASES, NO_LAYERS, REFUSED, Case
+from .onnx_cases import CASES, NO_LAYERS, REFUSED, Case, Of
+from .onnx_models import FUNCTIONS, MODELS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -55,6 +56,37 @@ def test_layer(name: str, tmp_path: Path) -> None:
         agree(tmp_path / "m.onnx", model, case.inputs(batch))
     graph = onnx.load(tmp_path / "m.onnx").graph
     assert graph.input[0].type.tensor_type.shape.dim[case.batch].dim_param == "batch"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function(name: str, tmp_path: Path) -> None:
+    function, inputs = FUNCTIONS[name]
+    model = Of(lambda _, *xs: function(*xs))
+    version = 18 if name == "bits" else 17
+    phalanx.onnx.export(model, tuple(map(Tensor, inputs(2))), tmp_path / "m.onnx", opset_version=version)
+    for batch in (2, 5):
+        agree(tmp_path / "m.onnx", model, inputs(batch))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name: str, tmp_path: Path) -> None:
+    case, axes = MODELS[name]
+    model = case.build()
+    inputs = case.inputs(2)
+    phalanx.onnx.export(
+        model, tuple(map(Tensor, inputs)), tmp_path / "m.onnx", input_names=["x"], dynamic_axes={"x": axes}
+    )
+    for factors in ({}, {0: 3}, dict.fromkeys(axes, 2), {axis: 1.5 for axis in axes if axis > 1}):
+        larger = inputs[0]
+        for axis, factor in factors.items():
+            size = round(larger.shape[axis] * factor)
+            larger = np.take(larger, np.arange(size) % larger.shape[axis], axis)
+        agree(tmp_path / "m.onnx", model, (larger,))
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    found = {axis: dim.dim_param for axis, dim in enumerate(graph.input[0].type.tensor_type.shape.dim) if dim.dim_param}
+    assert found == axes
+    named = {tensor.name for tensor in graph.initializer}
+    assert {name for name, p in model.named_parameters() if p.ndim > 1 and "lstm" not in name} <= named
 
 
 def test_every_layer_has_a_case() -> None:

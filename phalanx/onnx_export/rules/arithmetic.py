@@ -100,7 +100,7 @@ class Formula:
         self.graph, self.call, self.dtype = graph, call, dtype or output_dtype(call)
 
     def __getattr__(self, kind: str) -> Callable[..., Any]:
-        word = "".join(part.capitalize() for part in kind.split("_"))
+        word = "".join(part[:1].upper() + part[1:] for part in kind.split("_"))
         return lambda *values, **attributes: self.graph.node(self.call, word, *map(self.name, values), **attributes)
 
     def name(self, value: Any) -> str:
@@ -136,7 +136,6 @@ formula("log10")(lambda f, x, call: f.div(f.log(x), math.log(10)))
 formula("rsqrt")(lambda f, x, call: f.reciprocal(f.sqrt(x)))
 formula("erfc")(lambda f, x, call: f.sub(1, f.erf(x)))
 formula("trunc")(lambda f, x, call: f.mul(f.sign(x), f.floor(f.abs(x))))
-formula("frac")(lambda f, x, call: f.sub(x, f.mul(f.sign(x), f.floor(f.abs(x)))))
 formula("silu")(lambda f, x, call: f.mul(x, f.sigmoid(x)))
 formula("log_sigmoid")(lambda f, x, call: f.neg(f.softplus(f.neg(x))))
 formula("hardswish")(lambda f, x, call: f.mul(x, f.hard_sigmoid(x, alpha=1 / 6, beta=0.5)))
@@ -198,6 +197,64 @@ def _division(graph: Graph, call: Call) -> str:
         return quotient if call.op == "floor_divide" else f.sub(a, f.mul(quotient, b))
     rest = f.mod(a, b)
     return rest if call.op == "remainder" else f.div(f.sub(a, rest), b)
+
+
+# ---- formulas of two
+
+
+def formula_of_two(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]:
+    """A rule for ops of two inputs, written as ``function(f, a, b)``."""
+
+    def enter(function: Callable[..., str]) -> Callable[..., str]:
+        def made(graph: Graph, call: Call) -> str:
+            a, b = (graph.array(call, operand, output_dtype(call)) for operand in call.inputs[:2])
+            return function(Formula(graph, call), a, b)
+
+        RULES.update(dict.fromkeys(names, made))
+        return function
+
+    return enter
+
+
+formula("sinc")(lambda f, x, call: f.where(f.equal(x, 0), 1, f.div(f.sin(f.mul(x, math.pi)), f.mul(x, math.pi))))
+formula_of_two("hypot")(lambda f, a, b: f.sqrt(f.add(f.mul(a, a), f.mul(b, b))))
+formula_of_two("xlogy")(lambda f, a, b: f.where(f.equal(a, 0), 0, f.mul(a, f.log(b))))
+formula_of_two("copysign")(lambda f, a, b: f.mul(f.abs(a), f.where(f.less(b, 0), -1, 1)))
+formula_of_two("logaddexp")(lambda f, a, b: f.add(f.max(a, b), f.log(f.add(f.exp(f.neg(f.abs(f.sub(a, b)))), 1))))
+formula_of_two("heaviside")(lambda f, a, b: f.where(f.equal(a, 0), b, f.where(f.less(a, 0), 0, 1)))
+
+
+@formula_of_two("atan2")
+def _atan2(f: Formula, a: str, b: str) -> str:
+    beside = f.where(f.less(a, 0), -math.pi / 2, f.where(f.greater(a, 0), math.pi / 2, 0))
+    flat = f.atan(f.div(a, b))
+    behind = f.add(flat, f.where(f.less(a, 0), -math.pi, math.pi))
+    return f.where(f.equal(b, 0), beside, f.where(f.less(b, 0), behind, flat))
+
+
+@rule("fmax", "fmin")
+def _without_nan(graph: Graph, call: Call) -> str:
+    f = Formula(graph, call)
+    a, b = (graph.array(call, operand, f.dtype) for operand in call.inputs)
+    extreme = f.max(a, b) if call.op == "fmax" else f.min(a, b)
+    if np.dtype(f.dtype).kind != "f":
+        return extreme
+    return f.where(f.is_naN(a), b, f.where(f.is_naN(b), a, extreme))
+
+
+@rule("isposinf", "isneginf")
+def _one_infinity(graph: Graph, call: Call) -> str:
+    positive = int(call.op == "isposinf")
+    x = graph.array(call, call.inputs[0])
+    return graph.node(call, "IsInf", x, detect_positive=positive, detect_negative=1 - positive)
+
+
+@rule("signbit")
+def _signbit(graph: Graph, call: Call) -> str:
+    return graph.node(call, "Less", graph.array(call, call.inputs[0]), graph.constant(0, call.inputs[0].value.dtype))
+
+
+# ---- dtype and copy
 
 
 @rule("cast")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ExportError
+from ..errors import ExportError, StaticError
 from ..graph import LARGEST, Graph
-from ..rule import first, option, output_dtype, rule
+from ..rule import first, option, rule
 from ..runs import Call, Operand, described, varies
 
 
@@ -124,9 +124,23 @@ def _embedding(graph: Graph, call: Call) -> str:
     return graph.node(call, "Gather", graph.array(call, weight), graph.array(call, indices), axis=0)
 
 
-@rule("topk")
-def _topk(graph: Graph, call: Call) -> tuple[str, str]:
-    axis = option(call, "axis", 2, -1)
-    largest = int(bool(option(call, "largest", 3, True)))
-    size = graph.size(call, call.outputs[0].sizes[axis])
-    return graph.node(call, "TopK", graph.array(call, call.inputs[0], output_dtype(call)), size, outputs=2, axis=axis, largest=largest, sorted=1)  # fmt: skip
+@rule("diagonal")
+def _diagonal(graph: Graph, call: Call) -> str:
+    """The last two of the turned axes as one, of which every width-and-one-th element is taken."""
+    ndim = call.inputs[0].value.ndim
+    axes = [option(call, name, at, default) % ndim for name, at, default in (("axis1", 2, 0), ("axis2", 3, 1))]
+    offset, order = option(call, "offset", 1, 0), [a for a in range(ndim) if a not in axes] + axes
+    sizes = [call.inputs[0].sizes[axis] for axis in order]
+    if varies(sizes[-1]) or varies(sizes[-2]):
+        raise StaticError(f"{described(call)}: the size of a diagonal must not change")
+    turned = graph.node(call, "Transpose", graph.array(call, call.inputs[0]), perm=order)
+    width = sizes[-1][0]
+    flat = graph.node(
+        call,
+        "Reshape",
+        turned,
+        graph.shape(call, [*sizes[:-2], tuple(a * b for a, b in zip(*sizes[-2:], strict=True))]),
+    )
+    start = offset if offset >= 0 else -offset * width
+    places = start + np.arange(call.outputs[0].value.shape[-1]) * (width + 1)
+    return graph.node(call, "Gather", flat, graph.integers(*map(int, places)), axis=len(sizes) - 2)

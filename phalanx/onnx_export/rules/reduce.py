@@ -109,8 +109,3 @@ def sorted_along(graph: Graph, call: Call, axis: int, descending: Any) -> tuple[
     size = graph.size(call, call.inputs[0].sizes[axis])
     name = graph.array(call, call.inputs[0])
     return graph.node(call, "TopK", name, size, outputs=2, axis=axis, largest=int(bool(descending)), sorted=1)
-
-
-@rule("logsumexp")
-def _logsumexp(graph: Graph, call: Call) -> str:
-    return reduced(graph, call, "ReduceLogSumExp", first(graph, call), axes_of(call), _keeps(call))

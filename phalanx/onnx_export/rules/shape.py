@@ -36,7 +36,7 @@ def reshaped(graph: Graph, call: Call, name: str, sizes: list[Sizes]) -> str:
     return graph.node(call, "Reshape", name, graph.node(call, "Concat", *parts, axis=0))
 
 
-@rule("reshape", "squeeze", "unsqueeze")
+@rule("reshape")
 def _reshape(graph: Graph, call: Call) -> str:
     name = graph.array(call, call.inputs[0])
     sizes = call.outputs[0].sizes

@@ -209,3 +209,25 @@ def _max_unpool(graph: Graph, call: Call) -> str:
         graph.node(call, "Reshape", name, rows) for name in (zeros, graph.array(call, places), graph.array(call, x))
     ]
     return graph.node(call, "Reshape", graph.node(call, "ScatterElements", *flat, axis=2), graph.shape(call, shape))
+
+
+# ---- other sizes
+
+_RESIZE = {
+    ("nearest", False): {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+    ("nearest-exact", False): {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"},
+    ("linear", False): {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+    ("linear", True): {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+    ("cubic", False): {"mode": "cubic", "coordinate_transformation_mode": "half_pixel", "cubic_coeff_a": -0.75},
+    ("cubic", True): {"mode": "cubic", "coordinate_transformation_mode": "align_corners", "cubic_coeff_a": -0.75},
+}  # fmt: skip
+
+
+@rule("interpolate")
+def _interpolate(graph: Graph, call: Call) -> str:
+    mode, factors = call.get("mode", "nearest"), call.get("factors")
+    options = _RESIZE[mode, bool(call.get("align_corners", False)) and not mode.startswith("nearest")]
+    x = first(graph, call)
+    if all(factor is not None for factor in factors):
+        return graph.node(call, "Resize", x, "", graph.constant([1, 1, *factors], np.float32), **options)
+    return graph.node(call, "Resize", x, "", "", graph.shape(call, call.outputs[0].sizes), **options)
