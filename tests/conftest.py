@@ -23,6 +23,8 @@ LONG = re.compile(
     r"|tiny /dev/shm, mpi|rank stopped, the stall line, mpi)"
     r"|test_hosts\.py::test_(a_rank_that_stands_still|a_proxy_that_changes_nothing|mpi_ranks_of_one_host)"
     r"|test_compression_jobs\.py::test_same_bits_and_resumed_elsewhere\[powersgd-mpirun"
+    r"|test_zero\.py::test_equal_bits\[(adamax|radam|adagrad|adadelta|rprop|asgd|rmsprop)-"
+    r"|test_optimizer_state\.py::test_resumed_elsewhere.*\[(?!adam\]|nadam|muon|lars)"
     r"|test_watch\.py::test_a_stopped_rank_is_called_stopped\[mpi"
     r"|test_workers\.py::test_(what_befalls_a_worker.*\[(exit|raise|odd)|a_collate_function_crosses|persistent_workers)"
     r"|test_predict\.py::test_ranks_share_the_samples\[run 3"

@@ -9,7 +9,8 @@ each updates its part of every run, and the new parameters are gathered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ..errors import RangeError
 from ..flat import FlatStore, is_packed, pack
@@ -22,7 +23,8 @@ from ..tensor import Tensor
 from .state import TORCH_ONLY, OptimizerState, Options
 
 
-class _Run(NamedTuple):
+@dataclass(slots=True)
+class _Run:
     """Neighbouring parameters of a store, first to last, with equal numbers of steps so far and equal numbers."""
 
     store: FlatStore
@@ -111,7 +113,8 @@ class Optimizer(OptimizerState):
         unknown = set(group) - {"params", "name", "initial_lr"} - set(self.defaults) - TORCH_ONLY
         if unknown:
             raise RangeError(f"{type(self).__name__} has no option {sorted(unknown)}; it has {sorted(self.defaults)}")
-        options = {key: value for key, value in group.items() if key not in TORCH_ONLY}
+        options = {key: value for key, value in {**self.defaults, **group}.items() if key not in TORCH_ONLY}
+        options = {key: v.item() if isinstance(v, Tensor) and key != "params" else v for key, v in options.items()}
         if params and all(isinstance(item, tuple) for item in params):
             options["param_names"] = [name for name, _ in params]
             params = [parameter for _, parameter in params]
@@ -123,7 +126,7 @@ class Optimizer(OptimizerState):
                 raise TypeError("an optimizer expects leaf Parameters (nn.Parameter), got a Tensor that is none")
             if id(parameter) in present:
                 raise RangeError("a parameter appears in more than one parameter group")
-        self.param_groups.append({**self.defaults, **options, "params": list(dict.fromkeys(params))})
+        self.param_groups.append({**options, "params": list(dict.fromkeys(params))})
         self._pack()
 
     def _pack(self) -> None:
@@ -152,7 +155,8 @@ class Optimizer(OptimizerState):
         """
         for hook in tuple(self._pre_hooks.values()):
             if (changed := hook(self, (closure,), {})) is not None:
-                ((closure,), _) = changed
+                arguments, named = changed
+                closure = arguments[0] if arguments else named.get("closure")
         loss = None
         if closure is not None:
             with enable_grad():
@@ -205,14 +209,9 @@ class Optimizer(OptimizerState):
             if self.number_names:
                 numbers = self._numbers.get(parameter) or self.numbers(group, 0, {})
                 self._numbers[parameter] = self.numbers(group, count + 1, numbers)
-            last = runs[-1] if runs and self.grain == "element" else None
-            if (
-                last
-                and last.store is store
-                and last.last == index - 1
-                and (last.steps, last.numbers) == (count, numbers)
-            ):
-                runs[-1] = last._replace(last=index)
+            run = runs[-1] if runs and self.grain == "element" else None
+            if run and run.store is store and run.last == index - 1 and run.steps == count and run.numbers == numbers:
+                run.last = index
             else:
                 runs.append(_Run(store, index, index, count, numbers))
         return runs

@@ -316,6 +316,7 @@ def test_named_parameters_and_groups() -> None:
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
     assert optimizer.param_groups[0]["params"] == list(model.parameters())
     assert "param_names" not in repr(optimizer)
+    assert optim.SGD(model.parameters(), lr=phalanx.tensor(0.5)).param_groups[0]["lr"] == 0.5
     optimizer.add_param_group({"params": nn.Linear(1, 1).named_parameters(), "lr": 0.5, "fused": True})
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.5]
     with pytest.raises(RangeError, match="more than one parameter group"):

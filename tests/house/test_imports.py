@@ -21,6 +21,8 @@ PATHS = (
     "phalanx.nn.init",
     "phalanx.nn.utils",
     "phalanx.optim",
+    "phalanx.optim.lr_scheduler",
+    "phalanx.optim.swa_utils",
     "phalanx.cuda",
     "phalanx.data",
     "phalanx.data.datasets",
