@@ -65,9 +65,7 @@ def meeting(place: str) -> Meeting | None:
 
 def merged(where: Meeting, place: str, leaf: Leaf | None, merge: Merge) -> Leaf | None:
     """What the leaves of all shards merge to; a forward that is computed again gets what it got the first time."""
-    if _local.told is not None:
-        return next(_local.told)
-    result = where.meet(place, leaf, merge)
+    result = where.meet(place, leaf, merge) if _local.told is None else next(_local.told)
     if _local.heard is not None:
         _local.heard.append(result)
     return result
@@ -81,6 +79,8 @@ def remember(heard: list[Leaf | None]) -> Iterator[None]:
         yield
     finally:
         _local.heard = before
+        if before is not None:
+            before.extend(heard)
 
 
 @contextmanager

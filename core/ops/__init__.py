@@ -7,6 +7,7 @@ from . import ctc as ctc
 from . import dropout as dropout
 from . import elementary as elementary
 from . import embedding as embedding
+from . import gather_shards as gather_shards
 from . import indexing as indexing
 from . import linalg as linalg
 from . import linear as linear
@@ -22,3 +23,4 @@ from . import resample as resample
 from . import running as running
 from . import shape as shape
 from . import softmax as softmax
+from . import sync_norm as sync_norm

@@ -18,8 +18,9 @@ from tests.core.op_cases_arrays import CASES as ARRAYS
 from tests.core.op_cases_more import CASES as MORE
 from tests.core.op_cases_nn import CASES as LAYERS
 from tests.core.op_cases_recurrent import CASES as RECURRENT
+from tests.core.op_cases_shards import CASES as SHARDS
 
-CASES = [*ELEMENTARY, *ARRAYS, *MORE, *LAYERS, *RECURRENT]
+CASES = [*ELEMENTARY, *ARRAYS, *MORE, *LAYERS, *RECURRENT, *SHARDS]
 WITH_GRADIENT = [case for case in CASES if TABLE[case.op].differentiable != () and case.wanted()]
 DTYPES = [np.float32, np.float64]
 

@@ -14,6 +14,7 @@ from phalanx.core import rng
 from phalanx.core.errors import GraphError
 from phalanx.data import DataLoader, TensorDataset
 from phalanx.dist.errors import CommunicatorError
+from phalanx.utils.checkpoint import checkpoint, checkpoint_sequential
 from tests.ranks.test_data_parallel import CLASSES, FEATURES, data, digest, on_ranks
 
 V = 8
@@ -319,3 +320,19 @@ def test_refusals() -> None:
 
     with pytest.raises(GraphError, match="run_shards inside of run_shards"):
         on_ranks(1, V, main)
+
+
+class Recomputed(nn.Module):
+    """The layers in parts whose activations are computed again in backward, one part inside of the other."""
+
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Any) -> Any:
+        return checkpoint(lambda t: checkpoint_sequential(self.layers, 3, t), x)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_recomputation_asks_nobody_again(size: int) -> None:
+    assert on_ranks(size, V, lambda: train(Recomputed(net())))[0][1] == on_ranks(size, V, train)[0][1]
