@@ -103,7 +103,7 @@ class Device:
 
     Raises RangeError for an unknown kind. Equal to strings and devices of the same meaning.
 
-    >>> Device("cuda:1").index, str(Device("cpu")), Device("cpu") == "cpu"
+    >>> phalanx.device("cuda:1").index, str(phalanx.device("cpu")), phalanx.device("cpu") == "cpu"
     (1, 'cpu', True)
     """
 

@@ -47,7 +47,7 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 
     Python floats become float32, Python integers int64; what has a dtype keeps it.
 
-    >>> tensor([[1, 2], [3, 4]]).shape
+    >>> phalanx.tensor([[1, 2], [3, 4]]).shape
     (2, 2)
     """
     array = array_from(data, dtype)
@@ -56,14 +56,22 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """``data`` as a Tensor, sharing memory where possible."""
+    """``data`` as a Tensor, sharing memory where possible.
+
+    >>> phalanx.as_tensor([1.0, 2.0])
+    tensor([1., 2.])
+    """
     if isinstance(data, Tensor):
         return data.to(device=device, dtype=dtype)
     return _finish(array_from(data), dtype, device, False)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """A Tensor on the memory of a NumPy array."""
+    """A Tensor on the memory of a NumPy array.
+
+    >>> phalanx.from_numpy(np.array([1.0, 2.0]))
+    tensor([1., 2.], dtype=float64)
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy expects a NumPy array, got {type(array).__name__}")
     as_dtype(array.dtype)
@@ -74,30 +82,50 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """All 0, float32 without a dtype."""
+    """All 0, float32 without a dtype.
+
+    >>> phalanx.zeros(2, 3).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     return _finish(np.zeros(_shape(size), _default(dtype)), None, device, requires_grad)
 
 
 def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """All 1, float32 without a dtype."""
+    """All 1, float32 without a dtype.
+
+    >>> phalanx.ones(3)
+    tensor([1., 1., 1.])
+    """
     return _finish(np.ones(_shape(size), _default(dtype)), None, device, requires_grad)
 
 
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Values not set, float32 without a dtype."""
+    """Values not set, float32 without a dtype.
+
+    >>> phalanx.empty(2, 3).shape
+    (2, 3)
+    """
     return _finish(np.empty(_shape(size), _default(dtype)), None, device, requires_grad)
 
 
 def full(
     size: Sequence[int], fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """All ``fill_value``, of its kind without a dtype."""
+    """All ``fill_value``, of its kind without a dtype.
+
+    >>> phalanx.full((2,), 7.0)
+    tensor([7., 7.])
+    """
     value = array_from(fill_value.item() if isinstance(fill_value, Variable) else fill_value)  # type: ignore[attr-defined]
     return _finish(np.full(_shape((size,)), value), dtype, device, requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """The identity matrix (n, m)."""
+    """The identity matrix (n, m).
+
+    >>> phalanx.eye(2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
     return _finish(np.eye(n, m, dtype=_default(dtype)), None, device, requires_grad)
 
 
@@ -106,7 +134,7 @@ def arange(
 ) -> Tensor:
     """``start, start + step, ...`` below ``end``: int64 if all three are integers, else float32.
 
-    >>> arange(3).tolist(), arange(0, 1, 0.5).tolist()
+    >>> phalanx.arange(3).tolist(), phalanx.arange(0, 1, 0.5).tolist()
     ([0, 1, 2], [0.0, 0.5])
     """
     start, end = (0, start) if end is None else (start, end)
@@ -123,7 +151,11 @@ def arange(
 def linspace(
     start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """``steps`` values from ``start`` to ``end``, both included, evenly spaced."""
+    """``steps`` values from ``start`` to ``end``, both included, evenly spaced.
+
+    >>> phalanx.linspace(0, 1, 5)
+    tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
+    """
     return _finish(np.linspace(start, end, steps), _default(dtype), device, requires_grad)
 
 
@@ -132,13 +164,21 @@ def _array_of(input: Any) -> Any:
 
 
 def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """All 0, of the shape and dtype of ``input``."""
+    """All 0, of the shape and dtype of ``input``.
+
+    >>> phalanx.zeros_like(phalanx.tensor([1, 2]))
+    tensor([0, 0])
+    """
     array = np.zeros_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
     return _finish(array, None, device, requires_grad)
 
 
 def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """All 1, of the shape and dtype of ``input``."""
+    """All 1, of the shape and dtype of ``input``.
+
+    >>> phalanx.ones_like(phalanx.tensor([1.0, 2.0]))
+    tensor([1., 1.])
+    """
     array = np.ones_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
     return _finish(array, None, device, requires_grad)
 
@@ -146,13 +186,21 @@ def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gra
 def full_like(
     input: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """All ``fill_value``, of the shape and dtype of ``input``."""
+    """All ``fill_value``, of the shape and dtype of ``input``.
+
+    >>> phalanx.full_like(phalanx.tensor([1, 2]), 7)
+    tensor([7, 7])
+    """
     dtype = None if dtype is None else as_dtype(dtype)
     return _finish(np.full_like(_array_of(input), fill_value, dtype=dtype, order="C"), None, device, requires_grad)
 
 
 def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Values not set, of the shape and dtype of ``input``."""
+    """Values not set, of the shape and dtype of ``input``.
+
+    >>> phalanx.empty_like(phalanx.zeros(2, 3)).shape
+    (2, 3)
+    """
     array = np.empty_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
     return _finish(array, None, device, requires_grad)
 
@@ -161,12 +209,21 @@ def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
 
 
 def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Uniform in [0, 1)."""
+    """Uniform in [0, 1).
+
+    >>> x = phalanx.rand(1000)
+    >>> bool(((x >= 0) & (x < 1)).all())
+    True
+    """
     return _finish(rng.uniform(_shape(size), rng.next_key("user"), _default(dtype)), dtype, device, requires_grad)
 
 
 def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal."""
+    """Standard normal.
+
+    >>> phalanx.randn(2, 3).shape
+    (2, 3)
+    """
     return _finish(rng.normal(_shape(size), rng.next_key("user"), _default(dtype)), dtype, device, requires_grad)
 
 
@@ -179,7 +236,12 @@ def randint(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Integers in [low, high): ``randint(high, size)`` or ``randint(low, high, size)``; int64 without a dtype."""
+    """Integers in [low, high): ``randint(high, size)`` or ``randint(low, high, size)``; int64 without a dtype.
+
+    >>> x = phalanx.randint(3, 6, (1000,))
+    >>> x.unique()
+    tensor([3, 4, 5])
+    """
     if size is None:
         low, high, size = 0, low, high
     if high <= low:
@@ -189,40 +251,64 @@ def randint(
 
 
 def randperm(n: int, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """The integers 0 to n-1 in random order."""
+    """The integers 0 to n-1 in random order.
+
+    >>> phalanx.randperm(4).sort().values
+    tensor([0, 1, 2, 3])
+    """
     draw = rng.random_bits(2 * n, rng.next_key("user")).reshape(n, 2).astype(np.uint64)
     order = np.argsort((draw[:, 0] << np.uint64(32)) | draw[:, 1], kind="stable")
     return _finish(order, dtype, device, False)
 
 
 def rand_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Uniform in [0, 1), of the shape and dtype of ``input``."""
+    """Uniform in [0, 1), of the shape and dtype of ``input``.
+
+    >>> phalanx.rand_like(phalanx.zeros(2, 3)).shape
+    (2, 3)
+    """
     array = _array_of(input)
     return rand(array.shape, dtype=dtype or array.dtype, device=device, requires_grad=requires_grad)
 
 
 def randn_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal, of the shape and dtype of ``input``."""
+    """Standard normal, of the shape and dtype of ``input``.
+
+    >>> phalanx.randn_like(phalanx.zeros(2, 3)).shape
+    (2, 3)
+    """
     array = _array_of(input)
     return randn(array.shape, dtype=dtype or array.dtype, device=device, requires_grad=requires_grad)
 
 
 def randint_like(input: Any, low: int, high: int | None = None, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """Integers in [low, high), of the shape and dtype of ``input``."""
+    """Integers in [low, high), of the shape and dtype of ``input``.
+
+    >>> phalanx.randint_like(phalanx.zeros(2, 3), 5).shape
+    (2, 3)
+    """
     array = _array_of(input)
     low, high = (0, low) if high is None else (low, high)
     return randint(low, high, array.shape, dtype=dtype or array.dtype, device=device)
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None) -> Tensor:
-    """Normal of ``mean`` and ``std``, which may be Tensors that give the shape."""
+    """Normal of ``mean`` and ``std``, which may be Tensors that give the shape.
+
+    >>> phalanx.normal(phalanx.tensor([1.0, 2.0]), 0.0)
+    tensor([1., 2.])
+    """
     if size is None:
         size = np.broadcast_shapes(_array_of(mean).shape, _array_of(std).shape)
     return randn(tuple(size)) * std + mean
 
 
 def bernoulli(input: Tensor) -> Tensor:
-    """1 with probability ``input``, else 0, element by element."""
+    """1 with probability ``input``, else 0, element by element.
+
+    >>> phalanx.bernoulli(phalanx.tensor([0.0, 1.0]))
+    tensor([0., 1.])
+    """
     draw = rng.uniform(input.shape, rng.next_key("user"), np.float64)
     return Tensor((draw < np.asarray(input.array)).astype(input.dtype))
 
@@ -231,6 +317,9 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> T
     """Positions drawn with probabilities proportional to each row: (C,) -> (num_samples,), (N, C) -> (N, num_samples).
 
     Without replacement these are the largest of log p + Gumbel noise (Kool et al., 2019).
+
+    >>> phalanx.multinomial(phalanx.tensor([0.0, 1.0, 0.0]), 2, replacement=True)
+    tensor([1, 1])
     """
     weights = np.atleast_2d(np.asarray(input.array, np.float64))
     if (weights < 0).any() or not np.isfinite(weights).all() or (weights.sum(1) <= 0).any():

@@ -5,7 +5,11 @@ Each is a :class:`PhalanxError` and also the built-in class that a user would ca
 
 
 class PhalanxError(Exception):
-    """Base of every error that phalanx raises on purpose."""
+    """Base of every error that phalanx raises on purpose.
+
+    >>> issubclass(phalanx.core.errors.ShapeError, phalanx.PhalanxError)
+    True
+    """
 
 
 class ShapeError(PhalanxError, ValueError):

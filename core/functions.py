@@ -6,6 +6,7 @@ Most of them are Tensor methods with the tensor as first argument; new tensors c
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ from .creation import zeros as zeros
 from .creation import zeros_like as zeros_like
 from .einsum import einsum as einsum
 from .errors import DTypeError, RangeError, ShapeError
+from .function_examples import EXAMPLES
 from .functions_shape import atleast_3d
 from .graph import Variable, apply
 from .mode import enable_grad as enable_grad
@@ -65,6 +67,7 @@ def _method(name: str) -> Callable[..., Any]:
         return method(input if isinstance(input, Tensor) else as_tensor(input), *args, **kwargs)
 
     function.__qualname__ = function.__name__ = name
+    function.__doc__ = f"{inspect.cleandoc(method.__doc__ or '')}\n\n{EXAMPLES[name]}\n"
     return function
 
 
@@ -111,67 +114,119 @@ is_floating_point = _method("is_floating_point")
 
 
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
-    """``input + alpha * other``."""
+    """``input + alpha * other``.
+
+    >>> phalanx.add(phalanx.tensor([1.0]), 2, alpha=3)
+    tensor([7.])
+    """
     return input + (other if alpha == 1 else other * alpha)
 
 
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
-    """``input - alpha * other``."""
+    """``input - alpha * other``.
+
+    >>> phalanx.sub(phalanx.tensor([1.0]), 2)
+    tensor([-1.])
+    """
     return input - (other if alpha == 1 else other * alpha)
 
 
 def mul(input: Any, other: Any) -> Tensor:
-    """``input * other``."""
+    """``input * other``.
+
+    >>> phalanx.mul(phalanx.tensor([3.0]), 2)
+    tensor([6.])
+    """
     return input * other
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """``input / other``; with rounding_mode "floor" or "trunc" rounded to whole numbers."""
+    """``input / other``; with rounding_mode "floor" or "trunc" rounded to whole numbers.
+
+    >>> phalanx.div(phalanx.tensor([7.0]), 2, rounding_mode="floor")
+    tensor([3.])
+    """
     return as_tensor(input).div(other, rounding_mode=rounding_mode)
 
 
 def pow(input: Any, exponent: Any) -> Tensor:
-    """``input ** exponent``; either may be a number."""
+    """``input ** exponent``; either may be a number.
+
+    >>> phalanx.pow(phalanx.tensor([3.0]), 2)
+    tensor([9.])
+    """
     return input**exponent
 
 
 def remainder(input: Any, other: Any) -> Tensor:
-    """``input`` modulo ``other``, of the sign of ``other``."""
+    """``input`` modulo ``other``, of the sign of ``other``.
+
+    >>> phalanx.remainder(phalanx.tensor([-3.0, 3.0]), 2)
+    tensor([1., 1.])
+    """
     return input % other
 
 
 def floor_divide(input: Any, other: Any) -> Tensor:
-    """``input / other``, rounded down."""
+    """``input / other``, rounded down.
+
+    >>> phalanx.floor_divide(phalanx.tensor([7, -7]), 2)
+    tensor([ 3, -4])
+    """
     return input // other
 
 
 def eq(input: Tensor, other: Any) -> Tensor:
-    """Elementwise ``input == other``."""
+    """Elementwise ``input == other``.
+
+    >>> phalanx.eq(phalanx.tensor([1, 2]), 2)
+    tensor([False,  True])
+    """
     return input == other
 
 
 def ne(input: Tensor, other: Any) -> Tensor:
-    """Elementwise ``input != other``."""
+    """Elementwise ``input != other``.
+
+    >>> phalanx.ne(phalanx.tensor([1, 2]), 2)
+    tensor([ True, False])
+    """
     return input != other
 
 
 def lt(input: Tensor, other: Any) -> Tensor:
-    """Elementwise ``input < other``."""
+    """Elementwise ``input < other``.
+
+    >>> phalanx.lt(phalanx.tensor([1, 2]), 2)
+    tensor([ True, False])
+    """
     return input < other
 
 
 def le(input: Tensor, other: Any) -> Tensor:
-    """Elementwise ``input <= other``."""
+    """Elementwise ``input <= other``.
+
+    >>> phalanx.le(phalanx.tensor([1, 2]), 2)
+    tensor([ True,  True])
+    """
     return input <= other
 
 
 def gt(input: Tensor, other: Any) -> Tensor:
-    """Elementwise ``input > other``."""
+    """Elementwise ``input > other``.
+
+    >>> phalanx.gt(phalanx.tensor([1, 2]), 1)
+    tensor([False,  True])
+    """
     return input > other
 
 
 def ge(input: Tensor, other: Any) -> Tensor:
-    """Elementwise ``input >= other``."""
+    """Elementwise ``input >= other``.
+
+    >>> phalanx.ge(phalanx.tensor([1, 2]), 2)
+    tensor([False,  True])
+    """
     return input >= other
 
 
@@ -231,7 +286,11 @@ concat = concatenate = cat
 
 @with_numpy_names
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors of one shape joined along a new dimension ``dim``."""
+    """Tensors of one shape joined along a new dimension ``dim``.
+
+    >>> phalanx.stack([phalanx.zeros(2), phalanx.ones(2)], dim=1).tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
     given = _alike(tensors)
     ndim = given[0].array.ndim + 1
     if not -ndim <= dim < ndim:
@@ -240,12 +299,20 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along dimension 1, vectors along 0."""
+    """Joined along dimension 1, vectors along 0.
+
+    >>> phalanx.hstack([phalanx.tensor([1, 2]), phalanx.tensor([3])])
+    tensor([1, 2, 3])
+    """
     return cat(tensors, 0 if tensors[0].ndim <= 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along dimension 0, vectors as rows."""
+    """Joined along dimension 0, vectors as rows.
+
+    >>> phalanx.vstack([phalanx.tensor([1, 2]), phalanx.tensor([3, 4])]).tolist()
+    [[1, 2], [3, 4]]
+    """
     return cat([x.reshape(1, -1) if x.ndim <= 1 else x for x in tensors], 0)
 
 
@@ -271,25 +338,45 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def flip(input: Tensor, dims: Sequence[int]) -> Tensor:
-    """The order of the elements along ``dims`` reversed."""
+    """The order of the elements along ``dims`` reversed.
+
+    >>> phalanx.flip(phalanx.tensor([1, 2, 3]), (0,))
+    tensor([3, 2, 1])
+    """
     return input.flip(*dims)
 
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
-    """Elementwise ``|input - other| <= atol + rtol * |other|``."""
+    """Elementwise ``|input - other| <= atol + rtol * |other|``.
+
+    >>> phalanx.isclose(phalanx.tensor([1.0, 2.0]), phalanx.tensor([1.0, 2.1]))
+    tensor([ True, False])
+    """
     return Tensor(np.asarray(np.isclose(input.array, other.array, rtol, atol, equal_nan)))
 
 
 def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
-    """Whether :func:`isclose` holds everywhere."""
+    """Whether :func:`isclose` holds everywhere.
+
+    >>> phalanx.allclose(phalanx.tensor([1.0]), phalanx.tensor([1.0 + 1e-7]))
+    True
+    """
     return bool(isclose(input, other, rtol, atol, equal_nan).array.all())
 
 
 def equal(input: Tensor, other: Tensor) -> bool:
-    """Whether shapes and all elements are equal."""
+    """Whether shapes and all elements are equal.
+
+    >>> phalanx.equal(phalanx.tensor([1, 2]), phalanx.tensor([1, 2]))
+    True
+    """
     return input.shape == other.shape and bool((input.array == other.array).all())
 
 
 def is_tensor(obj: Any) -> bool:
-    """Whether ``obj`` is a Tensor."""
+    """Whether ``obj`` is a Tensor.
+
+    >>> phalanx.is_tensor(phalanx.zeros(2)), phalanx.is_tensor([0.0, 0.0])
+    (True, False)
+    """
     return isinstance(obj, Tensor)

@@ -12,7 +12,7 @@ from .errors import RangeError
 class Generator:
     """A seed. Randomness is keyed here, so that nothing advances: two users of one generator draw the same.
 
-    >>> Generator().manual_seed(42).initial_seed()
+    >>> phalanx.Generator().manual_seed(42).initial_seed()
     42
     """
 

@@ -34,8 +34,8 @@ def gradcheck(
     Returns True; False (or with ``raise_exception`` a GraphError that names input, element and both values) if a gradient
     is off. Raises DTypeError for inputs that are not float64, GraphError if nothing requires a gradient.
 
-    >>> x = Tensor(np.array([0.5, 2.0]), requires_grad=True)
-    >>> gradcheck(lambda x: (x * x).sum(), x)
+    >>> x = phalanx.tensor(np.array([0.5, 2.0]), requires_grad=True)
+    >>> phalanx.autograd.gradcheck(lambda x: (x * x).sum(), x)
     True
     """
     given: tuple[Any, ...] = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)

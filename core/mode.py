@@ -22,8 +22,8 @@ mode = of_rank(_Mode())
 class set_grad_enabled:
     """Switch recording on or off: as a statement from now on, as a context or decorator for what is inside.
 
-    >>> with set_grad_enabled(False):
-    ...     is_grad_enabled()
+    >>> with phalanx.set_grad_enabled(False):
+    ...     phalanx.is_grad_enabled()
     False
     """
 
@@ -81,8 +81,8 @@ class _Switch:
 class no_grad(_Switch):
     """Nothing inside is recorded: results want no gradient. A context manager and a decorator.
 
-    >>> with no_grad():
-    ...     is_grad_enabled()
+    >>> with phalanx.no_grad():
+    ...     phalanx.is_grad_enabled()
     False
     """
 
@@ -90,7 +90,12 @@ class no_grad(_Switch):
 
 
 class enable_grad(_Switch):
-    """Record inside, also where a ``no_grad`` stands around it. A context manager and a decorator."""
+    """Record inside, also where a ``no_grad`` stands around it. A context manager and a decorator.
+
+    >>> with phalanx.no_grad(), phalanx.enable_grad():
+    ...     phalanx.is_grad_enabled()
+    True
+    """
 
     enabled = True
 
@@ -101,7 +106,7 @@ inference_mode = no_grad
 def is_grad_enabled() -> bool:
     """Whether this thread records.
 
-    >>> is_grad_enabled()
+    >>> phalanx.is_grad_enabled()
     True
     """
     return mode.enabled

@@ -57,8 +57,8 @@ _state = of_rank(_State())
 def manual_seed(seed: int) -> None:
     """Set the seed from which every random number of this rank follows; must be equal on all ranks.
 
-    >>> manual_seed(1); a = uniform((2,), next_key("user")); manual_seed(1)
-    >>> bool((a == uniform((2,), next_key("user"))).all())
+    >>> phalanx.manual_seed(1); a = phalanx.rand(2); phalanx.manual_seed(1)
+    >>> phalanx.equal(a, phalanx.rand(2))
     True
     """
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
@@ -70,7 +70,12 @@ def manual_seed(seed: int) -> None:
 
 
 def initial_seed() -> int:
-    """The seed given to :func:`manual_seed` or ``phalanx.init(seed=...)``; 0 at first."""
+    """The seed given to :func:`manual_seed` or ``phalanx.init(seed=...)``; 0 at first.
+
+    >>> phalanx.manual_seed(5)
+    >>> phalanx.initial_seed()
+    5
+    """
     return _state.seed
 
 

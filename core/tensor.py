@@ -22,19 +22,20 @@ from .tensor_hooks import TensorHooks
 from .tensor_math import TensorMath
 from .tensor_more import TensorMore
 from .tensor_operators import TensorOperators
+from .tensor_reduce import TensorReduce
 from .tensor_shape import TensorShape
 
 Self = TypeVar("Self", bound="Tensor")
 _new = object.__new__
 
 
-class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorHooks, TensorOperators):
+class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, TensorHooks, TensorOperators):
     """An array with a gradient.
 
     ``Tensor(array)`` shares the array's memory; ``phalanx.tensor(data)`` copies. With ``requires_grad`` it is a leaf whose
     ``.grad`` :meth:`backward` adds to. Arrays keep their dtype; Python floats become float32, Python ints int64.
 
-    >>> x = Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
+    >>> x = phalanx.Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
     >>> (x * x).sum().backward()
     >>> x.grad
     tensor([2., 4.])
@@ -183,7 +184,7 @@ class Tensor(TensorMath, TensorShape, TensorMore, TensorConvert, TensorHooks, Te
         ``gradient`` is that of ``self``, of its shape; for a single element it is 1. Raises GraphError if nothing below
         wants a gradient, if ``gradient`` is missing, or if the graph was freed by an earlier pass.
 
-        >>> w = Tensor([3.0], requires_grad=True)
+        >>> w = phalanx.Tensor([3.0], requires_grad=True)
         >>> (w * 2).sum().backward()
         >>> w.grad.item()
         2.0

@@ -108,6 +108,7 @@ class TensorOperators(TensorInPlace):
         return binary(MATMUL, other, self)
 
     def __neg__(self) -> Tensor:
+        """``-x``."""
         result = apply(elementary.NEG, self)
         result._weight = self._weight
         return result

@@ -44,6 +44,7 @@ class TensorShape(Variable):
         return apply(shape.RESHAPE, self, shape=_sizes(sizes))
 
     def reshape_as(self, other: Tensor) -> Tensor:
+        """The same elements in the shape of ``other``."""
         return self.reshape(other.array.shape)
 
     view_as = reshape_as
@@ -67,6 +68,7 @@ class TensorShape(Variable):
         return self.reshape(*old[:axis], *sizes, *old[axis + 1 :])
 
     def ravel(self) -> Tensor:
+        """All elements in one dimension."""
         return self.reshape(-1)
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
@@ -136,9 +138,11 @@ class TensorShape(Variable):
         return apply(shape.EXPAND, self, shape=_sizes(sizes))
 
     def expand_as(self, other: Tensor) -> Tensor:
+        """The same as :meth:`expand` to the shape of ``other``."""
         return self.expand(other.array.shape)
 
     def broadcast_to(self, size: Sequence[int]) -> Tensor:
+        """The same as :meth:`expand` to ``size``."""
         return self.expand(tuple(size))
 
     def repeat(self, *sizes: Any) -> Tensor:

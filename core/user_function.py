@@ -28,6 +28,7 @@ class Context:
     ...     def backward(ctx, gradient):
     ...         return gradient * ctx.factor
     >>> Double.apply(phalanx.tensor([1.0]))
+    tensor([2.])
     """
 
     def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
@@ -78,6 +79,7 @@ class Function:
     >>> x = phalanx.tensor([2.0], requires_grad=True)
     >>> Cube.apply(x).backward()
     >>> x.grad
+    tensor([12.])
     """
 
     @staticmethod
