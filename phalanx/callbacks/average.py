@@ -17,8 +17,8 @@ class EMA(Callback):
         warmup: forget the start sooner, as ``optim.EMA`` does.
         keep: at the end of the fit the model has the averaged weights.
 
-    Validation and ``trainer.evaluate`` see the averaged weights, training goes on with its own. The average is part of
-    checkpoints, beside the weights themselves.
+    Validation, ``trainer.evaluate`` and ``trainer.predict`` see the averaged weights, training goes on with its own. The average
+    is part of checkpoints; what EarlyStopping and ``trainer.load_weights`` put back are the weights of training.
 
     >>> model = nn.Linear(2, 1)
     >>> average = phalanx.callbacks.EMA(0.9)
@@ -50,6 +50,8 @@ class EMA(Callback):
 
     def on_evaluate_end(self, logs: Logs) -> None:
         self._swapped.close()
+
+    on_predict_begin, on_predict_end = on_evaluate_begin, on_evaluate_end
 
     def on_fit_end(self, logs: Logs) -> None:
         if self.keep:

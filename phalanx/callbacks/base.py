@@ -60,6 +60,12 @@ class Callback:
     def on_evaluate_end(self, logs: Logs) -> None:
         """After an evaluation, also one that failed (then without ``logs``)."""
 
+    def on_predict_begin(self, logs: Logs) -> None:
+        """Before ``trainer.predict`` computes."""
+
+    def on_predict_end(self, logs: Logs) -> None:
+        """After ``trainer.predict``, also when it failed."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs: JSON, arrays and Tensors. All ranks call; equal on all of them."""
         return {}

@@ -9,7 +9,7 @@ from .base import Callback
 
 HOOKS = (
     "on_fit_begin", "on_fit_end", "on_epoch_begin", "on_epoch_end", "on_step_begin", "on_step_end", "on_evaluate_begin",
-    "on_evaluate_end",
+    "on_evaluate_end", "on_predict_begin", "on_predict_end",
 )  # fmt: skip
 
 

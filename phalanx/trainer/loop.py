@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..callbacks.base import CallbackList
+from ..core import rng
 from ..core.data import DataLoader
 from ..core.data.dataset import is_stream
 from ..core.errors import RangeError, StateError
 from ..core.nn.finite import first_non_finite
 from ..core.optim import clip
 from ..dist.chunks import split_batch
+from ..dist.run_shards import run_shards
 from ..dist.voting import agreed, vote
 from .batch import count, micro_batches
 from .totals import Totals
@@ -143,11 +145,8 @@ class FitLoop:
         self._logs = {}
         self.callbacks.call("on_step_begin", step.index, self._logs)
         optimizer.zero_grad()
-        self._problem, waited_s = None, 0.0
-        for batch in step:
-            self._span_of_data(step, step.data_s - waited_s)
-            waited_s = step.data_s
-            self._shard(step, batch)
+        self._problem = None
+        self._shards(step)
         vote(STOP, self._wants_stop is not None)
         vote(NOT_FINITE, self._problem is not None)
         with self._span("wait for others", step):
@@ -163,6 +162,18 @@ class FitLoop:
             self._decide(self._wants_stop)
         self._logs = {"loss": model.step_loss}
         return True
+
+    def _shards(self, step: Step) -> None:
+        """Forward and backward of all shards that this rank owns."""
+        if self.trainer.together:
+            run_shards(lambda *parts: self._shard(step, parts), step)
+            self._span_of_data(step, step.data_s)
+            return
+        waited_s = 0.0
+        for batch in step:
+            self._span_of_data(step, step.data_s - waited_s)
+            waited_s = step.data_s
+            self._shard(step, batch)
 
     def _shard(self, step: Step, batch: Any) -> None:
         """Forward and backward of one shard, in micro-batches."""
@@ -183,7 +194,7 @@ class FitLoop:
                 self._problem = self._describe(value, step, part)
                 return
             items = float(count(part)) if loss.weight is None else float(loss.weight)
-            self.totals.add(step.shard or 0, value, items, prediction, target, part_given)
+            self.totals.add(rng.scope()[1] or 0, value, items, prediction, target, part_given)
             if whole is not None and share != 1.0:
                 share = float(part_weight.sum().item()) / whole
             with self._span("backward", step):

@@ -17,6 +17,7 @@ from ..core.data import DataLoader
 from ..core.errors import RangeError, StateError
 from ..core.mode import no_grad
 from ..core.nn.module import Module
+from ..core.nn.sync_batch_norm import SyncBatchNorm
 from ..core.optim import Optimizer
 from ..dist.checkpoint import Checkpointer
 from ..dist.chunks import call
@@ -40,6 +41,8 @@ class Trainer:
         callbacks: of every fit (see ``phalanx.callbacks``).
         clip_norm, clip_value: clip the global gradient before each update.
         precision: ``"float32"``.
+        together: shards of a rank are under way together (``phalanx.run_shards``); None: where a layer needs the whole global batch
+            (SyncBatchNorm). For losses over the whole batch (``phalanx.gather_over_shards``) say True.
 
     Call ``phalanx.init(shards=V)`` before the model is made and every number and every bit is the same on any number of ranks;
     without a call the ranks are found here. Subclasses may override :meth:`compute_loss`. All ranks must make it.
@@ -66,6 +69,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         precision: str = "float32",
+        together: bool | None = None,
         **parallel: Any,
     ) -> None:
         for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
@@ -82,6 +86,9 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.precision = precision_of(precision)
+        self.together = (
+            any(isinstance(m, SyncBatchNorm) for m in self.module.modules()) if together is None else together
+        )
         self.history = History()
         """Of the last fit."""
         self.spans: list[list[Any]] | None = None
@@ -273,7 +280,11 @@ class Trainer:
 
     def predict(self, data: Any, *, batch_size: int | None = None) -> Any:
         """The model's outputs for all of ``data``, in the order of samples, on all ranks, which all must call."""
-        return predict(self.module, data, batch_size=batch_size)
+        self._active.call("on_predict_begin", {})
+        try:
+            return predict(self.module, data, batch_size=batch_size)
+        finally:
+            self._active.call("on_predict_end", {})
 
 
 def _optimizer(given: Any, model: Module) -> Any:

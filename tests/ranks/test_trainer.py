@@ -240,6 +240,35 @@ def test_steps_per_epoch_and_a_second_fit() -> None:
     assert of.model.training and of.module[1].num_batches_tracked.item() == 18
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "ZeRO-1": {"shard": "optimizer"}, "ZeRO-2": {"shard": "gradients"}, "no overlap": {"overlap": False},
+    "together": {"together": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_options_of_data_parallel_change_no_bit(way: str, tmp_path: Path) -> None:
+    def main(options: dict[str, Any], folder: Path, epochs: int = 3) -> dict[str, Any]:
+        of = trainer(clip_norm=0.5, **options)
+        chosen = [callbacks.EMA(0.7), callbacks.EarlyStopping(patience=9, restore_best_weights=True)]
+        of.fit(*data(), epochs, batch_size=20, callbacks=chosen, checkpoint_dir=folder, accumulate=2, verbose=0)
+        return result(of)
+
+    plain = same(on_ranks(1, lambda: main({}, tmp_path / "plain")))
+    assert same(on_ranks(2, lambda: main(WAYS[way], tmp_path / "way", 2)))["step"] == 12
+    assert same(on_ranks(3, lambda: main(WAYS[way], tmp_path / "way"))) == plain
+
+
+def test_layers_that_need_the_whole_batch() -> None:
+    def main() -> dict[str, Any]:
+        model = nn.Sequential(nn.Linear(FEATURES, 8), nn.SyncBatchNorm(8), nn.ReLU(), nn.Linear(8, CLASSES))
+        of = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), ["accuracy"])
+        of.fit(*data(), 2, batch_size=20, verbose=0)
+        return result(of)
+
+    assert same(on_ranks(1, main)) == same(on_ranks(3, main))
+
+
 def test_penalties_are_part_of_the_loss() -> None:
     """On any number of shards once: an L2 penalty of half lambda is a weight decay of lambda."""
 
@@ -281,6 +310,9 @@ def test_an_average_is_evaluated_and_training_goes_on_without_it(tmp_path: Path)
         average = callbacks.EMA(0.8, keep=keep)
         of.fit(*data(), epochs, batch_size=20, callbacks=[average], checkpoint_dir=folder, verbose=0)
         assert of.evaluate(data()[1])["loss"] == of.history.history["val_loss"][-1]
+        output = phalanx.tensor(of.predict(data()[1]))
+        right = int((output.argmax(1) == phalanx.tensor(data()[1].arrays[1])).sum())
+        assert right / len(output) == of.history.history["val_accuracy"][-1]
         return result(of), {name: array.tobytes() for name, array in average.average.averages().items()}
 
     plain = same(on_ranks(1, lambda: (of := trainer(), of.fit(*data(), 3, batch_size=20, verbose=0), result(of))[-1]))
