@@ -1,4 +1,4 @@
-"""Reference kernels: batch norm and layer norm.
+"""Reference kernels: batch norm, layer norm and root mean square norm.
 
 Dimensions: N samples, C channels, S all places of a channel in a sample, M rows, D features of a row. Statistics are
 taken in two passes (mean first, squared deviations after) in float32 or float64; half precision is widened.
@@ -125,6 +125,28 @@ def layer_norm_bias_gradient(gradient: Array, shape: tuple[int, ...], out: Array
     return deliver(total.reshape(shape), gradient.dtype, out)
 
 
+def rms_norm_forward(x: Array, weight: Array | None, features: int, eps: float) -> tuple[Array, Array, Array]:
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last ``features`` elements of each row.
+
+    x (..., D), weight of D elements. Returns y, xhat (M, D) and the inverse root (M, 1), which the backward wants.
+    """
+    xp = array_module(x)
+    rows = wide(x).reshape(x.size // max(1, features), features)
+    inverse = 1.0 / xp.sqrt(xp.mean(rows * rows, axis=1, keepdims=True) + rows.dtype.type(eps))
+    xhat = rows * inverse
+    y = xhat if weight is None else xhat * wide(weight).reshape(-1)
+    return y.reshape(x.shape).astype(x.dtype, copy=weight is None), xhat, inverse
+
+
+def rms_norm_input_gradient(gradient: Array, xhat: Array, inverse: Array, weight: Array | None) -> Array:
+    """``inverse * (h - xhat * mean(h * xhat))`` with ``h = gradient * weight``, row by row."""
+    xp = array_module(gradient)
+    rows = wide(gradient).reshape(xhat.shape)
+    h = rows if weight is None else rows * wide(weight).reshape(-1)
+    h = (h - xhat * xp.mean(h * xhat, axis=1, keepdims=True)) * inverse
+    return h.reshape(gradient.shape).astype(gradient.dtype, copy=False)
+
+
 KERNELS: dict[str, Callable[..., Array]] = {
     "batch_norm_statistics": batch_norm_statistics,
     "batch_norm_apply": batch_norm_apply,
@@ -133,4 +155,6 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "layer_norm_input_gradient": layer_norm_input_gradient,
     "layer_norm_weight_gradient": layer_norm_weight_gradient,
     "layer_norm_bias_gradient": layer_norm_bias_gradient,
+    "rms_norm_forward": rms_norm_forward,
+    "rms_norm_input_gradient": rms_norm_input_gradient,
 }

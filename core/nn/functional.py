@@ -28,6 +28,7 @@ from .functional_activation import (
     tanh,
     tanhshrink,
 )
+from .functional_attention import scaled_dot_product_attention
 from .functional_conv import (
     conv1d,
     conv2d,
@@ -40,15 +41,8 @@ from .functional_conv import (
 )
 from .functional_ctc import ctc_loss
 from .functional_distance import cosine_similarity, normalize, pairwise_distance, pdist
-from .functional_layers import (
-    batch_norm,
-    batch_norm_with_statistics,
-    dropout,
-    embedding,
-    layer_norm,
-    linear,
-    scaled_dot_product_attention,
-)
+from .functional_dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
+from .functional_layers import bilinear, embedding, embedding_bag, linear
 from .functional_loss import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, nll_loss
 from .functional_loss_distance import (
     gaussian_nll_loss,
@@ -69,6 +63,15 @@ from .functional_loss_margin import (
     soft_margin_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from .functional_norm import (
+    batch_norm,
+    batch_norm_with_statistics,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    rms_norm,
 )
 from .functional_piecewise import (
     hardshrink,
@@ -121,11 +124,13 @@ __all__ = [
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
     "affine_grid",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "batch_norm",
     "batch_norm_with_statistics",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
@@ -141,14 +146,20 @@ __all__ = [
     "cross_entropy",
     "ctc_loss",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
+    "embedding_bag",
+    "feature_alpha_dropout",
     "flatten",
     "fold",
     "gaussian_nll_loss",
     "gelu",
     "glu",
     "grid_sample",
+    "group_norm",
     "gumbel_softmax",
     "hardshrink",
     "hardsigmoid",
@@ -156,12 +167,14 @@ __all__ = [
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
     "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "logsigmoid",
     "lp_pool1d",
@@ -191,6 +204,7 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "rms_norm",
     "rrelu",
     "scaled_dot_product_attention",
     "selu",

@@ -1,9 +1,6 @@
-"""Linear map, norms, embedding, dropout and attention as functions."""
+"""Linear and bilinear maps and tables of vectors as functions."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,159 +8,165 @@ from ..backend import array_module
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
 from ..op import Array
+from ..ops import expect
 from ..ops.arithmetic import WHERE
-from ..ops.dropout import DROPOUT
 from ..ops.embedding import EMBEDDING
 from ..ops.linear import LINEAR
-from ..ops.norm import BATCH_NORM_EVAL, BATCH_NORM_TRAIN, LAYER_NORM
-from ..rng import keep_mask, next_key
 from ..tensor import Tensor
-from .functional_activation import softmax
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``: input (..., I), weight (O, I), bias (O,) -> (..., O).
 
     Raises ShapeError if the last dimension is not I.
+
+    >>> F.linear(phalanx.ones(1, 2), phalanx.tensor([[1.0, 2.0]])).tolist()
+    [[3.0]]
     """
     return apply(LINEAR, input, weight, bias)
 
 
-def batch_norm(
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``y[o] = x1 W[o] x2 + bias[o]``: inputs (..., I) and (..., J), weight (O, I, J), bias (O,) -> (..., O).
+
+    >>> F.bilinear(phalanx.ones(1, 2), phalanx.ones(1, 3), phalanx.ones(1, 2, 3)).tolist()
+    [[6.0]]
+    """
+    op = "bilinear"
+    if weight.ndim != 3:
+        raise ShapeError(f"{op}: weight must be (out_features, in1_features, in2_features), got shape {weight.shape}")
+    outputs, rows, columns = weight.shape
+    if input1.shape[:-1] != input2.shape[:-1] or input1.shape[-1:] != (rows,) or input2.shape[-1:] != (columns,):
+        raise ShapeError(
+            f"{op}: a weight of shape {weight.shape} expects inputs (..., {rows}) and (..., {columns}) of one batch, got shapes "
+            f"{input1.shape} and {input2.shape}"
+        )
+    lead = input1.shape[:-1]
+    half = apply(LINEAR, input1, weight.transpose(1, 2).reshape(outputs * columns, rows))  # (..., O * J)
+    y = (half.reshape(*lead, outputs, columns) * input2.unsqueeze(-2)).sum(dim=-1)
+    return y if bias is None else y + bias
+
+
+# ---- tables of vectors -----------------------------------------------------------------------------------------------
+
+
+def _refuse(op: str, max_norm: float | None, sparse: bool) -> None:
+    if max_norm is not None:
+        raise RangeError(
+            f"{op}: max_norm would change the weight in forward, which is never done here; scale the rows after the optimizer's "
+            "step, under no_grad"
+        )
+    if sparse:
+        raise RangeError(f"{op}: sparse=True is not known; gradients are dense, leave it out")
+
+
+def _padding(op: str, padding_idx: int | None, rows: int) -> int | None:
+    if padding_idx is None:
+        return None
+    if not -rows <= padding_idx < rows:
+        raise RangeError(f"{op}: padding_idx must be within the {rows} rows, got {padding_idx}")
+    return padding_idx % rows
+
+
+def embedding(
     input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
 ) -> Tensor:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` per channel (dimension 1): (N, C, ...) to the same.
-
-    With ``training`` mean and variance are the batch's, and the running ones move by ``momentum`` (the running variance is
-    unbiased); without, they are the running ones. Ioffe and Szegedy, "Batch Normalization", 2015.
-    """
-    if not training:
-        if running_mean is None or running_var is None:
-            raise RangeError("batch_norm: running_mean and running_var are needed when training is False")
-        return apply(BATCH_NORM_EVAL, input, running_mean, running_var, weight, bias, eps=eps)
-    y, mean, deviations = batch_norm_with_statistics(input, weight, bias, eps)
-    count = input.array.size // max(1, mean.size)
-    if count:
-        for running, seen in ((running_mean, mean), (running_var, deviations / max(1, count - 1))):
-            if running is not None:
-                running.array *= 1.0 - momentum
-                running.array += (momentum * seen).astype(running.array.dtype, copy=False)
-    return y
-
-
-def batch_norm_with_statistics(
-    input: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *,
-    allow_single: bool = False,
-) -> tuple[Tensor, Array, Array]:
-    """batch_norm by the batch's statistics: (output, mean (C,), sum of squared deviations M2 (C,)), the last two arrays.
-
-    Raises ShapeError for one single value per channel, whose variance says nothing, unless ``allow_single``: a shard
-    of the last batch may hold one sample, and its output is then ``bias``. An empty batch is allowed.
-    """
-    array = input.array
-    if not allow_single and array.ndim > 1 and array.shape[1] and array.size // array.shape[1] == 1:
-        raise ShapeError(f"batch_norm: expected more than 1 value per channel when training, got shape {array.shape}")
-    y, mean, deviations = apply(BATCH_NORM_TRAIN, input, weight, bias, eps=eps)
-    return y, mean.array, deviations.array
-
-
-def layer_norm(
-    input: Tensor,
-    normalized_shape: int | Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last dimensions, which are ``normalized_shape``.
-
-    Ba, Kiros and Hinton, "Layer Normalization", 2016.
-    """
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    return apply(LAYER_NORM, input, weight, bias, shape=shape, eps=eps)
-
-
-def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """``weight[input]``: integer input (...), weight (V, D) -> (..., D). Row ``padding_idx`` gets no gradient.
 
-    Raises RangeError for an index outside [0, V), DTypeError for an input that is not of integers.
+    ``scale_grad_by_freq`` divides each row's gradient by how often it was taken. Raises RangeError for an index outside
+    [0, V), DTypeError for an input that is not of integers, RangeError for ``max_norm`` and ``sparse``, which are not known.
+
+    >>> F.embedding(phalanx.tensor([1, 0]), phalanx.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [[3.0, 4.0], [1.0, 2.0]]
     """
-    if padding_idx is not None:
-        rows = weight.shape[0]
-        if not -rows <= padding_idx < rows:
-            raise RangeError(f"embedding: padding_idx must be within the {rows} rows, got {padding_idx}")
-        padding_idx %= rows
-    return apply(EMBEDDING, weight, input, padding_idx=padding_idx)
+    _refuse("embedding", max_norm, sparse)
+    padding = _padding("embedding", padding_idx, weight.shape[0])
+    return apply(EMBEDDING, weight, input, padding_idx=padding, scale_grad_by_freq=bool(scale_grad_by_freq))
 
 
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero each element with probability ``p`` and scale the others by ``1 / (1 - p)``; without ``training`` the input.
-
-    The mask is keyed by (seed, step, shard, call). Srivastava et al., "Dropout", 2014.
-    """
-    if not 0.0 <= p <= 1.0:
-        raise RangeError(f"dropout: p must be a probability in [0, 1], got {p}")
-    if not training or p == 0.0:
-        return input
-    array = input.array
-    if p == 1.0:
-        keep, scale = np.zeros(array.shape, bool), 0.0
-    else:
-        keep, scale = keep_mask(array.shape, p, next_key("dropout")), 1.0 / (1.0 - p)
-    return apply(DROPOUT, input, array_module(array).asarray(keep), scale=scale)
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
+def embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
 ) -> Tensor:
-    """``softmax(query key^T * scale + mask) value``: query (..., L, E), key (..., S, E), value (..., S, V) -> (..., L, V).
+    """Sum, mean or maximum of the rows of each bag: input (B, N), or one row with ``offsets`` (B,) -> (B, D).
 
-    ``attn_mask`` is boolean (True takes part) or added to the scores; ``is_causal`` lets place i see places up to i; ``scale``
-    is 1/sqrt(E) if not given. Vaswani et al., "Attention Is All You Need", 2017.
+    ``per_sample_weights`` (the input's shape, for "sum") multiply the rows; index ``padding_idx`` counts for nothing. An empty bag
+    gives zeros. ``scale_grad_by_freq`` as for embedding.
+
+    >>> table = phalanx.tensor([[1.0], [3.0], [5.0]])
+    >>> F.embedding_bag(phalanx.tensor([0, 1, 2]), table, phalanx.tensor([0, 2])).tolist()
+    [[2.0], [5.0]]
     """
-    op = "scaled_dot_product_attention"
-    if query.shape[-1:] != key.shape[-1:] or key.shape[-2:-1] != value.shape[-2:-1]:
-        raise ShapeError(
-            f"{op}: expected query (..., L, E), key (..., S, E) and value (..., S, V), got {query.shape}, {key.shape} and "
-            f"{value.shape}"
+    op = "embedding_bag"
+    _refuse(op, max_norm, sparse)
+    if mode not in ("sum", "mean", "max"):
+        raise RangeError(f"{op}: mode must be 'sum', 'mean' or 'max', got {mode!r}")
+    if per_sample_weights is not None and (mode != "sum" or per_sample_weights.shape != input.shape):
+        raise RangeError(
+            f"{op}: per_sample_weights go with mode='sum' and have the input's shape {input.shape}, got mode={mode!r} and shape "
+            f"{per_sample_weights.shape}"
         )
-    if is_causal and attn_mask is not None:
-        raise RangeError(f"{op}: give attn_mask or is_causal=True, not both")
-    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * factor) @ key.transpose(-2, -1)
-    if is_causal:
-        length, places = scores.shape[-2:]
-        allowed = array_module(scores.array).tri(length, places, dtype=bool)
-        weights = softmax(apply(WHERE, allowed, scores, float("-inf")), dim=-1)
-    else:
-        weights = softmax(scores, dim=-1) if attn_mask is None else _masked_softmax(op, scores, attn_mask)
-    return dropout(weights, dropout_p) @ value
+    padding = _padding(op, padding_idx, weight.shape[0])
+    expect.integers(op, "indices", input.array)
+    expect.within(op, "index", input.array, weight.shape[0], f": the table has {weight.shape[0]} rows")
+    positions, counted = _bags(op, input.array, offsets, include_last_offset)
+    xp = array_module(input.array)
+    if not positions.shape[1]:
+        return Tensor(xp.zeros((len(positions), weight.shape[1]), weight.dtype))
+    indices = input.array.reshape(-1)[positions]
+    counted = counted if padding is None else counted & (indices != padding)
+    options = {"padding_idx": padding, "scale_grad_by_freq": bool(scale_grad_by_freq)}
+    rows = apply(EMBEDDING, weight, input, **options)
+    rows = rows if input.ndim == 2 else rows[Tensor(positions)]  # (B, N, D)
+    if mode == "max":
+        empty = ~counted.any(axis=1)[:, None]
+        largest = apply(WHERE, counted[:, :, None], rows, float("-inf")).max(dim=1).values
+        return apply(WHERE, empty, largest.dtype.type(0), largest)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(-1)[positions].unsqueeze(2)
+    total = apply(WHERE, counted[:, :, None], rows, rows.dtype.type(0)).sum(dim=1)
+    if mode == "sum":
+        return total
+    return total / Tensor(np.maximum(counted.sum(axis=1), 1).astype(weight.dtype)[:, None])
 
 
-def _masked_softmax(op: str, scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax of masked scores; rows that may attend to nothing give zeros, as in PyTorch, and not NaN."""
-    if mask.dtype == bool:
-        scores, dead = apply(WHERE, mask, scores, float("-inf")), ~mask.array.any(axis=-1, keepdims=True)
-    elif mask.dtype.kind == "f":
-        scores, dead = scores + mask, (mask.array == float("-inf")).all(axis=-1, keepdims=True)
-    else:
-        raise DTypeError(f"{op}: attn_mask must be boolean or floating point, got {mask.dtype}")
-    if not dead.any():
-        return softmax(scores, dim=-1)
-    return apply(WHERE, dead, 0.0, softmax(apply(WHERE, dead, 0.0, scores), dim=-1))
+def _bags(op: str, indices: Array, offsets: Tensor | None, include_last_offset: bool) -> tuple[Array, Array]:
+    """For each bag the positions of its indices in row-major order (B, longest), and which of these count."""
+    xp = array_module(indices)
+    if indices.ndim == 2:
+        if offsets is not None:
+            raise ShapeError(f"{op}: offsets belong to an input of 1 dimension, got one of shape {indices.shape}")
+        return xp.arange(indices.size).reshape(indices.shape), xp.ones(indices.shape, bool)
+    if indices.ndim != 1 or offsets is None:
+        raise ShapeError(
+            f"{op}: input must be (bags, indices), or indices in one row with offsets, got shape {indices.shape}"
+        )
+    starts = offsets.array
+    if starts.dtype.kind not in "iu":
+        raise DTypeError(f"{op}: offsets must be integers, got {starts.dtype}")
+    ends = xp.concatenate([starts[1:], xp.asarray([len(indices)], starts.dtype)])
+    if include_last_offset:
+        starts, ends = starts[:-1], starts[1:]
+    if len(starts) and (int(starts[0]) != 0 or bool((ends < starts).any()) or int(ends[-1]) > len(indices)):
+        raise RangeError(
+            f"{op}: offsets must start at 0 and not fall or pass the {len(indices)} indices, got {starts.tolist()}"
+        )
+    longest = int((ends - starts).max()) if len(starts) else 0
+    place = xp.arange(longest)[None, :]
+    counted = place < (ends - starts)[:, None]
+    return xp.where(counted, starts[:, None] + place, 0), counted

@@ -118,8 +118,7 @@ class BatchNorm1d(_BatchNorm):
     Shapes: (N, C) or (N, C, L). In training mean and variance are those of the batch (in a DataParallel: of the shard), and
     running statistics are kept for evaluation. Ioffe and Szegedy, 2015.
 
-    >>> import phalanx
-    >>> BatchNorm1d(3)(phalanx.randn(5, 3)).shape
+    >>> nn.BatchNorm1d(3)(phalanx.randn(5, 3)).shape
     (5, 3)
     """
 
@@ -129,12 +128,21 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     """BatchNorm1d for images: shapes (N, C, H, W), statistics over samples, height and width.
 
-    >>> import phalanx
-    >>> BatchNorm2d(3)(phalanx.randn(5, 3, 4, 4)).shape
+    >>> nn.BatchNorm2d(3)(phalanx.randn(5, 3, 4, 4)).shape
     (5, 3, 4, 4)
     """
 
     dimensions = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """BatchNorm1d for volumes: shapes (N, C, D, H, W), statistics over samples, depth, height and width.
+
+    >>> nn.BatchNorm3d(3)(phalanx.randn(5, 3, 2, 4, 4)).shape
+    (5, 3, 2, 4, 4)
+    """
+
+    dimensions = (5,)
 
 
 class LayerNorm(Module):
@@ -142,8 +150,7 @@ class LayerNorm(Module):
 
     Shapes: (*, *normalized_shape) to the same; weight and bias of normalized_shape. Ba et al., 2016.
 
-    >>> import phalanx
-    >>> LayerNorm(8)(phalanx.randn(2, 5, 8)).shape
+    >>> nn.LayerNorm(8)(phalanx.randn(2, 5, 8)).shape
     (2, 5, 8)
     """
 

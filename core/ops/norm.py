@@ -1,4 +1,4 @@
-"""Batch norm and layer norm."""
+"""Batch norm, layer norm and root mean square norm."""
 
 from __future__ import annotations
 
@@ -109,3 +109,31 @@ def _layer_norm_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tupl
 
 LAYER_NORM = define("layer_norm", _layer_norm, _layer_norm_vjp)
 """Inputs x (..., *shape), perhaps weight and bias of ``shape``."""
+
+
+# ---- root mean square norm
+
+
+def _rms_norm(x: Array, weight: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5) -> tuple[Array, Any]:
+    expect.one_float_dtype("rms_norm", input=x, weight=weight)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"rms_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
+    if weight is not None and weight.shape != shape:
+        raise ShapeError(f"rms_norm: weight must have normalized_shape={shape}, got shape {weight.shape}")
+    y, xhat, inverse = kernel("rms_norm_forward", device_kind(x))(x, weight, math.prod(shape), eps)
+    return y, (xhat, inverse, weight, shape)
+
+
+def _rms_norm_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    xhat, inverse, weight, shape = saved
+    device = device_kind(gradient)
+    dx, dw = None, None
+    if needs[0]:
+        dx = kernel("rms_norm_input_gradient", device)(gradient, xhat, inverse, weight)
+    if len(needs) > 1 and needs[1]:
+        dw = kernel("layer_norm_weight_gradient", device)(gradient, xhat, shape, out=slots[1])
+    return (dx, dw)[: len(needs)]
+
+
+RMS_NORM = define("rms_norm", _rms_norm, _rms_norm_vjp)
+"""Inputs x (..., *shape), perhaps weight of ``shape``. Zhang and Sennrich, 2019 (arXiv 1910.07467)."""

@@ -142,6 +142,21 @@ for shape, norm_shape in [((4, 5), (5,)), ((2, 3, 4), (4,)), ((2, 3, 4), (3, 4))
             shape=norm_shape,
         )
 
+for shape, norm_shape in [((4, 5), (5,)), ((2, 3, 4), (3, 4)), ((0, 5), (5,))]:
+    for affine in (0, 1):
+        case(
+            "rms_norm",
+            draw(*shape),
+            *[draw(*norm_shape)][:affine],
+            numpy=lambda x, w=1.0, s=norm_shape: (
+                w * x / np.sqrt((x * x).mean(axis=tuple(range(-len(s), 0)), keepdims=True) + 1e-5)
+            ),
+            torch=lambda x, w=None, s=norm_shape: T.rms_norm(x, s, w, 1e-5),
+            name=f"{shape} over {norm_shape} with {affine}",
+            rtol=1e-4,
+            shape=norm_shape,
+        )
+
 # ---- softmax ---------------------------------------------------------------------------------------------------------
 
 for shape, axis in [((3, 4), 1), ((3, 4), 0), ((2, 3, 4), -2), ((5,), 0), ((0, 4), 1), ((3, 1), 1)]:
@@ -315,6 +330,16 @@ for rows, shape in [(5, (4, 3)), (100, (6, 7)), (100, ()), (5, (0,))]:
         gradient=False,  # the padding's gradient is left out on purpose: no difference quotient says that
         padding_idx=3,
     )
+case(
+    "embedding",
+    draw(9, 3),
+    labels(4, 5, 6),
+    numpy=lambda w, i: w[i],
+    torch=lambda w, i: T.embedding(i, w, scale_grad_by_freq=True),
+    name="by frequency",
+    gradient=False,  # divided by the counts on purpose
+    scale_grad_by_freq=True,
+)
 for shape in [(4, 5), (0, 3), (7,)]:
     case(
         "dropout",
