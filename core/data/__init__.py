@@ -1,6 +1,6 @@
 """Data sets, keyed sample order, shards of a global batch, workers; transforms, tables, public data sets."""
 
-from . import datasets, transforms
+from . import datasets, tables, text, transforms
 from .collate import default_collate
 from .dataset import (
     ConcatDataset,
@@ -29,6 +29,7 @@ from .scope import observers
 from .splits import split
 from .step import Step
 from .streams import StreamingDataset
+from .tokens import TokenDataset, tokenize_file, write_tokens
 from .workers import WorkerInfo, get_worker_info
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Subset",
     "SubsetRandomSampler",
     "TensorDataset",
+    "TokenDataset",
     "TransformDataset",
     "WeightedRandomSampler",
     "WorkerInfo",
@@ -61,5 +63,9 @@ __all__ = [
     "sample_random",
     "set_placement",
     "split",
+    "tables",
+    "text",
+    "tokenize_file",
     "transforms",
+    "write_tokens",
 ]

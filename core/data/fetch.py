@@ -1,8 +1,9 @@
 """Files of public data sets: from whichever source has them, checked, kept in a cache, fetched once a host.
 
-A file is known by the SHA-256 of its uncompressed content, so that sources may pack it as they like. The cache holds it
-uncompressed under its own name; it gets there under a temporary name, is synced and then renamed. A lock file makes
-one process of a host fetch while the others wait; the lock ends with its holder, however that dies.
+A file is known by the SHA-256 of its uncompressed content, so that sources may pack it as they like, or by what its
+authors publish ("md5:..." of the file as it is). The cache holds it under its own name; it gets there under a temporary
+name, is synced and then renamed. What is made of it at some cost is kept beside it. A lock file makes one process of a
+host fetch while the others wait; the lock ends with its holder, however that dies.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ LOCK_DEADLINE_S = 900.0
 WAIT_WORD_S = 5.0
 """After how long to say that one is waiting."""
 
+MIRROR = "PHALANX_DATA_MIRROR"
+"""An address (also file://) or folder that has the files of data sets as ``NAME_OF_DATA_SET/FILE``; asked before others."""
+
 Content = dict[str, bytes]
 
 
@@ -48,7 +52,7 @@ class FileSet:
 
     title: str
     digests: Mapping[str, str]
-    """Name -> SHA-256 of the uncompressed content."""
+    """Name -> SHA-256 of the uncompressed content, or "md5:..." of the file as it is published."""
     folder: Path
     """Where the cache keeps them."""
     sources: Sequence[Source]
@@ -70,6 +74,26 @@ class FileSet:
         found = self._cached([name for name in names if name not in fetched])
         return {name: fetched[name] if name in fetched else found[name] for name in names}
 
+    def derived(self, name: str, make: Callable[[], bytes], *, deadline_s: float = LOCK_DEADLINE_S) -> bytes:
+        """What ``make()`` gives, kept as ``name`` with its SHA-256 beside it."""
+        kept = self._derived(name)
+        if kept is not None:
+            return kept
+        with self._lock(deadline_s, f".{name}.lock"):
+            kept = self._derived(name)
+            if kept is None:
+                kept = make()
+                self._keep(f"{name}.sha256", f"{_digest(kept)}\n".encode())
+                self._keep(name, kept)
+        return kept
+
+    def _derived(self, name: str) -> bytes | None:
+        try:
+            content = (self.folder / name).read_bytes()
+            return content if _digest(content) == (self.folder / f"{name}.sha256").read_text().strip() else None
+        except OSError:
+            return None
+
     def _cached(self, names: Sequence[str], *, say: bool = False) -> Content:
         """The files that the cache holds whole. A damaged one is named when ``say`` is set."""
         found = {}
@@ -82,7 +106,7 @@ class FileSet:
             except OSError as error:
                 log.warning("%s: %s cannot be read (%s); fetching it again", self.title, path, error)
                 continue
-            if _digest(content) == self.digests[name]:
+            if self._agrees(name, content):
                 found[name] = content
             elif say:
                 log.warning("%s: %s is damaged (%d bytes); fetching it again", self.title, path, len(content))
@@ -93,7 +117,7 @@ class FileSet:
         for source in self.sources:
             try:
                 packed = source.read(names)
-                content = {name: _unpack(packed[name]) for name in names}
+                content = {name: self._unpacked(name, packed[name]) for name in names}
                 self._check(content)
             except (OSError, DataError, KeyError, EOFError, zlib.error) as error:
                 failures.append(f"{source.name}: {_reason(error)}")
@@ -101,13 +125,26 @@ class FileSet:
             log.info("%s: %s from %s", self.title, ", ".join(names), source.name)
             return content
         listed = "".join(f"\n  {number}. {failure}" for number, failure in enumerate(failures, 1))
-        raise DataError(f"{self.title} cannot be had from any source:{listed}")
+        by_hand = "; ".join(f"{name} ({self.digests[name][:12]}...)" for name in names)
+        raise DataError(
+            f"{self.title} cannot be had from any source:{listed}\n"
+            f"By hand: place {by_hand} in {self.folder}, or set {MIRROR} to an address or folder that has them"
+        )
+
+    def _agrees(self, name: str, content: bytes) -> bool:
+        wanted = self.digests[name]
+        if wanted.startswith("md5:"):
+            return hashlib.md5(content, usedforsecurity=False).hexdigest() == wanted[4:]
+        return _digest(content) == wanted
+
+    def _unpacked(self, name: str, content: bytes) -> bytes:
+        return content if self.digests[name].startswith("md5:") else _unpack(content)
 
     def _check(self, content: Content) -> None:
         for name, data in content.items():
-            digest = _digest(data)
-            if digest != self.digests[name]:
-                raise DataError(f"{name} has SHA-256 {digest[:16]}..., expected {self.digests[name][:16]}...")
+            if not self._agrees(name, data):
+                kind = "MD5" if self.digests[name].startswith("md5:") else "SHA-256"
+                raise DataError(f"{name} ({len(data)} bytes) has another {kind} than {self.digests[name][:16]}...")
 
     def _keep(self, name: str, content: bytes) -> None:
         """Into the cache; a cache that cannot be written costs time at the next start, nothing else."""
@@ -117,10 +154,10 @@ class FileSet:
             log.warning("%s: cannot keep %s in %s (%s)", self.title, name, self.folder, error)
 
     @contextmanager
-    def _lock(self, deadline_s: float) -> Iterator[None]:
+    def _lock(self, deadline_s: float, name: str = ".lock") -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = open(self.folder / ".lock", "a")  # noqa: SIM115
+            file = open(self.folder / name, "a")  # noqa: SIM115
         except OSError:  # a cache that cannot be written needs no lock
             yield
             return

@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from ..errors import DataError
-from .fetch import Content, Source
+from .fetch import MIRROR, Content, Source
 
 URL_TIMEOUT_S = 20.0
 """Longest silence of a server before it counts as unreachable."""
@@ -32,13 +32,25 @@ def folder(path: str) -> Source:
     return Source(f"folder {path}", read)
 
 
-def address(base: str) -> Source:
-    """``base/NAME.gz`` on the web. What comes is checked by its SHA-256, so plain http does as well."""
+def address(base: str, *, packed: bool = True) -> Source:
+    """``base/NAME.gz`` (``base/NAME`` unless ``packed``) on the web. What comes is checked, so plain http does as well."""
 
     def read(names: Sequence[str]) -> Content:
-        return {name: _download(f"{base}/{name}.gz") for name in names}
+        slash = "" if base.endswith("%2F") else "/"
+        return {name: _download(f"{base}{slash}{name}{'.gz' if packed else ''}") for name in names}
 
     return Source(f"web {base}", read)
+
+
+def mirror(title: str) -> list[Source]:
+    """What $PHALANX_DATA_MIRROR says, if it says anything: ``MIRROR/title/NAME``, packed or not."""
+    named = os.environ.get(MIRROR)
+    if not named:
+        return []
+    base = f"{named.rstrip('/')}/{title}"
+    if "://" not in named:
+        return [folder(base)]
+    return [address(base, packed=False), address(base)]
 
 
 def _download(url: str) -> bytes:

@@ -36,7 +36,7 @@ from .prefetch import Prefetcher
 SCRUBBED = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "MPI", "HYDRA_", "SLURM_", "PHALANX_", "TORCHELASTIC_")
 """Beginnings of variables by which a process would take itself for a rank."""
 SCRUBBED_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"}
-KEPT = {"PHALANX_DATA"}
+KEPT = {"PHALANX_DATA", "PHALANX_DATA_MIRROR"}
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 END_DEADLINE_S = 5.0
 SAMPLE = struct.Struct("<q")

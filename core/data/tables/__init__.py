@@ -1,0 +1,26 @@
+"""Tables: CSV files with numbers and words, missing values, scaling and encoding, under scikit-learn's names."""
+
+from .prepare import (
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    Pipeline,
+    Preparation,
+    RobustScaler,
+    SimpleImputer,
+    StandardScaler,
+)
+from .table import Table, read_csv
+
+__all__ = [
+    "MinMaxScaler",
+    "OneHotEncoder",
+    "OrdinalEncoder",
+    "Pipeline",
+    "Preparation",
+    "RobustScaler",
+    "SimpleImputer",
+    "StandardScaler",
+    "Table",
+    "read_csv",
+]
