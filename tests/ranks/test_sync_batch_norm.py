@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ from phalanx import nn, optim
 from phalanx.core import rng
 from phalanx.core.errors import GraphError
 from phalanx.data import DataLoader, TensorDataset
+from phalanx.dist.communicators.threads import run_threads
 from phalanx.dist.errors import CommunicatorError
 from phalanx.utils.checkpoint import checkpoint, checkpoint_sequential
+from tests.jobs import ROOT, run_job
 from tests.ranks.test_data_parallel import CLASSES, FEATURES, data, digest, on_ranks
 
 V = 8
@@ -336,3 +340,41 @@ class Recomputed(nn.Module):
 @pytest.mark.parametrize("size", [1, 3])
 def test_recomputation_asks_nobody_again(size: int) -> None:
     assert on_ranks(size, V, lambda: train(Recomputed(net())))[0][1] == on_ranks(size, V, train)[0][1]
+
+
+SCRIPT = str(ROOT / "tests" / "ranks" / "meeting_script.py")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A single process."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, output = run_job("alone", str(folder), script=SCRIPT, limits=False)
+    assert code == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("how", ["run 3", "mpirun 3", "threads 3"])
+def test_equal_ledgers_and_results_over_every_wire(how: str, alone: Path, tmp_path: Path) -> None:
+    code, output = run_job(how, str(tmp_path), script=SCRIPT)
+    assert code == 0, output
+    assert len((tmp_path / "ledger").read_text().splitlines()) == 6
+    for name in ("ledger", "results"):
+        assert (tmp_path / name).read_text() == (alone / name).read_text()
+
+
+def test_who_waits_says_at_which_layer(capfd: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        phalanx.init(shards=4, stall_s=0.4)
+        model = phalanx.DataParallel(nn.Sequential(nn.Linear(FEATURES, 3), nn.SyncBatchNorm(3)))
+        for step in DataLoader(data(), batch_size=BATCH).steps():
+            if phalanx.rank() == 1:
+                time.sleep(1.2)
+            phalanx.run_shards(lambda x, y: model(x).mean().backward(), step)
+            break
+        phalanx.shutdown()
+
+    run_threads(main, 2, timeout_s=20)
+    line = next(line for line in capfd.readouterr().err.splitlines() if "waits for" in line)
+    assert "rank 0 waits for rank 1 in SyncBatchNorm '1', forward: begun" in line
+    assert "test_sync_batch_norm.py" in line
