@@ -89,8 +89,7 @@ def ctc_backward(gradient: Array, log_p: Array, alpha: Array, losses: Array, opt
     emissions = _emissions(work, extended)
     end = xp.where(_at_end(extended, label_lengths), work.dtype.type(0), work.dtype.type(-np.inf))
     never = work.dtype.type(-np.inf)
-    dx = xp.zeros(work.shape, work.dtype)
-    beta, samples = xp.full(extended.shape, -np.inf, work.dtype), xp.arange(len(labels))
+    beta, shares = xp.full(extended.shape, -np.inf, work.dtype), xp.zeros(emissions.shape, work.dtype)
     for t in reversed(range(len(emissions))):  # beta: log-probability of the rest of the labelling from step t + 1 on
         if t + 1 < len(emissions):
             ahead = beta + emissions[t + 1]
@@ -100,9 +99,10 @@ def ctc_backward(gradient: Array, log_p: Array, alpha: Array, losses: Array, opt
         beta = xp.where((lengths == t + 1)[:, None], end, beta)
         with np.errstate(invalid="ignore"):
             share = xp.exp(alpha[t] + beta + losses[:, None])
-        share = xp.where((lengths > t)[:, None], share, work.dtype.type(0))
-        for place in range(extended.shape[1]):  # in order: one class may stand at several places
-            dx[t, samples, extended[:, place]] -= share[:, place]
+        shares[t] = xp.where((lengths > t)[:, None], share, work.dtype.type(0))
+    dx, samples = xp.zeros(work.shape, work.dtype), xp.arange(len(labels))
+    for place in range(extended.shape[1]):  # in order: one class may stand at several places
+        dx[:, samples, extended[:, place]] -= shares[:, :, place]
     return (dx * gradient[None, :, None]).astype(log_p.dtype, copy=False)
 
 

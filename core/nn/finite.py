@@ -39,10 +39,8 @@ def first_non_finite(model: Module, *inputs: Any) -> str | None:
 
     Runs ``model(*inputs)`` again without gradients; running statistics stay as they were, dropout draws a new mask.
 
-    >>> import phalanx
-    >>> from phalanx import nn
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    >>> first_non_finite(model, phalanx.tensor([[1.0, float("nan")]]))
+    >>> nn.first_non_finite(model, phalanx.tensor([[1.0, float("nan")]]))
     'input'
     """
     if not is_finite(inputs):

@@ -17,8 +17,7 @@ class Parameter(Tensor):
 
     ``_store`` and ``_index`` say where in which flat store its values lie; ``core/flat.py`` sets them.
 
-    >>> import phalanx
-    >>> Parameter(phalanx.ones(2)).requires_grad
+    >>> nn.Parameter(phalanx.ones(2)).requires_grad
     True
     """
 

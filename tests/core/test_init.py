@@ -34,6 +34,9 @@ UNIFORM = {
         lambda t: init.kaiming_uniform_(t, mode="fan_out", nonlinearity="relu"),
         *(math.sqrt(6 / FAN_OUT),) * 2,
     ),
+    "glorot_uniform_": (init.glorot_uniform_, *(math.sqrt(6 / (FAN_IN + FAN_OUT)),) * 2),
+    "he_uniform_": (init.he_uniform_, *(math.sqrt(6 / FAN_IN),) * 2),
+    "lecun_uniform_": (init.lecun_uniform_, *(math.sqrt(3 / FAN_IN),) * 2),
     "kaiming_uniform_ tanh": (
         lambda t: init.kaiming_uniform_(t, nonlinearity="tanh"),
         *(5 / 3 * math.sqrt(3 / FAN_IN),) * 2,
@@ -62,6 +65,11 @@ NORMAL = {
     "normal_": (lambda t: init.normal_(t, 3.0, 0.5), 3.0, 0.5),
     "xavier_normal_": (init.xavier_normal_, 0.0, math.sqrt(2 / (FAN_IN + FAN_OUT))),
     "kaiming_normal_": (init.kaiming_normal_, 0.0, math.sqrt(2 / FAN_IN)),
+    "variance_scaling_": (
+        lambda t: init.variance_scaling_(t, 3.0, "fan_out", "untruncated_normal"),
+        0.0,
+        math.sqrt(3 / FAN_OUT),
+    ),
     "kaiming_normal_ leaky": (lambda t: init.kaiming_normal_(t, a=1.0, mode="fan_out"), 0.0, math.sqrt(1 / FAN_OUT)),
 }
 
@@ -90,6 +98,40 @@ def test_trunc_normal() -> None:
     variance = 1 + (-1.0 * phi[0] - 0.5 * phi[1]) / mass - shift**2
     assert -1.0 <= least < -0.99 and 1.99 < most <= 2.0
     assert abs(mean - (1 + 2 * shift)) < 0.01 and abs(std - 2 * math.sqrt(variance)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("fill", "variance"),
+    [
+        (init.glorot_normal_, 2 / (FAN_IN + FAN_OUT)),
+        (init.he_normal_, 2 / FAN_IN),
+        (init.lecun_normal_, 1 / FAN_IN),
+        (lambda t: init.variance_scaling_(t, 0.5, "fan_out"), 0.5 / FAN_OUT),
+    ],
+)
+def test_truncated_families(fill, variance: float) -> None:
+    """Keras's: cut at two standard deviations, which are widened so that the variance is the wanted one."""
+    phalanx.manual_seed(5)
+    mean, std, least, most = moments(fill(blank(*SHAPE)))
+    wanted = math.sqrt(variance)
+    assert abs(mean) < 5 * wanted / math.sqrt(math.prod(SHAPE)) and abs(std / wanted - 1) < 0.02
+    assert 2.2 < max(-least, most) / wanted < 2.0 / 0.8796 + 1e-3
+
+
+def test_sparse() -> None:
+    phalanx.manual_seed(5)
+    matrix = init.sparse_(blank(40, 300), 0.3, std=2.0).numpy()
+    assert ((matrix == 0).sum(axis=0) == 12).all()
+    assert abs(matrix[matrix != 0].std() - 2.0) < 0.1
+    assert (matrix == 0).mean(axis=1).min() > 0.2 and (matrix == 0).mean(axis=1).max() < 0.4  # rows by lot
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("shape", "groups"), [((4, 3, 3), 1), ((6, 3, 3, 2), 2), ((2, 5, 1, 4, 3), 1)])
+def test_dirac_is_torchs(shape: tuple[int, ...], groups: int) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.init.dirac_(torch.zeros(shape), groups).numpy()
+    assert np.array_equal(init.dirac_(blank(*shape), groups).numpy(), theirs)
 
 
 def test_normal_quantile_inverts_the_distribution_function() -> None:
@@ -130,6 +172,17 @@ def test_errors() -> None:
     for fill in (init.xavier_uniform_, init.kaiming_normal_, init.orthogonal_):
         with pytest.raises(ShapeError, match=r"\(3,\)"):
             fill(blank(3))
+    for wrong in (
+        lambda: init.variance_scaling_(blank(2, 2), mode="fan_up"),
+        lambda: init.variance_scaling_(blank(2, 2), scale=0.0),
+        lambda: init.variance_scaling_(blank(2, 2), distribution="normal"),
+        lambda: init.sparse_(blank(2, 2), 1.5),
+        lambda: init.dirac_(blank(3, 2, 2), groups=2),
+    ):
+        with pytest.raises(RangeError, match="must"):
+            wrong()
+    with pytest.raises(ShapeError, match="dirac_"):
+        init.dirac_(blank(2, 2))
     with pytest.raises(ShapeError, match="eye_"):
         init.eye_(blank(3))
 
@@ -177,6 +230,15 @@ LAYERS = {
     "Embedding padding": lambda nn: nn.Embedding(300, 200, padding_idx=2),
     "BatchNorm2d": lambda nn: nn.BatchNorm2d(8),
     "LayerNorm": lambda nn: nn.LayerNorm(8),
+    "Conv3d": lambda nn: nn.Conv3d(8, 16, 3),
+    "ConvTranspose1d": lambda nn: nn.ConvTranspose1d(64, 32, 5),
+    "ConvTranspose2d": lambda nn: nn.ConvTranspose2d(32, 64, 3, groups=2),
+    "Bilinear": lambda nn: nn.Bilinear(30, 20, 40),
+    "EmbeddingBag": lambda nn: nn.EmbeddingBag(300, 200),
+    "PReLU": lambda nn: nn.PReLU(3),
+    "GroupNorm": lambda nn: nn.GroupNorm(2, 8),
+    "InstanceNorm2d": lambda nn: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+    "RMSNorm": lambda nn: nn.RMSNorm(8),
     "MultiheadAttention": lambda nn: nn.MultiheadAttention(64, 4),
     "MultiheadAttention kdim": lambda nn: nn.MultiheadAttention(64, 4, kdim=48, vdim=40),
     "TransformerEncoderLayer": lambda nn: nn.TransformerEncoderLayer(64, 4, 128),
