@@ -16,6 +16,7 @@ import pytest
 
 from phalanx.core.data import DataLoader, datasets, fetch, fingerprint, sources
 from phalanx.core.data import transforms as T
+from phalanx.core.data.datasets import mnist
 from phalanx.core.data.fetch import FileSet, Source, cache_root, write_atomically
 from phalanx.core.errors import DataError, RangeError
 from phalanx.core.tensor import Tensor
@@ -81,11 +82,14 @@ def test_no_source_is_one_error_that_lists_all(tmp_path):
     with pytest.raises(DataError) as caught:
         make(tmp_path, failing("shut", "no route to host"), wrong, torn, noise, poor).load(["a"])
     lines = str(caught.value).splitlines()
-    assert "Shapes" in lines[0] and len(lines) == 7
+    assert "Shapes" in lines[0] and len(lines) == 8
     for line, words in zip(
-        lines[1:], [str(tmp_path), "no route to host", "SHA-256", "torn", "noise", "poor"], strict=True
+        lines[1:-1], [str(tmp_path), "no route to host", "SHA-256", "torn", "noise", "poor"], strict=True
     ):
         assert words in line
+    assert (
+        lines[-1].startswith("By hand: place a (") and str(tmp_path) in lines[-1] and "PHALANX_DATA_MIRROR" in lines[-1]
+    )
     assert [path for path in os.listdir(tmp_path) if path != ".lock"] == []
 
 
@@ -294,9 +298,9 @@ def test_files_that_torchvision_keeps_are_found(fashion, tmp_path, monkeypatch):
     raw = tmp_path / "FashionMNIST" / "raw"
     kept = cache_root() / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in datasets.DIGESTS:
+    for name in mnist.FASHION_DIGESTS:
         shutil.copy(kept / name, raw / name)
-    monkeypatch.setattr(datasets.sources, "folder", lambda path: failing("folder", "asked"))
+    monkeypatch.setattr(sources, "folder", lambda path: failing("folder", "asked"))
     assert len(datasets.FashionMNIST(tmp_path, train=False, download=False)) == 10000
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match=r"(?s)t10k-labels-idx1-ubyte missing.*folder: asked.*download=False"):
@@ -305,4 +309,4 @@ def test_files_that_torchvision_keeps_are_found(fashion, tmp_path, monkeypatch):
 
 def test_an_idx_file_of_another_kind_is_refused():
     with pytest.raises(DataError, match="IDX"):
-        datasets.read_idx(b"\0\0\x0d\x01 floats")
+        mnist.read_idx(b"\0\0\x0d\x01 floats")

@@ -30,17 +30,18 @@ class NpzDataset(TensorDataset):
 
     def __init__(self, path: str | os.PathLike[str], keys: Sequence[str] | None = None) -> None:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                if not hasattr(file, "files"):
-                    raise DataError(f"{path} holds one array (.npy), expected an .npz file")
+            file = np.load(path, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise DataError(f"{path} holds one array (.npy), expected an .npz file")
+            with file:
                 self.keys = list(file.files if keys is None else keys)
                 missing = [key for key in self.keys if key not in file.files]
                 if missing:
                     raise DataError(f"{path} has no array {', '.join(missing)}; it has {', '.join(file.files)}")
                 arrays = [file[key] for key in self.keys]
+        except DataError:
+            raise
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"{path} cannot be read as arrays: {error}") from error
         super().__init__(*arrays)
 

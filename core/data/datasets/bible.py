@@ -58,13 +58,12 @@ class BibleText:
 
 
 def unpack(content: bytes) -> bytes:
-    """The text in bible-kjv's file: windows of 64 KiB, each packed by compress(1), their offsets in the head."""
+    """The text in bible-kjv's file: windows of equal size, each packed by compress(1), their starts in the head."""
     if content[:2] != b"EC":
         raise DataError(f"not a file of bible-kjv: it begins with {content[:4]!r}")
     (count,) = struct.unpack_from(">I", content, 0x58)
     starts = struct.unpack_from(f">{count}I", content, 0x5C)
-    ends = [*(start - 3 for start in starts[1:]), len(content)]  # three bytes of compress's head before each
-    return b"".join(decompress(content[start:end]) for start, end in zip(starts, ends, strict=True))
+    return b"".join(decompress(content[lo:hi]) for lo, hi in zip(starts, [*starts[1:], len(content)], strict=True))
 
 
 def decompress(packed: bytes) -> bytes:
