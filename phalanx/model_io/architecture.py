@@ -243,7 +243,7 @@ class Builder:
         if kind == "zeros":
             return Tensor(np.zeros(value["shape"], value["dtype"]))
         if kind == "dataclass":
-            made = self._class(value["class"])
+            made: Any = self._class(value["class"])
             if not dataclasses.is_dataclass(made):
                 raise CheckpointError(f"{value['class']} is no dataclass")
             return made(**{name: self._value(item) for name, item in value["fields"].items()})

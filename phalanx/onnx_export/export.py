@@ -19,7 +19,8 @@ from ..dist.data_parallel import DataParallel
 from . import rules as rules
 from .errors import ExportError, StaticError
 from .graph import Graph, Sizes
-from .proto import Node, Port, package, write
+from .judge import Judge
+from .proto import Node, Page, Port, package, write
 from .rule import RULES
 from .runs import Call, Operand, Run, described, join, run, varies
 
@@ -40,10 +41,12 @@ def export(
     dynamic_axes: Axes | None = None,
     opset_version: int = 17,
     external_data: bool | None = None,
+    verify: bool | None = None,
 ) -> None:
     """Write ``model`` as an ONNX file, with parameters under their state-dict names, by running it once on ``args``.
 
-    The file appears when onnx's checker has passed it. A model above 1.9 GB has its weights beside it in ``f`` + ".data".
+    The file appears when onnx's checker and, where it is installed, onnxruntime have passed it: with several inputs, some of
+    other sizes, it must give the model's outputs. A model above 1.9 GB has its weights beside it in ``f`` + ".data".
 
     Args:
         args: the example input, or a tuple of the arguments of forward: Tensors, arrays, None, numbers. Sizes and values
@@ -55,6 +58,7 @@ def export(
             where the model allows it, and a line on stderr says so where it does not; {}: every size is fixed.
         opset_version: 17 to 23.
         external_data: weights in a file of their own; None: only where they must be.
+        verify: compare with onnxruntime; None: if it is installed.
 
     Raises ExportError that names op and layer for what ONNX cannot express.
 
@@ -78,13 +82,13 @@ def export(
     try:
         symbols = _symbols(names, inputs, dynamic_axes)
         try:
-            graph, calls, ends = _graph(model, arguments, options, names, symbols, opset_version)
+            graph, runs, ends = _graph(model, arguments, options, names, symbols, opset_version)
         except StaticError as error:
             if dynamic_axes is not None or not symbols:
                 raise
             print(f"phalanx: {f}: the batch size is fixed: {error}", file=sys.stderr)
             symbols = {}
-            graph, calls, ends = _graph(model, arguments, options, names, symbols, opset_version)
+            graph, runs, ends = _graph(model, arguments, options, names, symbols, opset_version)
     finally:
         for module in training:
             module.training = True
@@ -93,9 +97,10 @@ def export(
         Port(name, value.dtype, tuple(by_place.get((n, axis), size) for axis, size in enumerate(value.shape)))
         for n, (name, value) in enumerate(zip(names, inputs, strict=True))
     ]
-    outputs = _outputs(graph, calls, ends, output_names, symbols)
+    outputs = _outputs(graph, ends, output_names, symbols)
     _drop_unused(graph, {port.name for port in outputs})
-    write(Path(f), graph.nodes, graph.tensors, ports, outputs, opset_version, external_data)
+    page = Page(graph.nodes, graph.tensors, ports, outputs, opset_version)
+    write(page, Path(f), external_data, None if verify is False else Judge(names, runs, strict=verify is True))
 
 
 def _array(value: Any) -> Any:
@@ -216,7 +221,7 @@ def _graph(
     names: Sequence[str],
     symbols: _Symbols,
     opset: int,
-) -> tuple[Graph, list[Call], list[Operand]]:
+) -> tuple[Graph, list[Run], list[Operand]]:
     runs, columns = _runs(model, arguments, options, symbols)
     calls, ends = join(runs)
     graph = Graph(opset, {column: (names[symbols[s][0][0]], symbols[s][0][1]) for s, column in columns.items()})
@@ -235,7 +240,7 @@ def _graph(
         for place, name in zip(places, made if isinstance(made, tuple) else (made,), strict=True):
             if name is not None:
                 graph.names[place] = name
-    return graph, calls, ends
+    return graph, runs, ends
 
 
 def _is_constant(graph: Graph, call: Call) -> bool:
@@ -248,7 +253,7 @@ def _is_constant(graph: Graph, call: Call) -> bool:
     )
 
 
-def _outputs(graph: Graph, calls: Sequence[Call], ends: Sequence[Operand], given: Any, symbols: _Symbols) -> list[Port]:
+def _outputs(graph: Graph, ends: Sequence[Operand], given: Any, symbols: _Symbols) -> list[Port]:
     """The graph's outputs under their names, each made by a node of its own."""
     names = (
         list(given)

@@ -1,8 +1,9 @@
-"""The one file that knows the onnx package: nodes and tensors to a file that its checker passed."""
+"""The one file that knows the packages onnx and onnxruntime: nodes and tensors to a file that its checker passed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,38 +51,73 @@ def element_type(dtype: Any) -> int:
     return int(package().helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def write(
-    path: Path,
-    nodes: Sequence[Node],
-    tensors: Mapping[str, np.ndarray],
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
-    opset: int,
-    apart: bool | None,
-) -> None:
-    """Check the graph and write it; ``apart``: weights in ``path`` + ".data" (None: if they are too large for one file)."""
+@dataclass(frozen=True)
+class Page:
+    """All of an ONNX file."""
+
+    nodes: Sequence[Node]
+    tensors: Mapping[str, np.ndarray]
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    opset: int
+
+
+def write(page: Page, path: Path, apart: bool | None, judge: Callable[[Any], None] | None) -> None:
+    """Check the graph, let ``judge`` run it (bytes, or the path of a file), and write it.
+
+    ``apart``: weights in ``path`` + ".data"; None: if they are too large for one file.
+    """
     onnx = package()
     if apart is None:
-        apart = sum(array.nbytes for array in tensors.values()) > MOST_NBYTES
+        apart = sum(array.nbytes for array in page.tensors.values()) > MOST_NBYTES
+    data = path.with_name(path.name + ".data")
+    model = _model(onnx, page)
+    views = _add_tensors(onnx, model.graph, page.tensors, data.name if apart else None)
+    text = model.SerializeToString()
+    if not apart:
+        onnx.checker.check_model(model, full_check=True)
+        if judge is not None:
+            judge(text)
+        write_whole(path, [text])
+        return
+    write_whole(data, views)
+    write_whole(path, [text])
+    try:
+        onnx.checker.check_model(str(path))
+        if judge is not None:
+            judge(str(path))
+    except BaseException:
+        path.unlink()
+        data.unlink()
+        raise
+
+
+def _model(onnx: Any, page: Page) -> Any:
     helper = onnx.helper
-    graph = helper.make_graph(
-        [helper.make_node(n.kind, n.inputs, n.outputs, name=n.name, **n.attributes) for n in nodes],
-        "phalanx",
-        [helper.make_tensor_value_info(p.name, element_type(p.dtype), p.shape) for p in inputs],
-        [helper.make_tensor_value_info(p.name, element_type(p.dtype), p.shape) for p in outputs],
-    )
-    opsets = [helper.make_opsetid("", opset)]
+
+    def ports(row: Sequence[Port]) -> list[Any]:
+        return [helper.make_tensor_value_info(port.name, element_type(port.dtype), port.shape) for port in row]
+
+    nodes = [helper.make_node(n.kind, n.inputs, n.outputs, name=n.name, **n.attributes) for n in page.nodes]
+    graph = helper.make_graph(nodes, "phalanx", ports(page.inputs), ports(page.outputs))
+    opsets = [helper.make_opsetid("", page.opset)]
     model = helper.make_model(graph, opset_imports=opsets, producer_name="phalanx", producer_version=__version__)
     model.ir_version = helper.find_min_ir_version_for(opsets)
-    data = path.with_name(path.name + ".data")
-    views = _add_tensors(onnx, model.graph, tensors, data.name if apart else None)
-    if apart:
-        write_whole(data, views)
-        write_whole(path, [model.SerializeToString()])
-        onnx.checker.check_model(str(path))
-        return
-    onnx.checker.check_model(model, full_check=True)
-    write_whole(path, [model.SerializeToString()])
+    return model
+
+
+def session(model: Any) -> Any | None:
+    """onnxruntime with ``model`` on the processor; None where onnxruntime is not installed. Raises ExportError if it refuses."""
+    try:
+        import onnxruntime  # noqa: PLC0415 - optional library, owned by this file
+    except ImportError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes, which are no more than names
+        raise ExportError(f"onnxruntime cannot run the graph (verify=False writes it all the same): {error}") from error
 
 
 def _add_tensors(onnx: Any, graph: Any, tensors: Mapping[str, np.ndarray], file: str | None) -> list[Any]:

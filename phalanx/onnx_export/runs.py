@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.graph import no_grad
+from ..core.errors import GraphError
+from ..core.graph import enable_grad
 from ..core.nn.module import Module
 from ..core.tensor import Tensor
 from ..core.trace import watched
@@ -108,9 +109,12 @@ class Call:
 
 
 def run(model: Module, arguments: Sequence[Any], options: Mapping[str, Any]) -> Run:
-    """Run ``model`` on arrays (and whatever else its forward takes) without gradients, and note every op."""
-    tensors = [Tensor(value) if isinstance(value, np.ndarray) else value for value in arguments]
-    named = {key: Tensor(value) if isinstance(value, np.ndarray) else value for key, value in options.items()}
+    """Run ``model`` on arrays (and whatever else its forward takes), and note every op.
+
+    The inputs want gradients, so that writing in place and leaving the graph are refused as they are in training.
+    """
+    tensors = [_wrapped(value) for value in arguments]
+    named = {key: _wrapped(value) for key, value in options.items()}
     inputs = [value.array for value in (*tensors, *named.values()) if isinstance(value, Tensor)]
     seen = Run(inputs)
     state = dict(model.named_buffers()) | model.state_dict(keep_vars=True)
@@ -136,13 +140,19 @@ def run(model: Module, arguments: Sequence[Any], options: Mapping[str, Any]) -> 
             seen.places[id(array)] = (len(seen.calls) - 1, number)
 
     try:
-        with no_grad(), watched(see):
+        with enable_grad(), watched(see):
             result = model(*tensors, **named)
+    except GraphError as error:
+        raise ExportError(f"the export cannot follow forward: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
     seen.outputs = [tensor.array for tensor in leaves(result)]
     return seen
+
+
+def _wrapped(value: Any) -> Any:
+    return Tensor(value, requires_grad=value.dtype.kind == "f") if isinstance(value, np.ndarray) else value
 
 
 def spread(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +202,8 @@ def join(runs: Sequence[Run]) -> tuple[list[Call], list[Operand]]:
             for key in call.attributes
         }
         calls.append(Call(call.op, call.layer, tuple(inputs), attributes, tuple(outputs)))
+    if len({len(run.outputs) for run in runs}) > 1:
+        raise StaticError("with inputs of other sizes the model returns another number of tensors")
     ends = []
     for values in zip(*(run.outputs for run in runs), strict=True):
         places = {run.places.get(id(value)) for run, value in zip(runs, values, strict=True)}

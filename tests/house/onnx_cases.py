@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import phalanx
 from phalanx import nn
 from phalanx.core.tensor import Tensor
 
@@ -140,7 +141,6 @@ CASES: dict[str, Case] = {
     "InstanceNorm3d": Case(lambda: nn.InstanceNorm3d(2), floats(2, 5, 4, 3)),
     "RMSNorm": Case(lambda: statistics(nn.RMSNorm(5)), floats(3, 5)),
     "LocalResponseNorm": Case(lambda: nn.LocalResponseNorm(3), floats(6, 4, 4)),
-    "CrossMapLRN2d": Case(lambda: nn.CrossMapLRN2d(3), floats(6, 4, 4)),
     # rows of tables
     "Embedding": Case(lambda: nn.Embedding(10, 4, padding_idx=0), labels(10, 5)),
     "EmbeddingBag": Case(lambda: nn.EmbeddingBag(10, 4), labels(10, 5)),
@@ -200,5 +200,19 @@ NO_LAYERS = {
 
 REFUSED = {
     "LSTM with a projection": (Case(lambda: nn.LSTM(3, 5, proj_size=2), floats(4, 3)), "no projection"),
-}
+    "a loss": (Case(lambda: Of(lambda m, x: nn.functional.cross_entropy(x, x[:, 0].long().clamp(0, 2))), floats(3)),
+               "knows no rule for op 'cross_entropy'"),
+    "linear algebra": (Case(lambda: Of(lambda m, x: phalanx.linalg.inv(x)), floats(3, 3)), "knows no rule for op 'inv'"),
+    "dropout in evaluation": (Case(lambda: Of(lambda m, x: nn.functional.dropout(x)), floats(3)), "pass training=self.training"),
+    "NumPy on arrays": (Case(lambda: Of(lambda m, x: x * Tensor(np.tanh(x.array))), floats(3)), "made by NumPy"),
+    "leaving the graph": (Case(lambda: Of(lambda m, x: x * Tensor(np.tanh(x.numpy()))), floats(3)), "cannot follow forward"),
+    "in place": (Case(lambda: Of(lambda m, x: (x * 2).add_(1)), floats(3)), "cannot follow forward"),
+    "a choice by value": (Case(lambda: Of(lambda m, x: x if x.sum() > 0 else x * 2), lambda n: (np.float32([[1, 2], [-1, -2.5]])[:n],)),
+                          "other values the model runs other ops"),
+    "a number by value": (Case(lambda: Of(lambda m, x: x * x.max().item()), floats(3)), "depend on the input"),
+    "a mask": (Case(lambda: Of(lambda m, x: x[x > 0]), floats(3)), "shape depends on values"),
+    "packed sequences": (Case(lambda: Of(lambda m, x: m.l(nn.utils.rnn.pack_padded_sequence(x, [3, 2], batch_first=True))[1], l=nn.GRU(3, 2)),
+                              floats(3, 3)), "take_rows|packed sequences"),
+    "text": (Case(lambda: Of(lambda m, x: object()), floats(3)), "returned object"),
+}  # fmt: skip
 """What ONNX has no words for, and what the error says."""

@@ -14,7 +14,7 @@ import pytest
 import phalanx
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("mpi4py", "zmq", "cupy", "rich", "numba", "safetensors", "threadpoolctl", "torch", "cffi")
+HEAVY = ("mpi4py", "zmq", "cupy", "rich", "numba", "safetensors", "threadpoolctl", "torch", "cffi", "onnx", "onnxruntime")
 PATHS = (
     "phalanx.nn",
     "phalanx.nn.functional",
@@ -28,6 +28,7 @@ PATHS = (
     "phalanx.data.datasets",
     "phalanx.data.transforms",
     "phalanx.linalg",
+    "phalanx.onnx",
 )
 
 

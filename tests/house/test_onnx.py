@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 
 import phalanx
 from phalanx import nn
+from phalanx.core.errors import RangeError
+from phalanx.core.op import TABLE
 from phalanx.core.tensor import Tensor
-from phalanx.onnx_export.runs import leaves
+from phalanx.onnx_export.rule import RULES
+from phalanx.onnx_export.runs import leaves, run
 
 from .onnx_cases import CASES, NO_LAYERS, REFUSED, Case, Of
 from .onnx_models import FUNCTIONS, MODELS
@@ -19,6 +23,15 @@ from .onnx_models import FUNCTIONS, MODELS
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 onnxruntime.set_default_logger_severity(3)
+
+
+WITHOUT = {
+    "cross_entropy", "nll_loss", "mse_loss", "bce_with_logits", "binary_cross_entropy", "ctc", "batch_norm_train_sync",
+    "sync_batch_norm", "gather_over_shards", "index_put", "scatter_reduce", "take_rows", "put_rows", "cumprod", "cummax", "cummin",
+    "logcumsumexp", "erfinv", "lgamma", "digamma", "nextafter", "bitwise_left_shift", "bitwise_right_shift", "gcd", "lcm", "inv",
+    "solve", "cholesky", "det", "slogdet", "eigh", "svd", "qr",
+}  # fmt: skip
+"""Ops that ONNX has no words for, or that no model needs after training."""
 
 
 def session(path: Path) -> Any:
@@ -46,7 +59,7 @@ def test_layer(name: str, tmp_path: Path) -> None:
     model = case.build()
     example = case.inputs(2)
     axes = {f"x{n}": {case.batch: "batch"} for n in range(len(example))}
-    options: dict[str, Any] = {"input_names": list(axes), "dynamic_axes": axes if case.batch else None}
+    options: dict[str, Any] = {"verify": False, "input_names": list(axes), "dynamic_axes": axes if case.batch else None}
     before = {key: value.numpy().copy() for key, value in model.state_dict().items()}
     phalanx.onnx.export(model, tuple(map(Tensor, example)), tmp_path / "m.onnx", **options)
     assert model.training
@@ -63,7 +76,7 @@ def test_function(name: str, tmp_path: Path) -> None:
     function, inputs = FUNCTIONS[name]
     model = Of(lambda _, *xs: function(*xs))
     version = 18 if name == "bits" else 17
-    phalanx.onnx.export(model, tuple(map(Tensor, inputs(2))), tmp_path / "m.onnx", opset_version=version)
+    phalanx.onnx.export(model, tuple(map(Tensor, inputs(2))), tmp_path / "m.onnx", opset_version=version, verify=False)
     for batch in (2, 5):
         agree(tmp_path / "m.onnx", model, inputs(batch))
 
@@ -96,10 +109,138 @@ def test_every_layer_has_a_case() -> None:
     assert not (missing := layers - tested - NO_LAYERS), f"no ONNX case for {sorted(missing)}"
 
 
+def test_every_rule_has_a_case() -> None:
+    """Every rule is used by some layer or function; every op without a rule is known to be without one."""
+    used = set()
+    models = [(case.build(), case.inputs(2)) for case in CASES.values()]
+    models += [(Of(lambda _, *xs, f=function: f(*xs)), inputs(2)) for function, inputs in FUNCTIONS.values()]
+    for model, inputs in models:
+        used |= {call.op for call in run(model.eval(), inputs, {}).calls}
+    assert not (unused := RULES.keys() - used - {"dropout", "clone", "to_device"}), f"no case for {sorted(unused)}"
+    assert not (missing := used - RULES.keys()), f"no rule for {sorted(missing)}"
+    assert not (new := TABLE.keys() - RULES.keys() - WITHOUT), (
+        f"ops {sorted(new)}: give them a rule or enter them in WITHOUT"
+    )
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str, tmp_path: Path) -> None:
     case, words = REFUSED[name]
+    inputs = tuple(map(Tensor, case.inputs(2)))
+    before = {op: op.forward for op in TABLE.values()}
+    model = nn.Sequential(case.build())
     with pytest.raises(phalanx.onnx.ExportError, match=words) as caught:
-        phalanx.onnx.export(nn.Sequential(case.build()), tuple(map(Tensor, case.inputs(2))), tmp_path / "m.onnx")
-    assert "of layer '0'" in str(caught.value)
+        phalanx.onnx.export(model, inputs, tmp_path / "m.onnx")
+    if "op '" in str(caught.value):
+        assert "of layer '0" in str(caught.value)
     assert not list(tmp_path.iterdir())
+    assert model.training and not model._forward_hooks and not model._forward_pre_hooks
+    assert all(op.forward is forward for op, forward in before.items())
+
+
+def test_what_the_ops_do_not_show_is_found_by_running(tmp_path: Path) -> None:
+    frozen = Tensor(np.zeros(3, np.float32))
+
+    def forward(_: Any, x: Any) -> Any:
+        with phalanx.no_grad():
+            frozen.copy_(x[0].detach())  # not an op
+        return x * frozen
+
+    model = Of(forward)
+    with pytest.raises(phalanx.onnx.ExportError, match=r"made by NumPy|is not the model's"):
+        phalanx.onnx.export(model, phalanx.randn(2, 3), tmp_path / "m.onnx")
+
+
+def test_a_size_that_stays_fixed_is_told(tmp_path: Path, capsys: Any) -> None:
+    def forward(_: Any, x: Any) -> Any:
+        return x * 2 if x.shape[0] == 2 else x.relu()
+
+    path, x = tmp_path / "m.onnx", phalanx.randn(2, 3)
+    phalanx.onnx.export(Of(forward), x, path)
+    assert "the batch size is fixed: with inputs of other sizes the model runs other ops" in capsys.readouterr().err
+    agree(path, Of(forward), (x.array,))
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+    with pytest.raises(phalanx.onnx.ExportError, match="runs other ops"):
+        phalanx.onnx.export(Of(forward), x, path, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+    phalanx.onnx.export(nn.ReLU(), x, path, dynamic_axes={})
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+    with pytest.raises(phalanx.onnx.ExportError, match="takes no other size of 'c' than 3"):
+        phalanx.onnx.export(nn.Linear(3, 2), x, path, dynamic_axes={"input": {1: "c"}})
+
+
+class Many(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Any, scale: float, other: Any = None, *, shift: Any = None) -> Any:
+        y = self.fc(x) * scale + (0 if other is None else other) + shift
+        return {"y": y, "pair": (x, self.fc.weight, None), "again": y}
+
+
+def test_arguments_and_outputs(tmp_path: Path) -> None:
+    model, path = Many(), tmp_path / "m.onnx"
+    x, shift = phalanx.randn(4, 3), phalanx.randn(4, 2)
+    phalanx.onnx.export(
+        model, (x, 0.5, None), path, kwargs={"shift": shift}, output_names=["y", "x2", "w", "again"], verify=True
+    )
+    running = session(path)
+    assert [port.name for port in running.get_inputs()] == ["x", "shift"]
+    y, same, weight, again = running.run(["y", "x2", "w", "again"], {"x": x.array, "shift": shift.array})
+    np.testing.assert_allclose(y, model(x, 0.5, shift=shift)["y"].detach().numpy(), atol=1e-6)
+    np.testing.assert_array_equal(same, x.array)
+    np.testing.assert_array_equal(weight, model.fc.weight.array)
+    np.testing.assert_array_equal(again, y)
+
+
+def test_weights_apart(tmp_path: Path, monkeypatch: Any) -> None:
+    model = nn.Sequential(nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 30))
+    x = phalanx.randn(2, 300)
+    monkeypatch.setattr("phalanx.onnx_export.proto.MOST_NBYTES", 10_000)
+    phalanx.onnx.export(model, x, tmp_path / "m.onnx", verify=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert (tmp_path / "m.onnx").stat().st_size < 5000 < 48_000 < (tmp_path / "m.onnx.data").stat().st_size
+    agree(tmp_path / "m.onnx", model, (x.array,))
+    phalanx.onnx.export(model, x, tmp_path / "one.onnx", external_data=False)
+    assert not (tmp_path / "one.onnx.data").exists()
+
+
+def test_a_model_in_data_parallel(tmp_path: Path) -> None:
+    model = phalanx.DataParallel(nn.Linear(3, 2))
+    phalanx.onnx.export(model, phalanx.randn(2, 3), tmp_path / "m.onnx")
+    assert {tensor.name for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer} == {"weight", "bias"}
+    phalanx.shutdown()
+
+
+@pytest.mark.parametrize("version", [17, 18, 20, 21, 23])
+def test_versions(version: int, tmp_path: Path) -> None:
+    model = Of(lambda m, x: (m.c(x).mean((2, 3)), x.prod(1), x.amax((1, 2))), c=nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Upsample(scale_factor=2)))  # fmt: skip
+    x = phalanx.randn(2, 1, 5, 5)
+    phalanx.onnx.export(model, x, tmp_path / "m.onnx", opset_version=version, verify=True)
+    assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == version
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"opset_version": 16}, "17 to 23, got 16"),
+        ({"input_names": ["a", "b"]}, r"1 different input_names expected \(for input\)"),
+        ({"output_names": ["a", "b"]}, "1 different output_names expected"),
+        ({"output_names": ["weight"]}, "is taken"),
+        ({"dynamic_axes": {"input": {2: "x"}}}, r"dimension 2 of input, whose shape is \(2, 3\)"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(RangeError, match=words):
+        phalanx.onnx.export(nn.Linear(3, 2), phalanx.randn(2, 3), tmp_path / "m.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_packages(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(phalanx.onnx.ExportError, match="verify=True needs onnxruntime"):
+        phalanx.onnx.export(nn.Linear(3, 2), phalanx.randn(2, 3), tmp_path / "m.onnx", verify=True)
+    phalanx.onnx.export(nn.Linear(3, 2), phalanx.randn(2, 3), tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(phalanx.onnx.ExportError, match="needs the onnx package: pip install"):
+        phalanx.onnx.export(nn.Linear(3, 2), phalanx.randn(2, 3), tmp_path / "n.onnx")

@@ -83,6 +83,16 @@ def _layer_norm(graph: Graph, call: Call) -> str:
     )
 
 
+@rule("rms_norm")
+def _rms_norm(graph: Graph, call: Call) -> str:
+    x, ndim, dtype = first(graph, call), call.inputs[0].value.ndim, output_dtype(call)
+    axes = list(range(ndim - len(call.get("shape")), ndim))
+    square = reduced(graph, call, "ReduceMean", graph.node(call, "Mul", x, x), axes, True)
+    shifted = graph.node(call, "Add", square, graph.constant(call.get("eps", 1e-5), dtype))
+    y = graph.node(call, "Div", x, graph.node(call, "Sqrt", shifted))
+    return graph.node(call, "Mul", y, graph.array(call, call.inputs[1])) if present(call, 1) else y
+
+
 @rule("dropout")
 def _dropout(graph: Graph, call: Call) -> str:
     raise ExportError(

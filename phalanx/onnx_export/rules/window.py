@@ -22,7 +22,7 @@ def _named(*words: str) -> list[str]:
     return [word.format(count) for word in words for count in COUNTS]
 
 
-def _window(call: Call) -> dict[str, list[int]]:
+def _window(call: Call) -> dict[str, Any]:
     """Strides, pads and dilations as ONNX calls them."""
     count = call.inputs[0].value.ndim - 2
     found = {"strides": list(call.get("stride") or (1,) * count), "pads": list(call.get("padding") or (0,) * count) * 2}
@@ -213,7 +213,7 @@ def _max_unpool(graph: Graph, call: Call) -> str:
 
 # ---- other sizes
 
-_RESIZE = {
+_RESIZE: dict[tuple[str, bool], dict[str, Any]] = {
     ("nearest", False): {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
     ("nearest-exact", False): {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"},
     ("linear", False): {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
