@@ -135,7 +135,7 @@ def predict(
 
     error = _over_chunks(group, module, chunks, threads, progress, collect)
     kinds = [[array.dtype.str, list(array.shape[1:])] for array in parts[0]] if parts else []
-    said = {"error": _words(error), "output": [forms[0], kinds] if forms else None}
+    said: dict[str, Any] = {"error": _words(error), "output": [forms[0], kinds] if forms else None}
     rows = [said]
     if group.size > 1:
         rows = group.control.all_gather_object(said, name="predict: outputs").wait()

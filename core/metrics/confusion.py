@@ -76,7 +76,7 @@ class ConfusionMatrix(_ByClass):
         matrix = state["matrix"]
         if self.normalize in (None, "none"):
             return matrix
-        axes = {"true": 1, "pred": 0, "all": (0, 1)}[self.normalize or ""]
+        axes: Any = {"true": 1, "pred": 0, "all": (0, 1)}[self.normalize or ""]
         return divided(matrix.astype(np.float64), matrix.sum(axis=axes, keepdims=True), 0.0)
 
 

@@ -133,8 +133,11 @@ def total(values: np.ndarray, weight: np.ndarray | None) -> State:
     """Sum and count of ``values``, weighted: the state of a mean."""
     if weight is None:
         whole = values.dtype.kind in "bui"
-        return {"sum": np.sum(values, dtype=np.int64 if whole else np.float64), "count": np.asarray(values.size)}
-    return {"sum": np.sum(values * weight, dtype=np.float64), "count": np.sum(weight, dtype=np.float64)}
+        found: Any = np.sum(values, dtype=np.int64 if whole else np.float64)
+        return {"sum": np.asarray(found), "count": np.asarray(values.size)}
+    return {
+        key: np.asarray(np.sum(part, dtype=np.float64)) for key, part in (("sum", values * weight), ("count", weight))
+    }
 
 
 def ratio(state: State) -> float:

@@ -49,9 +49,9 @@ def _forward(
     device, xp = device_kind(x), array_module(x)
     own_mean, own_m2 = kernel("batch_norm_statistics", device)(x)
     own_n = x.size // max(1, x.shape[1])
-    wide = tuple(to_host(a).astype(np.float64) for a in (own_mean, own_m2))
+    wide: tuple[Any, ...] = tuple(to_host(a).astype(np.float64) for a in (own_mean, own_m2))
     leaf = (np.float64(own_n), *wide) if own_n else None
-    merged = leaf if meet is None else meet("forward", leaf, merge_moments)
+    merged: Moments | None = leaf if meet is None else meet("forward", leaf, merge_moments)
     n, mean, m2 = merged if merged is not None else (np.float64(0), *wide)
     work = own_mean.dtype
     inverse_std = xp.asarray((1.0 / np.sqrt(m2 / max(float(n), 1.0) + eps)).astype(work))
