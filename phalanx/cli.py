@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"phalanx {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_run(commands)
-    ops = commands.add_parser("ops", help="print the table of operations")
+    ops = commands.add_parser("ops", help="list the ops, layers, losses and optimizers, or check them")
+    ops.add_argument("--check", action="store_true", help="against float64 differences and PyTorch; 1 when one is off")
+    ops.add_argument("entries", nargs="*", metavar="NAME", help="with --check: only these")
     ops.set_defaults(call=_ops, name="ops")
     checkpoints = commands.add_parser("ckpt", help="list or verify checkpoints")
     checkpoints.add_argument("action", choices=("ls", "verify"), help="ls: one line each; verify: read every checksum")
@@ -201,7 +203,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _ops(options: argparse.Namespace) -> int:
-    return _module("show").print_ops()
+    return _module("ops_check").check(options.entries) if options.check else _module("ops_table").print_table()
 
 
 def _ckpt(options: argparse.Namespace) -> int:

@@ -1,31 +1,13 @@
-"""What ``phalanx ops`` and ``phalanx ckpt`` print."""
+"""What ``phalanx ckpt`` prints."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 import sys
 from pathlib import Path
 
-from .core import ops
 from .core.checkpoint.parts import read_manifest, verify
 from .core.checkpoint.store import Store, step_of
 from .core.errors import CheckpointError
-from .core.op import TABLE
-
-
-def print_ops() -> int:
-    """One line for each operation: its name, where it stands, what it does."""
-    for module in pkgutil.iter_modules(ops.__path__):
-        importlib.import_module(f"{ops.__name__}.{module.name}")
-    width = max((len(name) for name in TABLE), default=0)
-    for name, op in TABLE.items():
-        words = (inspect.getdoc(op.forward) or "").partition("\n")[0]
-        place = op.forward.__module__.removeprefix("phalanx.")
-        print(f"{name:{width}}  {place:24}  {words}".rstrip())
-    print(f"{len(TABLE)} operations")
-    return 0
 
 
 def list_checkpoints(folder: str) -> int:

@@ -12,15 +12,9 @@ from phalanx.core.gradcheck import gradcheck
 from phalanx.core.graph import apply, unbroadcast
 from phalanx.core.op import TABLE
 from phalanx.core.tensor import Tensor
-from tests.core.op_cases import CASES as ELEMENTARY
 from tests.core.op_cases import Case
-from tests.core.op_cases_arrays import CASES as ARRAYS
-from tests.core.op_cases_more import CASES as MORE
-from tests.core.op_cases_nn import CASES as LAYERS
-from tests.core.op_cases_recurrent import CASES as RECURRENT
-from tests.core.op_cases_shards import CASES as SHARDS
+from tests.core.op_cases_all import CASES
 
-CASES = [*ELEMENTARY, *ARRAYS, *MORE, *LAYERS, *RECURRENT, *SHARDS]
 WITH_GRADIENT = [case for case in CASES if TABLE[case.op].differentiable != () and case.wanted()]
 DTYPES = [np.float32, np.float64]
 
