@@ -30,6 +30,8 @@ ABORT_GRACE_S = 2.0
 """How long the main thread of the failing rank may take to print its traceback."""
 ABORT_LIMIT_S = 5
 """MPI_Abort itself may hang where mpirun cannot be reached: after so long the kernel ends this process."""
+ABORT_APART_S = 0.1
+"""Ranks that end the job by themselves do it one after the other: of two at once mpirun itself may crash (Open MPI 5.0)."""
 FIRST_TAG = 1
 FAR_PIECE_NBYTES = 1 << 20
 """Largest single transfer to another host, and what Open MPI sends there at once, without asking the receiver first: its
@@ -122,6 +124,7 @@ class World(Peers):
             if any(peer.why for peer in self.mesh.peers.values()):  # mpirun cannot reach all of its daemons
                 end_launcher_after(ABORT_GRACE_S)
             signal.alarm(ABORT_LIMIT_S)
+            time.sleep(min(ABORT_APART_S * self.mesh.rank, 1.0))
             self.comm.Abort(code)
         while True:  # another thread is ending the process
             time.sleep(1.0)
