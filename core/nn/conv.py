@@ -126,7 +126,8 @@ class _Conv(ConvBase):
         if self.padding == "same":
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             return [n for t in reversed(total) for n in (t // 2, t - t // 2)]
-        return [n for p in reversed(self.padding) for n in (int(p), int(p))]
+        widths: Any = self.padding
+        return [n for p in reversed(widths) for n in (p, p)]
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, in_channels, *size) -> (N, out_channels, *size')."""

@@ -16,7 +16,7 @@ from .module import Module
 class LossBase(Module):
     """Remembers ``reduction``: "mean" (default), "sum" or "none"."""
 
-    reductions = ("mean", "sum", "none")
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
 
     def __init__(self, size_average: None = None, reduce: None = None, reduction: str = "mean") -> None:
         super().__init__()
@@ -270,8 +270,9 @@ class KLDivLoss(LossBase):
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Any = None) -> Tensor:
         """Two equal shapes -> a number, or that shape with reduction "none"."""
-        options = {"reduction": self.reduction, "log_target": self.log_target}
-        return F.kl_div(input, target, sample_weight=sample_weight, **options)
+        return F.kl_div(
+            input, target, reduction=self.reduction, log_target=self.log_target, sample_weight=sample_weight
+        )
 
 
 class PoissonNLLLoss(LossBase):
@@ -295,7 +296,7 @@ class PoissonNLLLoss(LossBase):
 
     def forward(self, log_input: Tensor, target: Tensor, sample_weight: Any = None) -> Tensor:
         """Two equal shapes -> a number, or that shape with reduction "none"."""
-        options = {"log_input": self.log_input, "full": self.full, "eps": self.eps}
+        options: dict[str, Any] = {"log_input": self.log_input, "full": self.full, "eps": self.eps}
         return F.poisson_nll_loss(log_input, target, reduction=self.reduction, sample_weight=sample_weight, **options)
 
 
