@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from phalanx.core.tensor import Tensor
 from phalanx.onnx_export.rule import RULES
 from phalanx.onnx_export.runs import leaves, run
 
-from .onnx_cases import CASES, NO_LAYERS, REFUSED, Case, Of
+from . import onnx_models
+from .onnx_cases import CASES, NO_LAYERS, REFUSED, Case, Of, floats, labels
 from .onnx_models import FUNCTIONS, MODELS
 
 onnx = pytest.importorskip("onnx")
@@ -100,6 +102,45 @@ def test_model(name: str, tmp_path: Path) -> None:
     assert found == axes
     named = {tensor.name for tensor in graph.initializer}
     assert {name for name, p in model.named_parameters() if p.ndim > 1 and "lstm" not in name} <= named
+
+
+def in_torch() -> Any:
+    """onnx_models.py with PyTorch's imports instead of ours."""
+    path = Path(__file__).with_name("onnx_models.py")
+    text = path.read_text().replace("import phalanx\n", "import torch as phalanx\n")
+    text = text.replace("from phalanx import nn\n", "from torch import nn\n")
+    module = types.ModuleType(f"{__package__}.onnx_models_in_torch")
+    module.__package__ = __package__
+    exec(compile(text, str(path), "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "name, options", [("ResNet18", {"width": 16}), ("ResNet18", {"width": 64}), ("Words", {}), ("GPT", {})]
+)
+def test_from_pytorch_to_onnxruntime(name: str, options: dict[str, int], tmp_path: Path) -> None:
+    """Weights by safetensors into our model of the same text, exported, run: PyTorch's outputs."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_model
+
+    torch.manual_seed(3)
+    theirs = getattr(in_torch(), name)(**options).eval()
+    for layer in theirs.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    save_model(theirs, str(tmp_path / "m.safetensors"))
+    model = getattr(onnx_models, name)(**options)
+    phalanx.load_into(model, tmp_path / "m.safetensors")
+    draw = floats(3, 32, 48) if name == "ResNet18" else labels(40, 9)
+    phalanx.onnx.export(model, Tensor(draw(1)[0]), tmp_path / "m.onnx", verify=False)
+    running = session(tmp_path / "m.onnx")
+    (x,) = draw(3)
+    (found,) = running.run(None, {running.get_inputs()[0].name: x})
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_every_layer_has_a_case() -> None:

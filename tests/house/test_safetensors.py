@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,15 @@ def test_a_model_in_data_parallel_has_its_own_names(tmp_path: Path) -> None:
     phalanx.save(phalanx.DataParallel(model), tmp_path / "m")
     assert sorted(phalanx.load(tmp_path / "m")) == ["bias", "weight"]
     phalanx.shutdown()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_ranks_the_first_writes(tmp_path: Path, monkeypatch: Any, rank: int) -> None:
+    for module in ("state", "folder"):
+        monkeypatch.setattr(f"phalanx.model_io.{module}.joined", lambda: SimpleNamespace(rank=rank))
+    phalanx.save(nn.Linear(2, 1), tmp_path / "m")
+    phalanx.save_model(nn.Linear(2, 1), tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["folder", "m"] if rank == 0 else [])
 
 
 class Tied(nn.Module):
