@@ -1,11 +1,10 @@
 """Tables: CSV files with numbers and words, missing values, scaling and encoding, under scikit-learn's names."""
 
-from .prepare import (
+from .prepare import Pipeline, Preparation
+from .steps import (
     MinMaxScaler,
     OneHotEncoder,
     OrdinalEncoder,
-    Pipeline,
-    Preparation,
     RobustScaler,
     SimpleImputer,
     StandardScaler,
