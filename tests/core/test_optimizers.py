@@ -266,6 +266,25 @@ def test_numbers_split_runs_and_survive() -> None:
     assert twin.param_groups[0]["lr"] == 0.01
 
 
+def test_equal_steps_but_other_numbers() -> None:
+    """Two neighbours with one step each, done under different betas: each goes on with its own product."""
+
+    def run(turns: list[tuple[int, ...]]) -> list[np.ndarray]:
+        parameters = [nn.Parameter(np.ones(3)), nn.Parameter(np.ones(3))]
+        optimizer = optim.NAdam(parameters, lr=0.01)
+        for beta, turn in zip((0.9, 0.5, 0.7), turns, strict=True):
+            optimizer.param_groups[0]["betas"] = (beta, 0.999)
+            for number, parameter in enumerate(parameters):
+                parameter.grad = phalanx.ones(3).double() if number in turn else None
+            optimizer.step()
+        return [p.detach().numpy() for p in parameters]
+
+    together, first, second = run([(0,), (1,), (0, 1)]), run([(0,), (), (0,)]), run([(), (1,), (1,)])
+    np.testing.assert_array_equal(together[0], first[0])
+    np.testing.assert_array_equal(together[1], second[1])
+    assert (together[0] != together[1]).all()
+
+
 def test_loading_refuses_what_does_not_fit() -> None:
     def adam(shape: int = 3, **options: Any) -> tuple[Any, Any]:
         weight = nn.Parameter(np.ones(shape))

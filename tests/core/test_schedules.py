@@ -103,7 +103,11 @@ def test_rates_are_pytorchs(case: str, kind: str) -> None:
 def test_resumed_goes_on_to_the_bit(case: str) -> None:
     """Through JSON, into objects made anew, at the start, within and behind a phase."""
     optimizer = ours()
-    whole = rows(optimizer, CASES[case](lr_scheduler, optimizer))
+    scheduler = CASES[case](lr_scheduler, optimizer)
+    whole = rows(optimizer, scheduler)
+    if not isinstance(scheduler, lr_scheduler.MultiplicativeLR) and not hasattr(scheduler, "_schedulers"):
+        formula = [[scheduler.rate(index, step) for index in range(2)] for step in range(STEPS + 1)]
+        assert [row[:2] for row in whole] == formula, "alone a rate is the formula's, to the bit"
     for at in (0, 25, 70):
         optimizer = ours()
         scheduler = CASES[case](lr_scheduler, optimizer)
