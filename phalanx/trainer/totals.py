@@ -85,7 +85,7 @@ class Totals:
                 if parts and saved:
                     parts[:] = [(0, _join(metric, _sum(metric, parts), _sum(metric, saved)))]
                 elif saved:
-                    parts[:] = [(int(level), dict(part)) for level, part in saved]
+                    parts[:] = [(int(level), _arrays(part)) for level, part in saved]
 
     def _gathered(self) -> dict[int, list[Parts]]:
         if self._group.size == 1:
@@ -120,7 +120,12 @@ def _join(metric: Any, left: State, right: State) -> State:
     metric.reset()
     metric.merge(left)
     metric.merge(right)
-    return metric.state()
+    return _arrays(metric.state())
+
+
+def _arrays(state: Mapping[str, Any]) -> State:
+    """A sum of arrays without dimensions is a scalar in NumPy, and a number of JSON after a resume."""
+    return {key: np.asarray(value) for key, value in state.items()}
 
 
 def _sum(metric: Any, parts: Sequence[tuple[int, State]]) -> State:

@@ -453,7 +453,7 @@ class AskForStop(callbacks.Callback):
             phalanx.request_stop("the budget is spent")
 
 
-@pytest.mark.parametrize(("first", "then", "at"), [(2, 3, 1), (3, 1, 5), (1, 2, 8), (2, 2, 11)])
+@pytest.mark.parametrize(("first", "then", "at"), [(2, 3, 1), (3, 1, 5), (1, 2, 9), (2, 2, 11)])
 def test_interrupted_and_resumed_elsewhere_is_not_interrupted(
     first: int, then: int, at: int, tmp_path: Path, alone: dict[str, Any]
 ) -> None:
