@@ -98,7 +98,7 @@ class Walk:
                 self._add(edge, g)
 
     def _add(self, target: Any, gradient: Array) -> None:
-        shape = target.shape if target.__class__ is Node else target.array.shape
+        shape: Any = target.shape if target.__class__ is Node else target.array.shape
         if gradient.shape != shape:
             gradient = unbroadcast(gradient, shape)
         held = self._held.get(target)

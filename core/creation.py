@@ -66,6 +66,9 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return _finish(array_from(data), dtype, device, False)
 
 
+asarray = as_tensor
+
+
 def from_numpy(array: np.ndarray) -> Tensor:
     """A Tensor on the memory of a NumPy array.
 
@@ -161,6 +164,34 @@ def linspace(
 
 def _array_of(input: Any) -> Any:
     return input.array if isinstance(input, Variable) else np.asarray(input)
+
+
+def logspace(
+    start: float,
+    end: float,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """``steps`` values from ``base ** start`` to ``base ** end``, both included, at equal ratios.
+
+    >>> phalanx.logspace(0, 2, 3)
+    tensor([  1.,  10., 100.])
+    """
+    values = np.power(np.float64(base), np.linspace(start, end, steps))
+    return _finish(values, _default(dtype), device, requires_grad)
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A 0-d tensor, float32 without a dtype.
+
+    >>> phalanx.scalar_tensor(2)
+    tensor(2.)
+    """
+    return _finish(np.asarray(s), _default(dtype), device, requires_grad)
 
 
 def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from .backend import Device
 from .creation import arange as arange
 from .creation import as_tensor as as_tensor
+from .creation import asarray as asarray
 from .creation import bernoulli as bernoulli
 from .creation import empty as empty
 from .creation import empty_like as empty_like
@@ -23,6 +24,7 @@ from .creation import from_numpy as from_numpy
 from .creation import full as full
 from .creation import full_like as full_like
 from .creation import linspace as linspace
+from .creation import logspace as logspace
 from .creation import multinomial as multinomial
 from .creation import normal as normal
 from .creation import ones as ones
@@ -34,6 +36,7 @@ from .creation import randint_like as randint_like
 from .creation import randn as randn
 from .creation import randn_like as randn_like
 from .creation import randperm as randperm
+from .creation import scalar_tensor as scalar_tensor
 from .creation import tensor as tensor
 from .creation import zeros as zeros
 from .creation import zeros_like as zeros_like

@@ -223,8 +223,8 @@ def float_power(input: Any, exponent: Any) -> Tensor:
     >>> phalanx.float_power(phalanx.tensor([2]), -1)
     tensor([0.5], dtype=float64)
     """
-    wide = [cast(x, np.dtype(np.float64)) if isinstance(x, Variable) else float(x) for x in (input, exponent)]
-    return two(arithmetic.POW, *wide)
+    base, power = (cast(x, np.dtype(np.float64)) if isinstance(x, Variable) else float(x) for x in (input, exponent))
+    return two(arithmetic.POW, base, power)
 
 
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:

@@ -197,14 +197,31 @@ def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float | None = None, di
     >>> phalanx.trapezoid(phalanx.tensor([1.0, 2.0, 3.0]))
     tensor(4.)
     """
-    axis = checked_dim("trapezoid", dim, y.array.ndim)
+    return _trapezoids("trapezoid", y, x, dx, dim).sum(dim)
+
+
+def _trapezoids(name: str, y: Any, x: Any, dx: float | None, dim: int) -> Any:
+    """The area between neighbours."""
+    axis = checked_dim(name, dim, y.array.ndim)
     size = y.shape[axis]
     middle = (y.narrow(axis, 0, size - 1) + y.narrow(axis, 1, size - 1)) * 0.5
     if x is None:
-        return middle.sum(axis) * (1.0 if dx is None else dx)
+        return middle * (1.0 if dx is None else dx)
     if dx is not None:
-        raise RangeError("trapezoid: x or dx expected, got both")
+        raise RangeError(f"{name}: x or dx expected, got both")
     steps = diff(x, dim=-1 if x.array.ndim == 1 else dim)
     if x.array.ndim == 1:
         steps = steps.reshape([-1 if i == axis else 1 for i in range(y.array.ndim)])
-    return (middle * steps).sum(axis)
+    return middle * steps
+
+
+def cumulative_trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float | None = None, dim: int = -1) -> Tensor:
+    """Running :func:`trapezoid` along ``dim``: one value less.
+
+    >>> phalanx.cumulative_trapezoid(phalanx.tensor([1.0, 2.0, 3.0]))
+    tensor([1.5, 4. ])
+    """
+    return _trapezoids("cumulative_trapezoid", y, x, dx, dim).cumsum(dim)
+
+
+trapz = trapezoid

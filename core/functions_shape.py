@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backend import common_shape
 from .errors import RangeError, ShapeError
 from .graph import Variable, apply, wrap
 from .ops import indexing, placing, shape
@@ -193,6 +194,50 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         raise ShapeError(f"combinations: a 1-D tensor expected, got shape {input.shape}")
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     return input[np.array(list(pick(range(len(input)), r)), np.int64).reshape(-1, r)]
+
+
+def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:
+    """The shape that tensors of these shapes broadcast to.
+
+    >>> phalanx.broadcast_shapes((2, 1), (3,))
+    (2, 3)
+    """
+    sizes = [(shape,) if isinstance(shape, int) else tuple(shape) for shape in shapes]
+    full = common_shape(sizes)
+    if full is None:
+        raise ShapeError(f"broadcast_shapes: {' and '.join(map(str, sizes))} do not broadcast")
+    return full
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+    """The tensors expanded to the shape that they broadcast to.
+
+    >>> [x.shape for x in phalanx.broadcast_tensors(phalanx.zeros(2, 1), phalanx.zeros(3))]
+    [(2, 3), (2, 3)]
+    """
+    given = _given(tensors)
+    full = broadcast_shapes(*(x.shape for x in given))
+    return tuple(x.expand(full) for x in given)
+
+
+def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
+    """Positions in a tensor of ``shape`` for positions in it flattened.
+
+    >>> phalanx.unravel_index(phalanx.tensor([3]), (2, 2))
+    (tensor([1]), tensor([1]))
+    """
+    return tuple(wrap(np.asarray(part)) for part in np.unravel_index(indices.array, tuple(shape)))
+
+
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
+    """Powers of each element as rows, N of them, falling unless ``increasing``.
+
+    >>> phalanx.vander(phalanx.tensor([2.0, 3.0]), 3).tolist()
+    [[4.0, 2.0, 1.0], [9.0, 3.0, 1.0]]
+    """
+    count = len(x) if N is None else N
+    powers = range(count) if increasing else range(count - 1, -1, -1)
+    return apply(shape.STACK, *(x**power for power in powers), axis=-1)
 
 
 # ---- turned ----------------------------------------------------------------------------------------------------------

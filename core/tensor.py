@@ -125,6 +125,30 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
     def is_floating_point(self) -> bool:
         return self.array.dtype.kind == "f"
 
+    def is_complex(self) -> bool:
+        """False: there are no complex numbers here."""
+        return False
+
+    def is_signed(self) -> bool:
+        """Whether the dtype has negative numbers."""
+        return self.array.dtype.kind in "if"
+
+    def is_nonzero(self) -> bool:
+        """Whether the only element is not 0."""
+        return bool(self)
+
+    def is_same_size(self, other: Tensor) -> bool:
+        """Whether the shapes are equal."""
+        return self.array.shape == other.array.shape
+
+    def pin_memory(self: Self) -> Self:
+        """Itself: what goes to a GPU is staged there."""
+        return self
+
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+        return self.array.ctypes.data if not self.is_cuda else self.array.data.ptr
+
     # ---- gradient ----------------------------------------------------------------------------------------------------
 
     @property

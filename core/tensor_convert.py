@@ -75,6 +75,15 @@ class TensorConvert(Variable):
     def bool(self) -> Tensor:
         return self.to("bool")
 
+    def short(self) -> Tensor:
+        return self.to("int16")
+
+    def byte(self) -> Tensor:
+        return self.to("uint8")
+
+    def char(self) -> Tensor:
+        return self.to("int8")
+
     def new_tensor(self, data: Any, requires_grad: Any = False) -> Tensor:
         """``data`` as a tensor of this one's dtype."""
         tensor = wrap(array_from(data).astype(self.array.dtype))

@@ -134,6 +134,8 @@ class TensorMath(Variable):
         """Arctangent in radians."""
         return apply(elementary.ARCTAN, self)
 
+    arctan = atan
+
     def erf(self) -> Tensor:
         """The error function: ``2/sqrt(pi)`` times the integral of ``exp(-t^2)`` from 0 to x."""
         return apply(elementary.ERF, self)
@@ -158,6 +160,8 @@ class TensorMath(Variable):
         """-1, 0 or 1."""
         return apply(elementary.SIGN, self)
 
+    sgn = sign
+
     def floor(self) -> Tensor:
         """The largest whole number that is not above x."""
         return apply(elementary.FLOOR, self)
@@ -169,6 +173,8 @@ class TensorMath(Variable):
     def trunc(self) -> Tensor:
         """x without what stands behind the point."""
         return apply(elementary.TRUNC, self)
+
+    fix = trunc
 
     def isnan(self) -> Tensor:
         """Whether each element is NaN."""

@@ -58,7 +58,7 @@ class TensorReduce(Variable):
         if dim is None:
             return self.amax()
         if isinstance(dim, Variable):
-            return self.maximum(dim)  # type: ignore[arg-type]
+            return self.maximum(dim)  # type: ignore[attr-defined]
         return ValuesIndices(*apply(reduce.MAX, self, axis=checked_dim("max", dim, self.array.ndim), keepdims=keepdim))
 
     @with_numpy_names
@@ -67,7 +67,7 @@ class TensorReduce(Variable):
         if dim is None:
             return self.amin()
         if isinstance(dim, Variable):
-            return self.minimum(dim)  # type: ignore[arg-type]
+            return self.minimum(dim)  # type: ignore[attr-defined]
         return ValuesIndices(*apply(reduce.MIN, self, axis=checked_dim("min", dim, self.array.ndim), keepdims=keepdim))
 
     @with_numpy_names

@@ -141,6 +141,16 @@ class TensorShape(Variable):
         """The same as :meth:`expand` to the shape of ``other``."""
         return self.expand(other.array.shape)
 
+    def sum_to_size(self, *sizes: Any) -> Tensor:
+        """Summed down to a shape that broadcasts to this one's."""
+        full = _sizes(sizes)
+        old = self.array.shape
+        extra = len(old) - len(full)
+        if extra < 0 or any(n not in (1, m) for n, m in zip(full, old[extra:], strict=True)):
+            raise ShapeError(f"sum_to_size: shape {full} does not broadcast to {old}")
+        axes = [*range(extra), *(extra + i for i, n in enumerate(full) if n == 1 and old[extra + i] != 1)]
+        return self.sum(tuple(axes), keepdim=True).reshape(full) if axes else self  # type: ignore[attr-defined,return-value]
+
     def broadcast_to(self, size: Sequence[int]) -> Tensor:
         """The same as :meth:`expand` to ``size``."""
         return self.expand(tuple(size))
@@ -238,6 +248,8 @@ class TensorShape(Variable):
             parts.append(self.narrow(dim, start, length))
             start += length
         return tuple(parts)
+
+    split_with_sizes = split
 
     @with_numpy_names
     def chunk(self, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:

@@ -36,9 +36,8 @@ def _described(name: str, entry: Any, homes: dict[int, str]) -> tuple[str, str]:
         place, words = entry.__module__, inspect.getdoc(entry)
     else:
         place = homes.get(id(entry), entry.forward.__module__)
-        words = inspect.getdoc(entry.forward) or inspect.getdoc(
-            getattr(functions, name, None) or getattr(Tensor, name, None)
-        )
+        known = (getattr(face, name, None) for face in (functions, Tensor, nn.functional))
+        words = inspect.getdoc(entry.forward) or inspect.getdoc(next(filter(None, known), None))
     return place.removeprefix("phalanx."), (words or "").partition("\n")[0]
 
 

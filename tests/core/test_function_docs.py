@@ -22,7 +22,8 @@ def _public() -> dict[str, Any]:
         for part in face.split("."):
             module = getattr(module, part)
         found.update({f"{face}.{name}": getattr(module, name) for name in module.__all__})
-    return {name: value for name, value in found.items() if inspect.isfunction(value) or inspect.isclass(value)}
+    described = {name: value for name, value in found.items() if inspect.isfunction(value) or inspect.isclass(value)}
+    return {name: value for name, value in described.items() if value.__module__.startswith("phalanx")}
 
 
 PUBLIC = _public()

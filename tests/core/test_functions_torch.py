@@ -69,6 +69,11 @@ t.linalg.matrix_norm(x.reshape(3, 2, 2)); t.linalg.matrix_norm(x.reshape(3, 2, 2
 t.linalg.cross(x.T, y.T); t.linalg.diagonal(x); t.linalg.matmul(x, y.T); t.pinverse(x); t.linalg.matrix_power(x[:, :3], 2); t.linalg.lstsq(x.T.detach(), y.T.detach())[0]
 t.einsum("ii->i", x[:, :3]); t.einsum("ii", x[:, :3]); t.einsum("iij->ij", x.reshape(3, 2, 2)[:2]); t.einsum("iji->j", x.reshape(3, 2, 2)[:2]); t.einsum("ii,jj->ij", x[:, :3], y[:, :3]); t.einsum("bii->b", x.reshape(3, 2, 2))
 t.einsum(x, [0, 1], y, [2, 1], [0, 2]); t.einsum(x, [0, 1], y, [0, 1]); t.einsum(x.reshape(3, 2, 2), [..., 0, 1], [..., 1, 0]); t.einsum("i...->...", x); t.einsum("ij,kj,lj->ikl", x, y, x); t.einsum("...ii->...i", x.reshape(3, 2, 2))
+t.broadcast_shapes((2, 1), (3,)); t.broadcast_shapes(3, (2, 3)); t.broadcast_tensors(x, y[:1], x[0]); t.unravel_index(n, (2, 3)); t.vander(x[0].detach()); t.vander(x[0].detach(), 3, increasing=True)
+t.cumulative_trapezoid(x); t.cumulative_trapezoid(x, y, dim=0); t.trapz(x, dx=2.0); t.logspace(0, 2, 5); t.logspace(-1, 1, 3, base=2.0); t.scalar_tensor(2); t.asarray([1.0, 2.0])
+x.short(); n.byte(); n.char(); x.arctan(); x.fix(); x.split_with_sizes([1, 3], 1); x.sum_to_size(1, 4); x.sum_to_size(4); x.sum_to_size(3, 4); x.sum_to_size(1); x.is_complex(); n.is_signed(); n.byte().is_signed()
+x[0, 0].is_nonzero(); x.is_same_size(y); x.is_same_size(y[0]); float(t.finfo(t.float32).eps); float(t.finfo(t.float64).min); t.iinfo(t.int16).max; t.pi; t.inf; t.e; t.newaxis; x[:, t.newaxis]; t.zeros(2, dtype=t.promote_types(t.int64, t.float32))
+t.zeros(2, dtype=t.result_type(n, 1.5)); t.zeros(2, dtype=t.result_type(n, x)); t.zeros(2, dtype=t.promote_types(t.int32, t.uint8))
 """  # the line ends separate as well
 # what is the same in both libraries but for a kind of argument or result that ours refuses or names otherwise
 DIFFERS = {"t.linalg.lstsq(x.T.detach(), y.T.detach())[0]": "t.linalg.lstsq(x.T.detach(), y.T.detach())"}
