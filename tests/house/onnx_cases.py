@@ -205,6 +205,8 @@ REFUSED = {
     "linear algebra": (Case(lambda: Of(lambda m, x: phalanx.linalg.inv(x)), floats(3, 3)), "knows no rule for op 'inv'"),
     "dropout in evaluation": (Case(lambda: Of(lambda m, x: nn.functional.dropout(x)), floats(3)), "pass training=self.training"),
     "NumPy on arrays": (Case(lambda: Of(lambda m, x: x * Tensor(np.tanh(x.array))), floats(3)), "made by NumPy"),
+    "an order by NumPy": (Case(lambda: Of(lambda m, x: x[:, np.argsort(x.array[0])]), floats(9)), "made by NumPy"),
+    "whole numbers in place": (Case(lambda: Of(lambda m, x: x.argmax(1).add_(1)), floats(9)), "is not the model's"),
     "leaving the graph": (Case(lambda: Of(lambda m, x: x * Tensor(np.tanh(x.numpy()))), floats(3)), "cannot follow forward"),
     "in place": (Case(lambda: Of(lambda m, x: (x * 2).add_(1)), floats(3)), "cannot follow forward"),
     "a choice by value": (Case(lambda: Of(lambda m, x: x if x.sum() > 0 else x * 2), lambda n: (np.float32([[1, 2], [-1, -2.5]])[:n],)),

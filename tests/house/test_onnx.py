@@ -179,19 +179,6 @@ def test_refused(name: str, tmp_path: Path) -> None:
     assert all(op.forward is forward for op, forward in before.items())
 
 
-def test_what_the_ops_do_not_show_is_found_by_running(tmp_path: Path) -> None:
-    frozen = Tensor(np.zeros(3, np.float32))
-
-    def forward(_: Any, x: Any) -> Any:
-        with phalanx.no_grad():
-            frozen.copy_(x[0].detach())  # not an op
-        return x * frozen
-
-    model = Of(forward)
-    with pytest.raises(phalanx.onnx.ExportError, match=r"made by NumPy|is not the model's"):
-        phalanx.onnx.export(model, phalanx.randn(2, 3), tmp_path / "m.onnx")
-
-
 def test_a_size_that_stays_fixed_is_told(tmp_path: Path, capsys: Any) -> None:
     def forward(_: Any, x: Any) -> Any:
         return x * 2 if x.shape[0] == 2 else x.relu()

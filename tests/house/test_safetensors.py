@@ -287,6 +287,7 @@ DAMAGED = {
     "an unknown type": build({"a": row(dtype="C64", shape=(1,))}),
     "a hole": build({"a": row(data_offsets=(4, 12))}, b"\0" * 12),
     "an overlap": build({"a": row(), "b": row(data_offsets=(4, 12))}, b"\0" * 12),
+    "the same bytes twice": build({"a": row(), "b": row()}, b"\0" * 16),
     "truncated": build({"a": row()}, b"\0" * 7),
     "too long": build({"a": row()}, b"\0" * 9),
     "metadata of numbers": build({"__metadata__": {"a": 1}, "b": row()}),
