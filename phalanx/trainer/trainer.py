@@ -28,6 +28,7 @@ from .data import training_loader
 from .loop import FitLoop, Plan
 from .precision import precision as precision_of
 from .weighting import ClassWeights, WeightedLoss
+from .whole_loss import WholeLoss, loss_of
 
 
 class Trainer:
@@ -182,7 +183,7 @@ class Trainer:
             resume: ``"auto"``: from the newest checkpoint there; None: not; or the folder of a checkpoint.
             verbose: ``"auto"`` or 1: a progress bar on a terminal and a line an epoch; 2: the lines; 0: nothing.
         """
-        if self.optimizer is None or (self.loss is None and type(self).compute_loss is Trainer.compute_loss):
+        if self.optimizer is None or (self.loss is None and not self._computes_itself):
             missing = "an optimizer" if self.optimizer is None else "a loss"
             raise StateError(f"fit() needs {missing}: give it to Trainer(model, optimizer, loss)")
         loader, held_out = training_loader(
@@ -253,7 +254,7 @@ class Trainer:
     def compute_loss(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
         """(loss, prediction) of a batch: ``loss(model(x), y)`` and the penalties that layers registered.
 
-        Override it for another form of training. Several inputs in a tuple are arguments of the model, those of a dict
+        Override it for another form of training and evaluation. Several inputs in a tuple are arguments of the model, those of a dict
         keywords. The loss should be a mean that knows its weight.
         """
         assert self.loss is not None
@@ -262,6 +263,10 @@ class Trainer:
         penalty = self.module.penalty()
         return (loss if penalty is None else loss + penalty), prediction
 
+    @property
+    def _computes_itself(self) -> bool:
+        return type(self).compute_loss is not Trainer.compute_loss
+
     # -- evaluate and predict ---------------------------------------------------------------------------------------
 
     def evaluate(self, data: Any, *, batch_size: int | None = None) -> dict[str, Any]:
@@ -269,11 +274,15 @@ class Trainer:
         logs: dict[str, Any] = {}
         self._active.call("on_evaluate_begin", logs)
         try:
-            logs |= evaluate(self.module, data, self.metrics, loss=self.loss, batch_size=batch_size)
-            with no_grad():
-                penalty = self.module.penalty()
-            if penalty is not None and "loss" in logs:
-                logs["loss"] += float(penalty.item())
+            if self._computes_itself:
+                model: Module = WholeLoss(self.module, self.compute_loss)
+                logs |= evaluate(model, data, self.metrics, loss=loss_of, batch_size=batch_size)
+            else:
+                logs |= evaluate(self.module, data, self.metrics, loss=self.loss, batch_size=batch_size)
+                with no_grad():
+                    penalty = self.module.penalty()
+                if penalty is not None and "loss" in logs:
+                    logs["loss"] += float(penalty.item())
         finally:
             self._active.call("on_evaluate_end", logs)
         return logs

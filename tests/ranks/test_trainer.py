@@ -63,12 +63,16 @@ def test_any_number_of_ranks_gives_the_same_bits(size: int, alone: dict[str, Any
     assert list(alone["history"]) == ["loss", "accuracy", "val_loss", "val_accuracy", "lr"]
 
 
+BATCH = 21
+"""Leaves two samples for the last batch: fewer than shards."""
+
+
 def by_hand() -> dict[str, Any]:
     """The loop that a Trainer stands for."""
     train, _ = data()
     model = phalanx.DataParallel(net())
     optimizer = optim.Adam(model.parameters(), lr=0.01)
-    loader = DataLoader(train, batch_size=20, shuffle=True)
+    loader = DataLoader(train, batch_size=BATCH, shuffle=True)
     right, losses = [], []
     for _ in range(2):
         hits = total = 0.0
@@ -87,11 +91,11 @@ def by_hand() -> dict[str, Any]:
     return {"weights": [t.numpy().tobytes() for t in model.state_dict().values()], "accuracy": right, "loss": losses}
 
 
-@pytest.mark.parametrize(("size", "shards"), [(1, None), (2, None), (2, 3)])
+@pytest.mark.parametrize(("size", "shards"), [(1, None), (3, None), (2, 3)])
 def test_a_fit_is_the_loop_by_hand(size: int, shards: int | None) -> None:
     def fitted() -> dict[str, Any]:
         of = trainer()
-        history = of.fit(data()[0], epochs=2, batch_size=20, verbose=0).history
+        history = of.fit(data()[0], epochs=2, batch_size=BATCH, verbose=0).history
         weights = [t.numpy().tobytes() for t in of.model.state_dict().values()]
         return {"weights": weights, "accuracy": history["accuracy"], "loss": history["loss"]}
 
@@ -289,19 +293,41 @@ def test_penalties_are_part_of_the_loss() -> None:
     assert history["loss"][0] > plain[1]["loss"][0]
 
 
-def test_a_loss_of_ones_own() -> None:
-    class Twice(phalanx.Trainer):
-        def compute_loss(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
-            prediction = self.model(x)
-            return nn.functional.cross_entropy(prediction, y) * 2.0, prediction
+class AutoEncoder(phalanx.Trainer):
+    """No targets, a model of two outputs, a loss of both and of the input."""
 
-    losses = []
-    for kind in (phalanx.Trainer, Twice):
-        phalanx.init(seed=1)
-        model = nn.Linear(FEATURES, CLASSES)
-        of = kind(model, optim.SGD(model.parameters(), lr=0.0), nn.CrossEntropyLoss())
-        losses.append(of.fit(data()[0], verbose=0).history["loss"][0])
-    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-6)
+    def compute_loss(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        output, code = self.model(x)
+        return nn.functional.mse_loss(output, x) + 0.1 * (code * code).mean(), output
+
+
+class Narrow(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up, self.rest = nn.Linear(FEATURES, 5), nn.Linear(5, FEATURES), nn.Dropout(0.5)
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        code = self.down(x)
+        return self.up(self.rest(code)), code
+
+
+@pytest.mark.filterwarnings("ignore:this loss does not say")
+def test_a_loss_of_ones_own() -> None:
+    """... is what is trained and validated; metrics see the prediction that comes with it."""
+
+    def main() -> tuple[Any, ...]:
+        x, held_out = (part.arrays[0] for part in data())
+        zero = phalanx.metrics.MeanOf(lambda prediction, target: (prediction * 0).sum(1), "zero")
+        model = Narrow()
+        of = AutoEncoder(model, optim.Adam(model.parameters(), lr=0.01), metrics=[zero])
+        of.fit(x, held_out, 2, batch_size=20, verbose=0)
+        output, code = of.predict(held_out)
+        expected = ((output - held_out) ** 2).mean() + 0.1 * (code**2).mean()
+        assert of.history.history["val_loss"][-1] == pytest.approx(float(expected), rel=1e-5)
+        assert of.evaluate(held_out) == {"loss": of.history.history["val_loss"][-1], "zero": 0.0}
+        return (result(of),)
+
+    assert same(on_ranks(1, main)) == same(on_ranks(3, main))
 
 
 def test_an_average_is_evaluated_and_training_goes_on_without_it(tmp_path: Path) -> None:
@@ -534,6 +560,27 @@ def test_last_best_and_all(tmp_path: Path) -> None:
     assert saved == {
         "last": [30, 36], "best": [best], "all": [6, 12, 18, 24, 30, 36], "steps": [5, 10, 15, 20, 25, 30, 35, 36],
     }  # fmt: skip
+
+
+def test_asked_to_stop_without_a_checkpoint(capfd: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        trainer().fit(data()[0], epochs=9, batch_size=20, callbacks=[AskForStop(3)], verbose=0)
+
+    assert on_ranks(2, main) == ["exit 1"] * 2
+    assert "stopped by the budget is spent after step 4, nothing was saved" in capfd.readouterr().err
+
+
+def test_a_trainer_finds_the_ranks_and_keeps_the_seed() -> None:
+    def main() -> tuple[int, int, int]:
+        phalanx.manual_seed(7)
+        of = trainer()
+        of.fit(data()[0], batch_size=20, verbose=0)
+        try:
+            return of.group.size, of.group.seed, phalanx.initial_seed()
+        finally:
+            phalanx.shutdown()
+
+    assert run_threads(main, 2, timeout_s=20.0) == [(2, 7, 7)] * 2
 
 
 def test_a_save_that_fails_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
