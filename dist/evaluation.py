@@ -7,16 +7,16 @@ chunk numbers. Nothing is padded. An error on one rank is an error on all of the
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
 
 from ..core import rng
 from ..core.backend import device_kind, device_of
-from ..core.data.shards import owned_range
-from ..core.errors import RangeError, ShapeError
+from ..core.errors import DataError, RangeError, ShapeError
 from ..core.metrics import Mean, Metric, get_all
 from ..core.mode import no_grad
 from ..core.nn.module import Module
@@ -29,7 +29,7 @@ from .group import Group, current
 from .nested import put_together, take_apart
 from .packed import pack, unpack
 from .processor import held_threads
-from .reduction.tree import Accumulator, Node, fold, whole_subtrees
+from .reduction.tree import Node, fold
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 _APART = 1 << 44
@@ -80,17 +80,16 @@ def evaluate(
     def join(left: list[Any], right: list[Any]) -> list[Any]:
         return [_joined(metric, *pair) for metric, pair in zip(measured, zip(left, right, strict=True), strict=True)]
 
-    found: Accumulator[list[Any]] = Accumulator(chunks.count, join)
+    partials: dict[Node, list[Any] | None] = {}
 
     def measure(number: int) -> None:
         inputs, targets, weights = _on_device_of(module, split_batch(chunks.batch(number)))
         output = call(module, inputs)
-        found.push(
-            number, [_measured(m, output, targets, weights, loss if m.name == "loss" else None) for m in measured]
-        )
+        state = [_measured(m, output, targets, weights, loss if m.name == "loss" else None) for m in measured]
+        _push(partials, number, state, join)
 
     error = _over_chunks(group, module, chunks, threads, progress, measure)
-    states = _merged(group, chunks.count, found.partials, join, error)
+    states = _merged(group, chunks, partials, join, error)
     for metric, state in zip(measured, states, strict=True):
         metric.reset()
         metric.merge(state)
@@ -125,9 +124,8 @@ def predict(
     module, forms, parts = _unwrapped(model), list[Any](), list[list[np.ndarray]]()
 
     def collect(number: int) -> None:
-        lo, hi = chunks.bounds(number)
         inputs = _on_device_of(module, split_batch(chunks.batch(number)))[0]
-        form, arrays = take_apart(call(module, inputs), hi - lo)
+        form, arrays = take_apart(call(module, inputs), chunks.samples(number))
         if forms:
             _expect_alike(forms[0], parts[0], form, arrays, number)
         forms.append(form)
@@ -135,11 +133,12 @@ def predict(
 
     error = _over_chunks(group, module, chunks, threads, progress, collect)
     kinds = [[array.dtype.str, list(array.shape[1:])] for array in parts[0]] if parts else []
-    said: dict[str, Any] = {"error": _words(error), "output": [forms[0], kinds] if forms else None}
+    said: dict[str, Any] = {"error": _words(error), "length": chunks.length}
+    said["output"] = [forms[0], kinds] if forms else None
     rows = [said]
     if group.size > 1:
         rows = group.control.all_gather_object(said, name="predict: outputs").wait()
-    _raise_together(group, error, [row["error"] for row in rows])
+    _raise_together(group, error, rows)
     (form, kinds), *others = [row["output"] for row in rows if row["output"] is not None]
     if any(other != [form, kinds] for other in others):
         raise ShapeError(
@@ -164,14 +163,15 @@ def _over_chunks(
     work: Callable[[int], None],
 ) -> Exception | None:
     """Call ``work`` for each chunk of this rank; the error that ended it, if one did. Errors of the wire are raised."""
-    numbers: Iterable[int] = range(*owned_range(group.rank, group.size, chunks.count))
     held = threads is not None and not (threads == 1 and group.shards is not None)  # with shards it is one anyway
     seed = rng.splitmix64(rng.initial_seed()) + _APART
     try:
         with ExitStack() as stack:
+            stack.enter_context(closing(chunks))
             stack.enter_context(evaluating(module))
             if held and threads is not None:
                 stack.enter_context(held_threads(threads))
+            numbers = chunks.open(group.rank, group.size)
             for number in numbers if progress is None else progress(numbers):
                 with no_grad(), discard(), rng.own_stream(seed + number):
                     work(number)
@@ -254,32 +254,40 @@ def _expect_alike(
 # -- all ranks -----------------------------------------------------------------------------------------------------------
 
 
+def _push(partials: dict[Node, Any], number: int, state: Any, join: Callable[[Any, Any], Any]) -> None:
+    """Add the state of chunk ``number`` to those before, as far as the tree goes whatever the count of all chunks."""
+    node = (number, number + 1)
+    while (before := (2 * node[0] - node[1], node[0])) in partials and before[0] % (2 * (node[1] - node[0])) == 0:
+        state = join(partials.pop(before), state)
+        node = (before[0], node[1])
+    partials[node] = state
+
+
 def _merged(
     group: Group,
-    count: int,
+    chunks: Chunks,
     partials: dict[Node, list[Any] | None],
     join: Callable[[list[Any], list[Any]], list[Any]],
     error: Exception | None,
 ) -> list[Any]:
     """The states over all chunks, merged in the order of the tree over chunk numbers."""
     if group.size > 1:
-        own = [] if error is not None else whole_subtrees(*owned_range(group.rank, group.size, count), count)
-        states = [state for node in own for state in partials[node] or []]
-        words = {"error": _words(error), "keys": [list(state) for state in states]}
+        nodes = [] if error is not None else list(partials)
+        states = [state for node in nodes for state in partials[node] or []]
+        words = {"error": _words(error), "length": chunks.length, "nodes": nodes, "keys": [list(s) for s in states]}
         data = pack(words, [array for state in states for array in state.values()])
         rows = group.control.call(lambda m: m.programs.all_gather_bytes(m, data), name="evaluate: states")
         told = [unpack(row) for row in rows]
-        _raise_together(group, error, [words["error"] for words, _ in told])
+        _raise_together(group, error, [words for words, _ in told])
         partials = {}
-        for rank, (words, arrays) in enumerate(told):
+        for words, arrays in told:
             rest = iter(arrays)
             found = [{key: next(rest) for key in keys} for keys in words["keys"]]
-            nodes = whole_subtrees(*owned_range(rank, group.size, count), count)
-            width = len(found) // len(nodes) if nodes else 0
-            partials |= {node: found[i * width : (i + 1) * width] for i, node in enumerate(nodes)}
+            width = len(found) // max(1, len(words["nodes"]))
+            partials |= {(a, b): found[i * width : (i + 1) * width] for i, (a, b) in enumerate(words["nodes"])}
     elif error is not None:
         raise error
-    merged = fold((0, count), partials, join)
+    merged = fold((0, chunks.count), partials, join)
     assert merged is not None
     return merged
 
@@ -287,19 +295,26 @@ def _merged(
 def _gathered(
     group: Group, chunks: Chunks, kind: np.dtype, tail: list[int], own: Sequence[np.ndarray], index: int
 ) -> np.ndarray:
-    """All rows of one output on all ranks."""
-    ends = [owned_range(rank, group.size, chunks.count) for rank in range(group.size)]
-    cut = [(lo * chunks.size, min(hi * chunks.size, chunks.length)) for lo, hi in ends]
-    cut = [(lo, max(lo, hi)) if lo < chunks.length else (chunks.length, chunks.length) for lo, hi in cut]
-    whole = np.empty((chunks.length, *tail), kind)
-    lo, hi = cut[group.rank]
+    """All rows of one output on all ranks, in sample order."""
+    owned = [[chunks.bounds(number) for number in chunks.owned(rank, group.size)] for rank in range(group.size)]
+    ends = np.cumsum([0, *(sum(hi - lo for lo, hi in bounds) for bounds in owned)]).tolist()
+    cut = list(itertools.pairwise(ends))
+    rows = np.empty((ends[-1], *tail), kind)
     if own:
-        np.concatenate(own, out=whole[lo:hi])
-    if group.size > 1 and whole.nbytes:
-        nbytes = whole.nbytes // chunks.length
-        flat = whole.reshape(-1).view(np.uint8)
+        np.concatenate(own, out=rows[slice(*cut[group.rank])])
+    if group.size > 1 and rows.nbytes:
+        nbytes = rows.nbytes // ends[-1]
         ranges = [(lo * nbytes, hi * nbytes) for lo, hi in cut]
+        flat = rows.reshape(-1).view(np.uint8)
         group.control.all_gather_slices(flat, ranges, name=f"predict: output {index}").wait()
+    bounds = [pair for pairs in owned for pair in pairs]  # as the ranks have them one after another
+    if bounds == sorted(bounds):
+        return rows
+    whole = np.empty_like(rows)
+    at = 0
+    for lo, hi in bounds:
+        whole[lo:hi] = rows[at : at + hi - lo]
+        at += hi - lo
     return whole
 
 
@@ -307,12 +322,15 @@ def _words(error: Exception | None) -> str | None:
     return None if error is None else f"{type(error).__name__}: {error}"
 
 
-def _raise_together(group: Group, error: Exception | None, told: Sequence[str | None]) -> None:
-    """Raise this rank's own error, or say which rank met one."""
+def _raise_together(group: Group, error: Exception | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Raise this rank's own error, or say which rank met one, or that ranks do not see the same data."""
     if error is not None:
         raise error
-    for rank, words in enumerate(told):
-        if words is not None:
-            failure = CommunicatorError(f"rank {rank} of {group.size} failed in this evaluation: {words}")
+    for rank, words in enumerate(rows):
+        if words["error"] is not None:
+            failure = CommunicatorError(f"rank {rank} of {group.size} failed in this evaluation: {words['error']}")
             failure.from_peer = True
             raise failure
+    lengths = [words["length"] for words in rows]
+    if len(set(lengths)) > 1:
+        raise DataError(f"the ranks do not see the same data: {lengths} samples on ranks 0 to {group.size - 1}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,10 @@ class DataLoader:
         if not self._in_background(place):
             return Inline(work, tasks)
         return Prefetcher(work, tasks, ahead=self.prefetch, threads=max(1, self.num_workers))
+
+    def made_of(self, epoch: int, tasks: Iterator[np.ndarray]) -> Prefetcher[Any] | Inline[Any]:
+        """The batches of ``tasks`` (indices) one after another, made where this loader's own are; its position stays."""
+        return self._supply(partial(self._batch_maker().make, epoch), tasks, epoch, placement())
 
     def _in_background(self, place: Placement) -> bool:
         maker = self._batch_maker()

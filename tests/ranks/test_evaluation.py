@@ -10,8 +10,9 @@ import pytest
 
 import phalanx
 from phalanx import metrics, nn
+from phalanx.core.data.sampling import sample_random
 from phalanx.core.errors import DataError, RangeError, ShapeError
-from phalanx.data import DataLoader, Dataset, TensorDataset
+from phalanx.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from phalanx.dist import evaluation
 from phalanx.dist.errors import CommunicatorError
 from tests.ranks.test_data_parallel import on_ranks
@@ -140,6 +141,66 @@ def test_weights_of_samples() -> None:
     assert weighted == pytest.approx(repeated, rel=1e-12)
 
 
+class Keyed(Dataset):
+    """Samples that are fetched one by one, with a random part, by threads of the loader."""
+
+    keyed = True
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = arrays()
+        return x[index] + np.float32(sample_random().random()), y[index]
+
+
+class Stream(IterableDataset):
+    keyed = True
+
+    def __init__(self, samples: int = SAMPLES) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Any:
+        x, y = arrays()
+        return iter([(x[i], y[i]) for i in range(self.samples)])
+
+
+SOURCES: dict[str, Any] = {
+    "a data set": Keyed,
+    "a loader with threads": lambda: DataLoader(Keyed(), batch_size=3, num_workers=2, shuffle=True),
+    "a stream": Stream,
+    "a loader of a stream": lambda: DataLoader(Stream(), batch_size=3),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_equal_bits_from_any_source(source: str) -> None:
+    def main() -> Any:
+        model, data = net(), SOURCES[source]()
+        results = phalanx.evaluate(model, data, ["accuracy", metrics.AUC(), metrics.Perplexity()], batch_size=3)
+        return bits(results), phalanx.predict(model, data, batch_size=3).tobytes()
+
+    alone = on_ranks(1, None, main)[0]
+    if "stream" in source:
+        x, y = arrays()
+        known = on_ranks(1, None, lambda: phalanx.predict(net(), (x, y), batch_size=3))[0]
+        assert known.tobytes() == alone[1]
+    for found in on_ranks(3, None, main):
+        assert found == alone
+
+
+def test_streams_that_end_elsewhere_on_another_rank() -> None:
+    def main() -> Any:
+        with pytest.raises(DataError, match=r"do not see the same data: \[53, 52, 53\] samples on ranks 0 to 2"):
+            phalanx.evaluate(net(), Stream(SAMPLES - (phalanx.rank() == 1)), "accuracy", batch_size=3)
+        with pytest.raises(DataError, match="do not see the same data"):
+            phalanx.predict(net(), Stream(SAMPLES - (phalanx.rank() == 1)))
+        with pytest.raises(DataError, match="is empty"):
+            phalanx.predict(net(), Stream(0))
+
+    on_ranks(3, None, main)
+
+
 class Broken(Dataset):
     def __len__(self) -> int:
         return SAMPLES
@@ -184,7 +245,7 @@ def test_refusals() -> None:
         (lambda: phalanx.evaluate(model, (x, y + 1), "acc"), RangeError, r"acc: labels must be in \[0, 4\), got 4"),
         (lambda: phalanx.evaluate(model, (x, y), loss=nn.CrossEntropyLoss(reduction="none")), ShapeError, "one number"),
         (lambda: phalanx.evaluate(lambda x: x, (x, y), "acc"), TypeError, "expected a Module"),
-        (lambda: phalanx.evaluate(model, iter([1]), "acc"), DataError, "__len__"),
+        (lambda: phalanx.evaluate(model, 5, "acc"), DataError, "__len__"),
         (lambda: phalanx.predict(_Returns(lambda x: x.sum()), x), ShapeError, "one row for each sample"),
         (lambda: phalanx.predict(_Returns(lambda x: 1), x), TypeError, "must return Tensors"),
         (lambda: phalanx.predict(_Returns(lambda x: x[:, : len(x)]), x[:, :8], batch_size=7), ShapeError, "differ between chunks"),
