@@ -1,4 +1,5 @@
 """A plain PyTorch script as people write them: which of three languages is a word from? A bidirectional LSTM over its letters."""
+# ruff: noqa: RUF059 - written as people write them
 
 import numpy as np
 import torch
