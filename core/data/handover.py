@@ -31,7 +31,7 @@ def send(connection: socket.socket, value: Any) -> None:
         connection.sendall(HEAD.pack(len(head)) + head)
         for array in arrays:
             if array.size:
-                connection.sendall(array.reshape(-1).view(np.uint8))
+                connection.sendall(_raw(array))
     except (BrokenPipeError, ConnectionResetError) as error:
         raise Closed from error
 
@@ -49,9 +49,14 @@ def receive(connection: socket.socket) -> Any:
     for dtype, shape in shapes:
         array = np.empty(shape, dtype)
         if array.size:
-            _fill(connection, memoryview(array.reshape(-1).view(np.uint8)))
+            _fill(connection, _raw(array))
         arrays.append(array)
     return _value(tree, arrays)
+
+
+def _raw(array: np.ndarray) -> memoryview:
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def _bytes(connection: socket.socket, length: int) -> bytearray:

@@ -15,7 +15,11 @@ from .shards import owned_range
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Rank ``rank`` of ``size``; ``shards`` is V of ``phalanx.init(shards=V)``, or None in the fast mode."""
+    """Rank ``rank`` of ``size``; ``shards`` is V of ``phalanx.init(shards=V)``, or None in the fast mode.
+
+    >>> phalanx.data.Placement(rank=1, size=2, shards=4).owned
+    range(2, 4)
+    """
 
     rank: int = 0
     size: int = 1
@@ -50,12 +54,23 @@ _local = of_rank(threading.local())
 
 
 def placement() -> Placement:
-    """This rank's placement; rank 0 of 1 without shards until ``phalanx.init`` says otherwise."""
+    """This rank's placement; rank 0 of 1 without shards until ``phalanx.init`` says otherwise.
+
+    >>> phalanx.data.placement()
+    Placement(rank=0, size=1, shards=None)
+    """
     return getattr(_local, "placement", _ALONE)
 
 
 def set_placement(new: Placement) -> Placement:
-    """Set this thread's placement; returns the one before."""
+    """Set this thread's placement; returns the one before. For ``phalanx.init`` and simulations.
+
+    >>> before = phalanx.data.set_placement(phalanx.data.Placement(0, 1, 2))
+    >>> batches = phalanx.data.DataLoader(phalanx.data.TensorDataset(np.arange(4)), batch_size=4).steps()
+    >>> [x.tolist() for step in batches for (x,) in step]
+    [[0, 1], [2, 3]]
+    >>> _ = phalanx.data.set_placement(before)
+    """
     before = placement()
     _local.placement = new
     return before

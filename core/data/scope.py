@@ -44,7 +44,11 @@ _local = of_rank(_Local())
 
 
 def observers() -> list[Observer]:
-    """This thread's observers: append to it or remove from it."""
+    """This thread's observers: append to it or remove from it.
+
+    >>> len(phalanx.data.observers())
+    0
+    """
     return _local.observers
 
 

@@ -32,6 +32,10 @@ class Step:
     """``for batch in step`` gives the batch of each shard that this rank owns and that holds samples, in order.
 
     The loop may run over a step more than once; the batches are the same.
+
+    >>> loader = phalanx.data.DataLoader(phalanx.data.TensorDataset(np.arange(5)), batch_size=3)
+    >>> [(step.index, step.weight, [x.tolist() for (x,) in step]) for step in loader.steps()]
+    [(0, 3, [[0, 1, 2]]), (1, 2, [[3, 4]])]
     """
 
     def __init__(self, loader: DataLoader, epoch: int, end: Any, samples: np.ndarray, place: Placement) -> None:

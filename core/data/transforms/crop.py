@@ -40,6 +40,7 @@ class Pad(Transform):
         return on_planes(image, "Pad", self.pad)
 
     def pad(self, planes: np.ndarray) -> np.ndarray:
+        """``planes`` of (..., H, W) with the border."""
         left, top, right, bottom = self.padding
         height, width = planes.shape[-2:]
         if self.padding_mode != "constant":
@@ -135,13 +136,13 @@ class RandomCrop(Transform):
             short, narrow = (max(0, self.size[axis] - padded.shape[axis - 2]) for axis in (0, 1))
             if short or narrow:
                 padded = Pad((narrow, short), self.fill, self.padding_mode).pad(padded)
-        starts = []
+        places = []
         for wanted, there in zip(self.size, padded.shape[-2:], strict=True):
             if there < wanted:
                 shape = "×".join(str(each) for each in planes.shape[-2:])
                 raise ShapeError(f"RandomCrop of {self.size} from an image of {shape}: too small even padded")
-            starts.append(int(sample_random().random() * (there - wanted + 1)))
-        return window(padded, *starts, *self.size)
+            places.append(int(sample_random().random() * (there - wanted + 1)))
+        return window(padded, places[0], places[1], *self.size)
 
 
 class RandomHorizontalFlip(Transform):

@@ -94,7 +94,7 @@ class RandomRotation(Transform):
         inverse = inverse_affine(planes.shape[-2:], -angle, center=None if self.expand else self.center)
         height, width = planes.shape[-2:]
         size = _span(inverse, height, width) if self.expand else (height, width)
-        grid = affine_grid(inverse, *size, (height, width))
+        grid = affine_grid(inverse, size[0], size[1], (height, width))
         return warp(planes, *grid, self.interpolation, fill_of("RandomRotation", self.fill, planes))
 
 
