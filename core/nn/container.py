@@ -115,7 +115,7 @@ class Sequential(_Listed):
     def __add__(self, other: Sequential) -> Sequential:
         return Sequential(*self, *other) if isinstance(other, Sequential) else NotImplemented
 
-    def __iadd__(self, other: Iterable[Module]) -> Sequential:
+    def __iadd__(self, other: Iterable[Module]) -> Sequential:  # type: ignore[misc]
         return self.extend(other)
 
     def __mul__(self, other: int) -> Sequential:
