@@ -20,8 +20,24 @@ DTYPES = [np.float32, np.float64]
 
 
 def every(cases: list[Case]) -> Any:
-    """One test for each case."""
-    return pytest.mark.parametrize("case", cases, ids=str)
+    """One test for each op, over its cases; a failure names the case."""
+    of_op: dict[str, list[Case]] = {}
+    for case in cases:
+        of_op.setdefault(case.op, []).append(case)
+
+    def decorate(test: Any) -> Any:
+        def over_cases(op: str) -> None:
+            for case in of_op[op]:
+                try:
+                    test(case)
+                except BaseException as error:
+                    error.add_note(f"in the case {case}")
+                    raise
+
+        over_cases.__name__, over_cases.__doc__ = test.__name__, test.__doc__
+        return pytest.mark.parametrize("op", list(of_op))(over_cases)
+
+    return decorate
 
 
 def tolerance(case: Case, dtype: Any) -> dict[str, float]:
