@@ -55,6 +55,8 @@ class Meeting:
     def wanted(self, place: str) -> bool:
         """Whether shards meet at ``place``. Raises GraphError for one of several owned shards that is computed alone."""
         group = self.group
+        if not self.running and not self.expected:
+            self._expect_samples_everywhere(place)
         if group.shards is None:
             return group.size > 1
         if rng.scope()[1] is None:
@@ -138,6 +140,16 @@ class Meeting:
             words = f"{type(error).__name__}: {error}"
             with suppress(CommunicatorError):  # they may have errors of their own
                 self.exchange({}, _no_merge, name="an error", error=words)
+
+    def _expect_samples_everywhere(self, place: str) -> None:
+        """Ranks without samples do not come here, and nobody has told them that they are waited for."""
+        step = innermost_step()
+        if step is None or step.is_plain or all(any(step.sizes[lo:hi]) for lo, hi in self.group.ranges):
+            return
+        raise GraphError(
+            f"{place} needs all ranks, but step {step.index} has no samples for some of them ({step.weight} in all): use "
+            "phalanx.run_shards(function, step), or drop_last=True in the DataLoader"
+        )
 
     def _with_samples(self) -> list[int]:
         """The owned shards that have samples in the innermost open step."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..core.data.scope import close_shard, observers, open_shard
@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     from ..core.nn.parameter import Parameter
     from .reducer import Reducer
 
-_buffers: WeakKeyDictionary[FlatStore, list[Any]] = WeakKeyDictionary()
-"""Gradient buffers of seats, kept for the next step."""
+
+class _Place(NamedTuple):
+    """A gradient buffer and the parameters' slots in it."""
+
+    gradient: Any
+    slots: list[Any]
+
+
+_spare: WeakKeyDictionary[FlatStore, list[_Place]] = WeakKeyDictionary()
+"""Where the gradients of all seats but the last lie, kept for the next step."""
 
 
 def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
@@ -97,22 +105,21 @@ class _Seat:
     """What belongs to one shard while others run: its record in each reducer, its gradients and where they lie."""
 
     def __init__(
-        self, reducers: Sequence[Reducer], buffers: dict[FlatStore, Any], gradients: dict[Parameter, Any]
+        self, reducers: Sequence[Reducer], places: dict[FlatStore, _Place], gradients: dict[Parameter, Any]
     ) -> None:
         self.reducers = reducers
         self.records = [OpenShard() for _ in reducers]
-        self.buffers, self.gradients = buffers, gradients
-        self.views = {store: [store.view(b, i) for i in range(len(store.parameters))] for store, b in buffers.items()}
+        self.places, self.gradients = places, gradients
 
     def take(self) -> None:
         """From now on what happens belongs to this shard."""
         for reducer, record in zip(self.reducers, self.records, strict=True):
             reducer.now = record
-        for store, buffer in self.buffers.items():
-            store.gradient = buffer
-            for parameter, view in zip(store.parameters, self.views[store], strict=True):
+        for store, place in self.places.items():
+            store.gradient = place.gradient
+            for parameter, slot in zip(store.parameters, place.slots, strict=True):
                 if store.holds(parameter):
-                    parameter._slot = view
+                    parameter._slot = slot
         for parameter in self.gradients:
             parameter._grad = self.gradients[parameter]
 
@@ -130,14 +137,18 @@ def _seats(reducers: Sequence[Reducer], count: int) -> list[_Seat]:
     parameters = list(dict.fromkeys(p for s in stores for p in s.parameters if s.holds(p)))
     slotted = [store for store in stores if not store.gradient_owned]
     for store in slotted:
-        spare = _buffers.setdefault(store, [])
-        spare += [store.new_buffer() for _ in range(count - 1 - len(spare))]
+        spare = _spare.setdefault(store, [])
+        spare += [_place(store, store.new_buffer()) for _ in range(count - 1 - len(spare))]
     seats = []
     for number in range(count):
         last = number == count - 1
-        buffers = {store: store.gradient if last else _buffers[store][number] for store in slotted}
-        seats.append(_Seat(reducers, buffers, {p: None if number else p._grad for p in parameters}))
+        places = {store: _place(store, store.gradient) if last else _spare[store][number] for store in slotted}
+        seats.append(_Seat(reducers, places, {p: None if number else p._grad for p in parameters}))
     return seats
+
+
+def _place(store: FlatStore, gradient: Any) -> _Place:
+    return _Place(gradient, [store.view(gradient, index) for index in range(len(store.parameters))])
 
 
 class _Cancelled(BaseException):

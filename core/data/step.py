@@ -63,6 +63,11 @@ class Step:
         self._parts, self._take, self._make, self._plain = parts, take, make, plain
         self._pending = len(parts)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of a loop over the loader itself, which gives every rank a batch, if need be an empty one."""
+        return self._plain
+
     def __iter__(self) -> Iterator[Any]:
         if self._closed:
             raise DataError(f"step {self.index} is over: iterate it inside the loop over loader.steps()")

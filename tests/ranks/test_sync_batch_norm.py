@@ -162,6 +162,40 @@ def test_fast_mode() -> None:
     np.testing.assert_allclose(found[0][0], mean, rtol=1e-5, atol=1e-6)
 
 
+def test_without_data_parallel() -> None:
+    """A model of one's own loop: outputs and running statistics are those of all ranks' rows together."""
+    x = data().arrays[0][:12]
+
+    def main() -> Any:
+        layer = nn.SyncBatchNorm(FEATURES)
+        lo, hi = ((0, 5), (5, 12))[phalanx.rank()]
+        return layer(phalanx.tensor(x[lo:hi])).detach().numpy(), layer.running_var.numpy()
+
+    (first, variance), (second, same) = on_ranks(2, None, main)
+    plain = nn.BatchNorm1d(FEATURES)
+    expected = plain(phalanx.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(np.concatenate([first, second]), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variance, plain.running_var.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(variance, same)
+
+
+def test_ranks_without_samples_are_not_waited_for_in_vain() -> None:
+    """A model that does not say that it meets, in a step with fewer samples than ranks."""
+    x, y = (array[:2] for array in data().arrays)
+
+    def main() -> str:
+        model = phalanx.DataParallel(nn.Linear(FEATURES, 2))
+        for step in DataLoader(TensorDataset(x, y), batch_size=2).steps():
+            for x_, _ in step:
+                with pytest.raises(GraphError) as caught:
+                    phalanx.gather_over_shards(model(x_))
+                return str(caught.value)
+        return ""
+
+    for told in on_ranks(3, None, main)[:2]:
+        assert "step 0 has no samples for some of them (2 in all): use phalanx.run_shards" in told
+
+
 def test_without_shards_of_one_rank_it_is_an_error_at_once() -> None:
     def main() -> str:
         with pytest.raises(GraphError) as caught:
