@@ -149,7 +149,7 @@ def scatter_reduce(
         total = apply(INDEX_PUT, x, part, key=key, accumulate=True)
         if reduce == "sum":
             return total
-        count = np.full(input.shape, int(include_self), input.dtype)
+        count = np.full_like(input.array, int(include_self))
         np.add.at(count, key, 1)
         count = wrap(np.maximum(count, 1))
         return total / count if input.dtype.kind == "f" else total // count

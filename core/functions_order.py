@@ -119,7 +119,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
         return ValuesIndices(input.clone(), wrap(order))
     ranked = np.take_along_axis(input.array, order, axis)
     size = input.shape[axis]
-    places = np.arange(size).reshape([-1 if i == axis else 1 for i in range(input.ndim)])
+    places = array_module(ranked).arange(size).reshape([-1 if i == axis else 1 for i in range(input.ndim)])
     first = np.take(ranked, range(1), axis)
     starts = np.concatenate([np.ones_like(first, dtype=bool), np.diff(ranked, axis=axis) != 0], axis)
     length = places - np.maximum.accumulate(np.where(starts, places, 0), axis=axis)
@@ -135,7 +135,8 @@ def _quantile(name: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpo
         raise DTypeError(f"{name}: a floating tensor expected, got {input.dtype}; convert it with .float()")
     if interpolation not in _INTERPOLATIONS:
         raise RangeError(f"{name}: interpolation is one of {', '.join(_INTERPOLATIONS)}, got {interpolation!r}")
-    fractions = np.asarray(q.array if isinstance(q, Variable) else q, np.float64)
+    xp = array_module(input.array)
+    fractions = xp.asarray(q.array if isinstance(q, Variable) else q, np.float64)
     if fractions.ndim > 1 or (fractions < 0).any() or (fractions > 1).any():
         raise RangeError(f"{name}: q is a number in [0, 1] or a 1-D tensor of them, got {q!r}")
     ndim = input.array.ndim

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .backend import array_module
 from .errors import RangeError, ShapeError
 from .functions_reduce import norm
 from .graph import apply, wrap
@@ -176,8 +177,8 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     if n < 0:
         raise RangeError(f"matrix_power: n of at least 0 expected, got {n}; linalg.matrix_power inverts")
     if n == 0:
-        eye = np.broadcast_to(np.eye(input.shape[-1], dtype=input.dtype), input.shape)
-        return wrap(np.array(eye))
+        eye = array_module(input.array).eye(input.shape[-1], dtype=input.dtype)
+        return wrap(np.broadcast_to(eye, input.shape).copy())
     result: Any = None
     square: Any = input
     while n:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import array_module
 from ..errors import DTypeError, RangeError, ShapeError
 from ..op import Array, define
 from .arithmetic import Gradients, Needs
@@ -38,6 +39,10 @@ def _call(op: str, function: Any, *arrays: Array) -> Any:
 
 def _t(x: Array) -> Array:
     return x.swapaxes(-1, -2)
+
+
+def _eye(n: int, like: Array) -> Array:
+    return array_module(like).eye(n, dtype=like.dtype)
 
 
 def _inv(a: Array) -> tuple[Array, Array]:
@@ -85,7 +90,7 @@ def _cholesky_vjp(factor: Array, gradient: Array, needs: Needs, slots: Any) -> G
     """The symmetric part of L^-T phi(L^T G) L^-1, where phi takes the lower triangle and half of the diagonal."""
     inverse = np.linalg.inv(_wide(factor)).astype(factor.dtype, copy=False)
     lower = np.tril(_t(factor) @ gradient)
-    half = 1 - 0.5 * np.eye(factor.shape[-1], dtype=factor.dtype)
+    half = 1 - 0.5 * _eye(factor.shape[-1], factor)
     full = _t(inverse) @ (lower * half) @ inverse
     return ((full + _t(full)) * factor.dtype.type(0.5),)
 
@@ -145,10 +150,10 @@ def _eigh(a: Array) -> tuple[tuple[Array, Array], Any]:
 def _eigh_vjp(saved: Any, gradient: Any, needs: Needs, slots: Any) -> Gradients:
     """V (diag(gw) + V^T gV / (w_j - w_i)) V^T, made symmetric."""
     w, v = saved
-    inner = _filled(gradient[0], w)[..., None] * np.eye(w.shape[-1], dtype=w.dtype)
+    inner = _filled(gradient[0], w)[..., None] * _eye(w.shape[-1], w)
     if gradient[1] is not None:
-        apart = w[..., None, :] - w[..., :, None] + np.eye(w.shape[-1], dtype=w.dtype)
-        off = 1 - np.eye(w.shape[-1], dtype=w.dtype)
+        apart = w[..., None, :] - w[..., :, None] + _eye(w.shape[-1], w)
+        off = 1 - _eye(w.shape[-1], w)
         inner = inner + (_t(v) @ gradient[1]) / apart * off
     full = v @ inner @ _t(v)
     return ((full + _t(full)) * w.dtype.type(0.5),)
@@ -169,7 +174,7 @@ def _svd_vjp(saved: Any, gradient: Any, needs: Needs, slots: Any) -> Gradients:
     u, s, vh = saved
     gu, gs, gvh = gradient
     k = s.shape[-1]
-    eye = np.eye(k, dtype=s.dtype)
+    eye = _eye(k, s)
     inner = _filled(gs, s)[..., None] * eye
     if gu is None and gvh is None:
         return (u @ inner @ vh,)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import array_module
 from ..op import Array, define
 from .arithmetic import Gradients, Needs, floating
 
@@ -50,7 +51,7 @@ def _extreme(accumulate: Any) -> Any:
         values = accumulate(x, axis=axis)
         shape = [1] * x.ndim
         shape[axis] = x.shape[axis]
-        places = np.arange(x.shape[axis]).reshape(shape)
+        places = array_module(x).arange(x.shape[axis]).reshape(shape)
         seen = np.where((x == values) | (x != x), places, 0)
         return (values, np.maximum.accumulate(seen, axis=axis)), (axis, seen)
 

@@ -107,6 +107,18 @@ def test_activations_are_let_go() -> None:
     np.testing.assert_allclose(x.grad.numpy(), 4 * np.exp(4.0), rtol=1e-6)
 
 
+def test_the_node_does_not_hold_the_outputs() -> None:
+    x = phalanx.ones(4, requires_grad=True)
+    y = checkpoint(lambda t: t * 2, x)
+    seen = weakref.ref(y.array)
+    total = y.sum()
+    del y
+    gc.collect()
+    assert seen() is None
+    total.backward()
+    assert x.grad.tolist() == [2.0] * 4
+
+
 def test_nothing_is_recomputed_where_nothing_is_recorded() -> None:
     calls: list[int] = []
 
