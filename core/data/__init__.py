@@ -3,10 +3,12 @@
 from . import datasets, tables, text, transforms
 from .collate import default_collate
 from .dataset import (
+    ChainDataset,
     ConcatDataset,
     Dataset,
     IterableDataset,
     MapDataset,
+    StackDataset,
     Subset,
     TensorDataset,
     TransformDataset,
@@ -35,6 +37,7 @@ from .workers import WorkerInfo, get_worker_info
 __all__ = [
     "BalancedSampler",
     "BatchSampler",
+    "ChainDataset",
     "ConcatDataset",
     "DataLoader",
     "Dataset",
@@ -44,6 +47,7 @@ __all__ = [
     "RandomSampler",
     "Sampler",
     "SequentialSampler",
+    "StackDataset",
     "Step",
     "StreamingDataset",
     "Subset",

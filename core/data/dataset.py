@@ -130,6 +130,7 @@ class Subset(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         return getattr(self.dataset, "keyed", False)
 
     def __len__(self) -> int:
@@ -159,6 +160,7 @@ class ConcatDataset(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         return all(getattr(dataset, "keyed", False) for dataset in self.datasets)
 
     def __len__(self) -> int:
@@ -170,6 +172,62 @@ class ConcatDataset(Dataset):
         index = index % len(self)
         part = bisect_right(self.cumulative_sizes, index)
         return self.datasets[part][index - (self.cumulative_sizes[part - 1] if part else 0)]
+
+
+class StackDataset(Dataset):
+    """Sample i is the tuple of the i-th samples of ``datasets``; a dict of them for keyword arguments.
+
+    >>> pairs = phalanx.data.StackDataset([1, 2], ["a", "b"])
+    >>> pairs[1], phalanx.data.StackDataset(x=[1, 2])[0]
+    ((2, 'b'), {'x': 1})
+    """
+
+    def __init__(self, *datasets: Any, **named: Any) -> None:
+        if bool(datasets) == bool(named):
+            raise RangeError("StackDataset takes data sets either by position or by name, at least one")
+        self.datasets: Any = datasets or named
+        self._parts = list(datasets or named.values())
+        lengths = [len(part) for part in self._parts]
+        if len(set(lengths)) > 1:
+            raise ShapeError(f"StackDataset needs data sets of equal length, got {lengths}")
+
+    @property
+    def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
+        return all(isinstance(part, list | tuple) or getattr(part, "keyed", False) for part in self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    def __getitem__(self, index: int) -> Any:
+        samples = [part[index] for part in self._parts]
+        return dict(zip(self.datasets, samples, strict=True)) if isinstance(self.datasets, dict) else tuple(samples)
+
+
+class ChainDataset(IterableDataset):
+    """Streams one after another.
+
+    >>> list(phalanx.data.ChainDataset([range(2), range(3)]))
+    [0, 1, 0, 1, 2]
+    """
+
+    def __init__(self, datasets: Sequence[Any]) -> None:
+        self.datasets = list(datasets)
+
+    @property
+    def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
+        return all(getattr(dataset, "keyed", False) for dataset in self.datasets)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told to those that want to know."""
+        for dataset in self.datasets:
+            if hasattr(dataset, "set_epoch"):
+                dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        for dataset in self.datasets:
+            yield from dataset
 
 
 class MapDataset(Dataset):
@@ -189,6 +247,7 @@ class MapDataset(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         return self._function_keyed and getattr(self.dataset, "keyed", False)
 
     def __len__(self) -> int:
@@ -220,6 +279,7 @@ class TransformDataset(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         parts = [part for part in (self.transform, self.target_transform) if part is not None]
         return all(getattr(part, "keyed", False) for part in (self.dataset, *parts))
 

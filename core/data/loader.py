@@ -215,7 +215,7 @@ class DataLoader:
     ) -> Prefetcher[Any] | Inline[Any]:
         """What does ``work`` for ``tasks``: this thread, others, or processes, which know samples by (epoch, indices)."""
         if indexed is not None and self.options.processes and self.num_workers:
-            if self._workers is None or self._workers.closed:
+            if self._workers is None or self._workers.closed or self._workers.busy:
                 self._workers = Workers(self.dataset, self.collate_fn, self.seed, self.num_workers, self.options)
             return self._workers.prefetch(indexed, tasks, self.prefetch)
         if not self._in_background(place):

@@ -11,14 +11,13 @@ All ranks read the same records in the same order; a rank makes samples only of 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-
-import numpy as np
 
 from .. import rng
 from ..errors import DataError, RangeError, StateError
@@ -145,9 +144,8 @@ class StreamingDataset(IterableDataset):
         parts = []
         for path in self.files:
             with open(path, "rb") as file:
-                parts.append(
-                    f"{path.name} {path.stat().st_size} {np.frombuffer(file.read(HEAD_NBYTES), np.uint8).sum()}"
-                )
+                head = hashlib.blake2b(file.read(HEAD_NBYTES), digest_size=8).hexdigest()
+            parts.append(f"{path.name} {path.stat().st_size} {head}")
         return "; ".join([*parts, f"record_nbytes={self.record_nbytes}", f"{self.shuffle_files} {self.window}"])
 
     def __repr__(self) -> str:

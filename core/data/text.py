@@ -54,6 +54,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
+        """How many tokens there are."""
         raise TypeError(f"{type(self).__name__} must define vocab_size")
 
     def encode(self, text: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -105,10 +106,10 @@ class TokenDataset(Dataset):
 
     def identity(self) -> str:
         """Sizes and beginnings of the files, and how they are cut."""
-        heads = (
-            f"{path.name} {len(t)} {t[:HEAD_TOKENS].sum(dtype=np.int64)}"
-            for path, t in zip(self.files, self._tokens, strict=True)
-        )
+        heads = []
+        for path, tokens in zip(self.files, self._tokens, strict=True):
+            head = hashlib.blake2b(tokens[:HEAD_TOKENS].tobytes(), digest_size=8).hexdigest()
+            heads.append(f"{path.name} {len(tokens)} {head}")
         return f"{'; '.join(heads)}; {self.dtype}, {self.block_size}, {self.stride}"
 
     def __getstate__(self) -> dict[str, Any]:

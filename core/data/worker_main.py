@@ -18,13 +18,14 @@ from typing import Any
 from ..errors import PhalanxError
 from . import handover
 from .batches import BatchMaker
-from .workers import NO_SAMPLE, SAMPLE, WorkerInfo, _Here
+from .workers import IGNORED, NO_SAMPLE, SAMPLE, WorkerInfo, _Here
 
 
 def main(arguments: list[str]) -> None:
-    """Make batches until the parent is gone. Signals are the parent's business: it decides when to stop."""
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    """Make batches until the parent is gone."""
+    for ignored in IGNORED:
         signal.signal(ignored, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     told = json.loads(arguments[0])
     line, life, cell = told["passed"]
     threading.Thread(target=_end_with_parent, args=(life,), daemon=True).start()

@@ -38,6 +38,8 @@ SCRUBBED = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "MPI", "HYDRA_", "SLURM_", "PHALA
 SCRUBBED_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"}
 KEPT = {"PHALANX_DATA", "PHALANX_DATA_MIRROR"}
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+IGNORED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+"""Signals that a terminal or a launcher sends to all processes of a job: the parent decides what they mean."""
 END_DEADLINE_S = 5.0
 SAMPLE = struct.Struct("<q")
 NO_SAMPLE = -1
@@ -106,11 +108,13 @@ class Worker:
         module = f"{__name__.rpartition('.')[0]}.worker_main"
         told = {"passed": passed, "number": number, "count": count, "seed": seed, "main": main}
         command = [sys.executable, "-c", _START.format(module=module), json.dumps(sys.path), json.dumps(told)]
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # the child begins with them blocked
         try:
             self.process = subprocess.Popen(
                 command, env=worker_environment(dict(os.environ)), stdin=subprocess.DEVNULL, pass_fds=passed
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
             os.close(life)
 
@@ -184,17 +188,19 @@ class Workers:
             )
         payload = _packed(dataset, collate_fn, options.worker_init_fn)
         main = _main_path() if b"__main__" in payload else None
-        self.closed, self._options = False, options
-        self._workers = [Worker(number, count, seed, payload, main) for number in range(count)]
+        self.closed, self.busy, self._options = False, False, options
+        self._workers: list[Worker] = []
+        self._finalize = weakref.finalize(self, _end, self._workers)  # also of those that had begun when one cannot
+        for number in range(count):
+            self._workers.append(Worker(number, count, seed, payload, main))
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()
         """None: no more, for every thread that asks."""
         for worker in self._workers:
             self._idle.put(worker)
-        self._finalize = weakref.finalize(self, _end, self._workers)
 
     def prefetch(self, epoch: int, tasks: Iterator[np.ndarray], ahead: int) -> Prefetcher[np.ndarray]:
         """The batches of ``tasks`` in order, ``ahead`` for each worker made beforehand."""
-        count = len(self._workers)
+        count, self.busy = len(self._workers), True
         return _FromProcesses(self, partial(self._make, epoch), tasks, ahead=max(1, ahead) * count, threads=count)
 
     def _make(self, epoch: int, indices: np.ndarray) -> Any:
@@ -243,6 +249,7 @@ class _FromProcesses(Prefetcher[np.ndarray]):
             self._workers.close()
         else:
             super().close()
+            self._workers.busy = False
 
 
 def _end(workers: list[Worker]) -> None:

@@ -329,7 +329,7 @@ def test_folders_that_do_not_fit(tmp_path):
 
 def test_without_pillow_the_way_is_shown(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(DataError, match=r"phalanx\[pictures\]"):
+    with pytest.raises(DataError, match=r"phalanx\[images\]"):
         read_picture(tmp_path / "a.png")
 
 

@@ -247,6 +247,16 @@ def test_leaving_the_loop_ends_the_processes():
     del loader
 
 
+def test_a_loop_inside_a_loop_has_processes_of_its_own():
+    loader = DataLoader(Mischief(), 10, num_workers=1, **SPAWN)
+    outer = loader.steps()
+    first = [int(batch[0].item()) for batch in next(outer)]
+    inner = loader.made_of(0, iter([np.arange(3)]))
+    assert int(inner.take()[0].item()) != first[0]
+    inner.close()
+    assert [int(batch[0].item()) for step in outer for batch in step] == first * 3
+
+
 # -- as scripts ---------------------------------------------------------------------------------------------------
 
 SCRIPT = """

@@ -68,6 +68,7 @@ class DatasetFolder(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         parts = [each for each in (self.transform, self.target_transform) if each is not None]
         own_loader = self.loader is not read_picture and not getattr(self.loader, "keyed", False)
         return not own_loader and all(getattr(each, "keyed", False) for each in parts)
@@ -96,7 +97,7 @@ class ImageFolder(DatasetFolder):
     """Pictures under ``root/class/``: sample i is (image, label), the image a float32 Tensor of (3, H, W) in [0, 1].
 
     With ``transform`` the image is what it makes of the uint8 array of H×W×3; pictures of different sizes need one that
-    makes them equal (Resize, crops). Formats: Pillow's, where installed (``pip install "phalanx[pictures]"``), and without
+    makes them equal (Resize, crops). Formats: Pillow's, where installed (``pip install "phalanx[images]"``), and without
     it .ppm, .pgm and .npy.
 
     >>> import pathlib, tempfile
@@ -153,7 +154,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         from PIL import Image  # noqa: PLC0415
     except ImportError:
-        raise DataError(f'{path}: reading {path.suffix} files needs Pillow: pip install "phalanx[pictures]"') from None
+        raise DataError(f'{path}: reading {path.suffix} files needs Pillow: pip install "phalanx[images]"') from None
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))

@@ -59,6 +59,7 @@ class IMDB(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         return all(each is None or getattr(each, "keyed", False) for each in (self.transform, self.target_transform))
 
     def __len__(self) -> int:

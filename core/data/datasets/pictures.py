@@ -33,6 +33,7 @@ class Pictures(Dataset):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         return all(each is None or getattr(each, "keyed", False) for each in (self.transform, self.target_transform))
 
     @property

@@ -41,6 +41,7 @@ class _Several(Transform):
 
     @property
     def keyed(self) -> bool:  # type: ignore[override]
+        """Whether fetching samples leaves `random` and `numpy.random` alone."""
         return all(getattr(transform, "keyed", False) for transform in self.transforms)
 
 
