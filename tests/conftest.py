@@ -24,7 +24,7 @@ LONG = re.compile(
     r"|test_hosts\.py::test_(a_rank_that_stands_still|a_proxy_that_changes_nothing|mpi_ranks_of_one_host)"
     r"|test_compression_jobs\.py::test_same_bits_and_resumed_elsewhere\[powersgd-mpirun"
     r"|test_zero\.py::test_equal_bits\[(adamax|radam|adagrad|adadelta|rprop|asgd|rmsprop)-"
-    r"|test_optimizer_state\.py::test_resumed_elsewhere.*\[(?!adam\]|nadam|muon|lars)"
+    r"|test_optimizer_state\.py::test_resumed_elsewhere.*\[(?!adam\]|nadam|muon|by hand)"
     r"|test_watch\.py::test_a_stopped_rank_is_called_stopped\[mpi"
     r"|test_data_training\.py::test_worker_processes_of_ranks_are_no_ranks\[run"
     r"|test_workers\.py::test_(what_befalls_a_worker.*\[(exit|raise|odd|sleep)|a_collate_function_crosses|persistent_workers)"

@@ -8,11 +8,12 @@ each updates its part of every run, and the new parameters are gathered.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import RangeError
+from ..errors import RangeError, StateError
 from ..flat import FlatStore, is_packed, pack
 from ..graph import enable_grad
 from ..nn.hooks import RemovableHandle
@@ -20,6 +21,7 @@ from ..nn.module import Module
 from ..nn.parameter import Parameter
 from ..owned import Keeper
 from ..tensor import Tensor
+from .own_state import OwnState
 from .state import TORCH_ONLY, OptimizerState, Options
 
 
@@ -34,12 +36,41 @@ class _Run:
     numbers: dict[str, float]
 
 
+def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step with all that belongs to it: hooks before and after, and those who listen; once, also where it calls another one's."""
+
+    @functools.wraps(step)
+    def whole(self: Optimizer, *args: Any, **named: Any) -> Any:
+        if self._within:
+            return step(self, *args, **named)
+        self._within = True
+        try:
+            for hook in tuple(self._pre_hooks.values()):
+                if (changed := hook(self, args, named)) is not None:
+                    args, named = changed
+            if self._by_hand:
+                self._ready_by_hand(closure=bool(args and callable(args[0])) or named.get("closure") is not None)
+            result = step(self, *args, **named)
+        finally:
+            self._within = False
+        self.updates += 1
+        for listener in _listeners(self._all()):
+            listener.updated(self)
+        for hook in tuple(self._post_hooks.values()):
+            hook(self, args, named)
+        return result
+
+    return whole
+
+
 class Optimizer(OptimizerState):
     """Base class. ``params``: an iterable of parameters, of (name, parameter) pairs, or of dicts with the key ``"params"`` and options.
 
     Hyperparameters are those of the global batch; under a DataParallel ``step()`` first completes the sum of the
     gradients over shards and ranks and must be called by all ranks. Options that tell PyTorch how to run an update
-    (``foreach``, ``fused``, ``capturable``) are accepted and change nothing. A subclass defines ``state_names`` and ``update``.
+    (``foreach``, ``fused``, ``capturable``) are accepted and change nothing. A subclass defines ``state_names`` and ``update``;
+    one that PyTorch's users have written, with a ``step()`` that goes through ``param_groups`` and keeps what it needs in
+    ``self.state[p]``, works too, but not with ZeRO.
 
     >>> class Plain(optim.Optimizer):
     ...     def __init__(self, params, lr=0.1):
@@ -63,6 +94,15 @@ class Optimizer(OptimizerState):
     number_names: tuple[str, ...] = ()
     """Numbers that a parameter's update carries from step to step (see :meth:`numbers`)."""
 
+    _by_hand = False
+    """Whether a subclass has a ``step()`` of its own and no ``update()``."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in vars(cls):
+            cls._by_hand = cls.update is Optimizer.update
+            cls.step = _whole(cls.step)  # type: ignore[method-assign]
+
     def __init__(self, params: Iterable[Any], defaults: Options) -> None:
         self.defaults = defaults
         self.param_groups: list[Options] = []
@@ -70,6 +110,8 @@ class Optimizer(OptimizerState):
         """Calls of :meth:`step` on this object; a resume does not count."""
         self._steps: dict[Parameter, int] = {}
         self._numbers: dict[Parameter, dict[str, float]] = {}
+        self._own = OwnState() if self._by_hand else None
+        self._within = False
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._post_hooks: dict[int, Callable[..., Any]] = {}
         if isinstance(params, Tensor):
@@ -148,15 +190,12 @@ class Optimizer(OptimizerState):
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
+    @_whole
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; others are left alone, as in PyTorch.
 
         ``closure`` computes the loss anew, with its gradients, before the update; its result is returned.
         """
-        for hook in tuple(self._pre_hooks.values()):
-            if (changed := hook(self, (closure,), {})) is not None:
-                arguments, named = changed
-                closure = arguments[0] if arguments else named.get("closure")
         loss = None
         if closure is not None:
             with enable_grad():
@@ -172,12 +211,17 @@ class Optimizer(OptimizerState):
                 before = spans.get(store, (lo, hi))
                 spans[store] = min(lo, before[0]), max(hi, before[1])
         self._gather(spans)
-        self.updates += 1
-        for listener in _listeners(self._all()):
-            listener.updated(self)
-        for hook in tuple(self._post_hooks.values()):
-            hook(self, (closure,), {})
         return loss
+
+    def _ready_by_hand(self, closure: bool) -> None:
+        """Whole gradients for a subclass's own ``step()``; one with a closure makes them itself."""
+        if any(p._store is not None and p._store.keeper is not None for p in self._all()):
+            raise StateError(
+                f"{type(self).__name__} has a step() of its own, which knows nothing of parts: with DataParallel(shard=...) an "
+                "optimizer defines update() and state_names()"
+            )
+        if not closure:
+            want_gradients(self._all())
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before each step; what it returns, unless None, replaces both."""

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import ShapeError, StateError
 from ..flat import FlatStore
 from ..nn.parameter import Parameter
+from .own_state import OwnState
 
 Options = dict[str, Any]
 
@@ -24,6 +25,8 @@ class OptimizerState:
     number_names: tuple[str, ...]
     _steps: dict[Parameter, int]
     _numbers: dict[Parameter, dict[str, float]]
+    _own: OwnState | None
+    """What ``self.state`` is for a subclass that has a ``step()`` of its own instead of ``update()``."""
 
     def state_names(self, group: Options) -> tuple[str, ...]:
         raise NotImplementedError
@@ -37,6 +40,8 @@ class OptimizerState:
     @property
     def state(self) -> dict[Parameter, dict[str, Any]]:
         """Parameter -> its state: ``"step"``, live views of the buffers (parts of them with ZeRO), numbers."""
+        if self._own is not None:
+            return self._own
         return {
             p: {
                 "step": self._steps[p],
@@ -52,6 +57,8 @@ class OptimizerState:
 
     def state_arrays(self, names: Mapping[Parameter, str]) -> dict[str, Any]:
         """Live views of all state, keyed "buffer/parameter name"; parts of them (OwnPart) where ranks own parts."""
+        if self._own is not None:
+            return self._own.arrays(names)
         found: dict[str, Any] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -70,6 +77,8 @@ class OptimizerState:
         found["steps"] = {names[p]: count for p, count in self._steps.items() if count}
         if self._numbers:
             found["numbers"] = {names[p]: numbers for p, numbers in self._numbers.items()}
+        if self._own is not None:
+            found["own"] = self._own.scalars(names)
         return found
 
     def prepare_state(self, scalars: Mapping[str, Any], keys: Iterable[str], names: Mapping[Parameter, str]) -> None:
@@ -89,6 +98,8 @@ class OptimizerState:
         self._steps = {p: scalars["steps"][names[p]] for p in self._all() if names[p] in scalars["steps"]}
         numbers = scalars.get("numbers", {})
         self._numbers = {p: dict(numbers[names[p]]) for p in self._all() if names[p] in numbers}
+        if self._own is not None:
+            self._own.prepare(scalars.get("own", {}), {p: names[p] for p in self._all()})
         self._pack()
         wanted, here = set(keys), set(self.state_arrays(names))
         if here != wanted:
@@ -110,7 +121,10 @@ class OptimizerState:
             options = {k: v for k, v in group.items() if k != "params"}
             groups.append(options | {"params": [index[p] for p in group["params"]]})
             for p in group["params"]:
-                if count := self._steps.get(p, 0):
+                if self._own is not None:
+                    if p in self._own:
+                        state[index[p]] = self._own.copies(p)
+                elif count := self._steps.get(p, 0):
                     buffers = {name: whole_state(self, p, name, whole) for name in self.state_names(group)}
                     state[index[p]] = {"step": count, **buffers, **self._numbers.get(p, {})}
         return {"state": state, "param_groups": groups}
@@ -130,12 +144,16 @@ class OptimizerState:
             {k: v for k, v in group.items() if k not in TORCH_ONLY | {"params", "param_names"}}
             for group in state_dict["param_groups"]
         ]
-        found = self._checked(
-            state_dict["state"], [{**g, **o} for g, o in zip(self.param_groups, options, strict=True)]
-        )
+        groups = [{**group, **new} for group, new in zip(self.param_groups, options, strict=True)]
+        found = self._checked(state_dict["state"], groups) if self._own is None else {}
         for group, new in zip(self.param_groups, options, strict=True):
             group.update(new)
         self._pack()
+        if self._own is not None:
+            self._own.clear()
+            for position, parameter in enumerate(self._all()):
+                if entry := state_dict["state"].get(position):
+                    self._own.take(parameter, entry)
         for parameter, (step, buffers, numbers) in found.items():
             self._steps[parameter] = step
             self._numbers.pop(parameter, None)

@@ -329,6 +329,68 @@ def test_hooks_and_closure() -> None:
     assert [what for what, _, _ in told] == ["before", "after", "after"] and optimizer.updates == 3
 
 
+class ByHand(optim.Optimizer):
+    """Adam, as PyTorch's users write their own."""
+
+    def __init__(self, params: Any, lr: float = 1e-3) -> None:
+        super().__init__(params, dict(lr=lr))  # noqa: C408
+
+    @phalanx.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if len(state) == 0:
+                    state["step"] = 0
+                    state["m"], state["v"] = phalanx.zeros_like(p), phalanx.zeros_like(p)
+                state["step"] += 1
+                state["m"].mul_(0.9).add_(p.grad, alpha=0.1)
+                state["v"].mul_(0.999).addcmul_(p.grad, p.grad, value=0.001)
+                root = (state["v"] / (1 - 0.999 ** state["step"])).sqrt().add_(1e-8)
+                p.data.addcdiv_(state["m"] / (1 - 0.9 ** state["step"]), root, value=-group["lr"])
+        return loss
+
+
+def test_an_optimizer_in_pytorchs_manner() -> None:
+    """Its state is saved and loaded, hooks are called once, also around one that calls another's step."""
+    arrays = start()
+    ours, optimizer = trained(ByHand, arrays)
+    expected, adam = trained(optim.Adam, arrays)
+    for mine, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+    saved = optimizer.state_dict()
+    assert saved["state"].keys() == adam.state_dict()["state"].keys() and saved["state"][0]["step"] == STEPS
+    twin = ByHand([nn.Parameter(a) for a in ours])
+    twin.load_state_dict(saved)
+    first = twin.param_groups[0]["params"][0]
+    assert twin.state[first]["step"] == STEPS and isinstance(twin.state[first]["m"], phalanx.Tensor)
+    np.testing.assert_array_equal(twin.state[first]["m"].numpy(), saved["state"][0]["m"])
+    told: list[str] = []
+
+    class Louder(ByHand):
+        def step(self, closure: Any = None) -> Any:
+            told.append("own")
+            return super().step(closure)
+
+    class LouderAdam(optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            told.append("own")
+            return super().step(closure)
+
+    for kind in (Louder, LouderAdam):
+        told.clear()
+        louder = kind([weight := nn.Parameter(np.ones(2))], lr=0.1)
+        louder.register_step_pre_hook(lambda *_: told.append("before"))
+        louder.register_step_post_hook(lambda *_: told.append("after"))
+        weight.grad = phalanx.ones(2).double()
+        louder.step()
+        assert told == ["before", "own", "after"] and louder.updates == 1
+        np.testing.assert_allclose(weight.detach().numpy(), [0.9, 0.9], rtol=1e-6)
+
+
 def test_named_parameters_and_groups() -> None:
     model = nn.Linear(2, 3)
     optimizer = optim.Adam(model.named_parameters(), lr=0.1)

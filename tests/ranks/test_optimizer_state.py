@@ -10,18 +10,23 @@ import pytest
 
 import phalanx
 from phalanx import nn, optim
+from phalanx.core.errors import StateError
 from phalanx.core.hashing import hash_array
 from phalanx.data import DataLoader
 from phalanx.optim import lr_scheduler, swa_utils
+from tests.core.test_optimizers import ByHand
 from tests.ranks.zero_runs import FEATURES, OPTIMIZERS, Net, data, digest, on_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shards? used these parameters")
 
 
+MAKERS = {name: make for name, make in OPTIMIZERS.items() if name not in ("layerwise", "rows")} | {"by hand": ByHand}
+
+
 def run(directory: Path | None, steps: int, name: str, shard: str | None = None) -> Any:
     """Two schedules, one within the other, and an average; goes on from what is there."""
-    model = phalanx.DataParallel(Net(), shard=shard, bucket_bytes=16384)
-    optimizer = OPTIMIZERS[name](model.parameters())
+    model = phalanx.DataParallel(Net(), shard=shard if name != "by hand" else None, bucket_bytes=16384)
+    optimizer = MAKERS[name](model.parameters())
     parts = [lr_scheduler.LinearLR(optimizer, 0.5, total_iters=3), lr_scheduler.CosineAnnealingLR(optimizer, 9)]
     schedule = lr_scheduler.SequentialLR(optimizer, parts, [3])
     plateau = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
@@ -49,7 +54,7 @@ def run(directory: Path | None, steps: int, name: str, shard: str | None = None)
     return digest(model, optimizer), averaged, schedule.state_dict(), plateau.state_dict()
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("layerwise", "rows")])
+@pytest.mark.parametrize("name", MAKERS)
 def test_resumed_elsewhere_with_schedule_and_average(name: str, tmp_path: Path) -> None:
     """Saved after four of seven steps by three ranks with ZeRO-2; one rank, and two with ZeRO-1, go on to equal bits."""
     (whole,) = on_ranks(1, 4, lambda: run(None, 7, name))
@@ -58,6 +63,19 @@ def test_resumed_elsewhere_with_schedule_and_average(name: str, tmp_path: Path) 
     assert on_ranks(2, 4, lambda: run(tmp_path, 7, name, "optimizer")) == [whole] * 2
     (tmp_path / "step-00000006").rename(tmp_path / "gone")
     assert on_ranks(1, 4, lambda: run(tmp_path, 7, name)) == [whole]
+
+
+def test_a_step_by_hand_knows_no_parts() -> None:
+    def main() -> None:
+        model = phalanx.DataParallel(Net(), shard="optimizer")
+        optimizer = ByHand(model.parameters())
+        for step in DataLoader(data(), batch_size=12).steps():
+            for x, y in step:
+                nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    with pytest.raises(StateError, match=r"ByHand has a step\(\) of its own, which knows nothing of parts"):
+        on_ranks(2, 4, main)
 
 
 @pytest.mark.parametrize("shard", [None, "optimizer", "gradients"])
