@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .base import Callback, Logs
 
@@ -18,7 +21,7 @@ class CSVLogger(Callback):
         separator: between columns.
         append: keep what the file holds. After a resume the rows of earlier epochs stay in any case, later ones are replaced.
 
-    Numbers have all their digits. Columns are those of the first row.
+    Numbers have all their digits, arrays are JSON. Columns are those of the first row.
 
     >>> logger = phalanx.callbacks.CSVLogger("run/log.csv")
     """
@@ -63,4 +66,6 @@ class CSVLogger(Callback):
 
 
 def _digits(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return json.dumps(value.tolist())
     return repr(float(value)) if isinstance(value, float) else value

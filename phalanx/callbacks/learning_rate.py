@@ -74,14 +74,15 @@ class LRScheduler(Callback):
     ) -> None:
         if every not in ("epoch", "step"):
             raise RangeError(f'LRScheduler expects every to be "epoch" or "step", got {every!r}')
-        self.by_function = not hasattr(scheduler, "step")
+        step: Callable[..., Any] | None = getattr(scheduler, "step", None)
+        self.by_function = step is None
         if self.by_function and not callable(scheduler):
             raise TypeError(
                 f"LRScheduler expects a scheduler with step(), or a function of epoch and rate, got {scheduler!r}"
             )
         self.scheduler: Any = scheduler
         self.every, self.monitor = every, monitor
-        self._wants_metric = not self.by_function and _needs_argument(self.scheduler.step)
+        self._wants_metric = step is not None and _needs_argument(step)
         if self._wants_metric and every == "step":
             raise RangeError(
                 f'LRScheduler: {type(self.scheduler).__name__} looks at a metric of an epoch; use every="epoch"'

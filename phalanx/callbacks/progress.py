@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import RangeError
 from ..progress_bar import is_shown, new_bar
 from .base import Callback, Logs
@@ -73,6 +75,8 @@ def for_verbosity(verbose: str | int | bool) -> list[Callback]:
 
 
 def _numbers(logs: Logs) -> str:
+    """Not arrays, such as a confusion matrix."""
+    shown = {name: value for name, value in logs.items() if not np.ndim(value)}
     return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in logs.items()
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
     )

@@ -164,6 +164,7 @@ class Trainer:
         scheduler: Any = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = "auto",
+        allow: Iterable[str] = (),
         verbose: str | int = "auto",
     ) -> History:
         """Train for ``epochs``; returns the numbers of each epoch. All ranks must call.
@@ -181,6 +182,7 @@ class Trainer:
             scheduler: of the learning rate, stepped after each epoch; for others see callbacks.LRScheduler.
             checkpoint_dir: save after each epoch, and when the job is asked to stop (see callbacks.Checkpoint).
             resume: ``"auto"``: from the newest checkpoint there; None: not; or the folder of a checkpoint.
+            allow: what may differ from the saved run (``"batch_size"``, ...), as for ``Checkpointer.resume``.
             verbose: ``"auto"`` or 1: a progress bar on a terminal and a line an epoch; 2: the lines; 0: nothing.
         """
         if self.optimizer is None or (self.loss is None and not self._computes_itself):
@@ -211,21 +213,23 @@ class Trainer:
             chosen.append(scheduler if isinstance(scheduler, LRScheduler) else LRScheduler(scheduler))
         if checkpoint_dir is not None:
             chosen.append(Checkpoint(checkpoint_dir))
-        self._run(plan, loader, CallbackList(self, chosen), resume)
+        self._run(plan, loader, CallbackList(self, chosen), resume, tuple(allow))
         return self.history
 
-    def _run(self, plan: Plan, loader: DataLoader, callbacks: CallbackList, resume: Any) -> None:
+    def _run(
+        self, plan: Plan, loader: DataLoader, callbacks: CallbackList, resume: Any, allow: tuple[str, ...]
+    ) -> None:
         self._fits += 1
         self._active, self._loop = callbacks, FitLoop(self, plan, loader, callbacks, self._fits)
         try:
             callbacks.call("reset")
-            self._resume(resume)
+            self._resume(resume, allow)
             self._loop.run()
         finally:
             callbacks.close()
             self._steps, self._epochs_begun = loader.step, self._epochs_begun + self._loop.epochs_begun
 
-    def _resume(self, which: Any) -> None:
+    def _resume(self, which: Any, allow: tuple[str, ...]) -> None:
         main = None
         for callback in self._active:
             if isinstance(callback, Checkpoint):
@@ -234,7 +238,7 @@ class Trainer:
         if main is None and which not in ("auto", "none", None):
             main = self.checkpointer(None)
         if main is not None:
-            main.resume("none" if which is None else which)
+            main.resume("none" if which is None else which, allow=allow)
 
     def checkpointer(
         self, directory: str | os.PathLike[str] | None, *, every: int | None = None, keep: int | None = 3

@@ -263,6 +263,17 @@ def test_options_of_data_parallel_change_no_bit(way: str, tmp_path: Path) -> Non
     assert same(on_ranks(3, lambda: main(WAYS[way], tmp_path / "way"))) == plain
 
 
+def test_residuals_of_compression_go_on(tmp_path: Path) -> None:
+    def main(folder: Path, *more: callbacks.Callback) -> dict[str, Any]:
+        of = trainer(compression="int8")
+        of.fit(*data(), 2, batch_size=20, checkpoint_dir=folder, callbacks=more, verbose=0)
+        return result(of)
+
+    whole = same(on_ranks(1, lambda: main(tmp_path / "whole")))
+    assert on_ranks(2, lambda: main(tmp_path / "cut", AskForStop(8))) == ["exit 0"] * 2
+    assert same(on_ranks(3, lambda: main(tmp_path / "cut"))) == whole
+
+
 def test_layers_that_need_the_whole_batch() -> None:
     def main() -> dict[str, Any]:
         model = nn.Sequential(nn.Linear(FEATURES, 8), nn.SyncBatchNorm(8), nn.ReLU(), nn.Linear(8, CLASSES))
@@ -506,6 +517,23 @@ def test_resumed_within_an_epoch_of_so_many_steps(tmp_path: Path) -> None:
     assert whole["step"] == 12
 
 
+def test_metrics_that_are_arrays_go_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    def main(folder: Path, *more: callbacks.Callback) -> dict[str, Any]:
+        model = net()
+        mass = phalanx.metrics.MeanOf(lambda prediction, target: prediction.exp().sum(1), "mass")
+        metrics = [phalanx.metrics.ConfusionMatrix(), phalanx.metrics.Perplexity(), mass]
+        of = phalanx.Trainer(model, optim.Adam(model.parameters(), lr=0.01), nn.CrossEntropyLoss(), metrics)
+        chosen = [callbacks.CSVLogger(folder / "log.csv"), *more]
+        of.fit(*data(), 2, batch_size=20, checkpoint_dir=folder / "run", callbacks=chosen, verbose=2)
+        return result(of)
+
+    whole = same(on_ranks(1, lambda: main(tmp_path / "whole")))
+    assert on_ranks(2, lambda: main(tmp_path / "cut", AskForStop(8))) == ["exit 0"] * 2
+    assert same(on_ranks(3, lambda: main(tmp_path / "cut"))) == whole
+    logs = [(tmp_path / name / "log.csv").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1] and logs[0].count("[[") == 4
+
+
 def test_resuming_what_is_done_does_nothing_more(tmp_path: Path) -> None:
     def main() -> tuple[Any, ...]:
         of = trainer()
@@ -516,6 +544,20 @@ def test_resuming_what_is_done_does_nothing_more(tmp_path: Path) -> None:
 
     assert same(on_ranks(2, main)) == (12, 12, [0, 1])
     assert same(on_ranks(2, main)) == (0, 12, [0, 1])
+
+
+def test_what_may_differ_from_the_saved_run_is_named(tmp_path: Path) -> None:
+    def main(epochs: int, batch_size: int, **options: Any) -> int:
+        of = trainer()
+        of.fit(data()[0], epochs=epochs, batch_size=batch_size, checkpoint_dir=tmp_path, verbose=0, **options)
+        return of.step
+
+    assert main(1, 20) == 6
+    with pytest.raises(StateError, match="batch_size: saved 20, now 54"):
+        main(2, 54)
+    assert main(2, 54, allow=("batch_size",)) == 8
+    assert main(1, 20, resume=None) == 6
+    assert main(1, 20, resume=tmp_path / "step-00000006") == 6
 
 
 def test_a_fit_that_stopped_early_stays_stopped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
