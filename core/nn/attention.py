@@ -13,6 +13,8 @@ import numpy as np
 from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..functions import cat
+from ..graph import apply
+from ..ops.arithmetic import WHERE
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -205,7 +207,7 @@ def _additive(mask: Tensor, dtype: np.dtype) -> Tensor:
     """A boolean mask as numbers to add: -inf where it is True."""
     if mask.dtype.kind != "b":
         return mask
-    return Tensor(array_module(mask.array).where(mask.array, dtype.type(-math.inf), dtype.type(0)))
+    return apply(WHERE, mask, dtype.type(-math.inf), dtype.type(0))
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:

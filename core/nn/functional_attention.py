@@ -7,7 +7,8 @@ import math
 from ..backend import array_module
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
-from ..ops.arithmetic import WHERE
+from ..ops.arithmetic import EQ, WHERE
+from ..ops.reduce import ALL, ANY
 from ..tensor import Tensor
 from .functional_activation import softmax
 from .functional_dropout import dropout
@@ -69,11 +70,11 @@ def _shared_heads(op: str, query: Tensor, given: Tensor) -> Tensor:
 def _masked_softmax(op: str, scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax of masked scores; rows that may attend to nothing give zeros, as in PyTorch, and not NaN."""
     if mask.dtype == bool:
-        scores, dead = apply(WHERE, mask, scores, float("-inf")), ~mask.array.any(axis=-1, keepdims=True)
+        scores, dead = apply(WHERE, mask, scores, float("-inf")), ~apply(ANY, mask, axis=-1, keepdims=True)
     elif mask.dtype.kind == "f":
-        scores, dead = scores + mask, (mask.array == float("-inf")).all(axis=-1, keepdims=True)
+        scores, dead = scores + mask, apply(ALL, apply(EQ, mask, float("-inf")), axis=-1, keepdims=True)
     else:
         raise DTypeError(f"{op}: attn_mask must be boolean or floating point, got {mask.dtype}")
-    if not dead.any():
+    if not dead.array.any():
         return softmax(scores, dim=-1)
     return apply(WHERE, dead, 0.0, softmax(apply(WHERE, dead, 0.0, scores), dim=-1))

@@ -11,6 +11,7 @@ from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..ops import expect
+from ..ops.arithmetic import CAST, EQ
 from ..ops.pad import PAD
 from ..tensor import Tensor
 
@@ -41,8 +42,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
             raise RangeError("one_hot: no labels to take num_classes from; give num_classes")
         num_classes = int(labels.max()) + 1
     expect.within("one_hot", "label", labels, num_classes, f": num_classes is {num_classes}")
-    xp = array_module(labels)
-    return Tensor((labels[..., None] == xp.arange(num_classes)).astype(np.int64))
+    hit = apply(EQ, tensor.unsqueeze(-1), array_module(labels).arange(num_classes))
+    return apply(CAST, hit, dtype=np.dtype(np.int64))
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:

@@ -243,10 +243,11 @@ class Builder:
         if kind == "zeros":
             return Tensor(np.zeros(value["shape"], value["dtype"]))
         if kind == "dataclass":
-            made: Any = self._class(value["class"])
-            if not dataclasses.is_dataclass(made):
+            fields = {name: self._value(item) for name, item in value["fields"].items()}
+            made = self._class(value["class"])
+            if not hasattr(made, "__dataclass_fields__"):
                 raise CheckpointError(f"{value['class']} is no dataclass")
-            return made(**{name: self._value(item) for name, item in value["fields"].items()})
+            return made(**fields)
         if kind == "function":
             found: Any = importlib.import_module("phalanx")
             for part in value.split("."):

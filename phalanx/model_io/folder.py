@@ -15,6 +15,7 @@ from ..core import rng
 from ..core.checkpoint.parts import telling
 from ..core.errors import CheckpointError, StateError
 from ..core.nn.module import Module
+from ..core.tree import join
 from ..dist.data_parallel import DataParallel
 from ..dist.group import joined
 from .architecture import Builder, Describer
@@ -53,27 +54,62 @@ def save_model(model: Module, folder: PathLike, *, extra: Any = None) -> None:
     if not isinstance(model, Module):
         raise StateError(f"save_model expects a Module, got {type(model).__name__}")
     describer = Describer()
-    described = describer.module(model)
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    page = {"format": _FORMAT, "version": _VERSION, "written by": __version__, "model": described, "frozen": frozen}
+    page: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "written by": __version__}
+    page["model"] = describer.module(model)
+    page["frozen"] = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     text = json.dumps(page, indent=1)
-    _prove(model, json.loads(text)["model"], describer.kinds)
+    with rng.unmarked():
+        twin = _built(json.loads(text), describer.kinds)
+        page["replaced"] = _replaced(model, twin, describer)
+        if page["replaced"]:
+            text = json.dumps(page, indent=1)
+            twin = _built(json.loads(text), describer.kinds)
+    _prove(model, twin)
     group = joined()
     if group is None or group.rank == 0:
         _write(Path(folder), text, model, extra)
 
 
-def _prove(model: Module, described: Any, kinds: Mapping[str, type]) -> None:
-    """The description gives a model of the same layers, names and shapes. Raises StateError."""
-    with rng.unmarked():
-        twin = Builder(kinds).module(described)
+def _replaced(model: Module, twin: Module, describer: Describer) -> dict[str, Any]:
+    """Layers that came, went or became others since the model was built: by path, None for one that went."""
+    rows: dict[str, Any] = {}
+
+    def visit(path: str, mine: Module, theirs: Module) -> None:
+        for name in dict.fromkeys([*mine._module_names, *theirs._module_names]):
+            own, other = (module.__dict__.get(name) for module in (mine, theirs))
+            if own is None and other is not None:
+                rows[join(path, name)] = None
+            elif own is not None and _words(own) != _words(other):
+                rows[join(path, name)] = describer.module(own)
+            elif own is not None:
+                visit(join(path, name), own, other)
+
+    visit("", model, twin)
+    return rows
+
+
+def _built(page: Mapping[str, Any], classes: Mapping[str, type] | None) -> Module:
+    """The model of a page, without its weights."""
+    builder = Builder(classes)
+    model = builder.module(page["model"])
+    for path, row in page.get("replaced", {}).items():
+        above, _, name = path.rpartition(".")
+        try:
+            setattr(model.get_submodule(above), name, None if row is None else builder.module(row))
+        except (AttributeError, TypeError, KeyError) as error:
+            raise CheckpointError(f"layer {path!r} of the model has no place: {error}") from error
+    return model
+
+
+def _prove(model: Module, twin: Module) -> None:
+    """The model that was built again has the same layers, names and shapes. Raises StateError."""
     mine, theirs = dict(model.named_modules()), dict(twin.named_modules())
     for name in [*mine, *(name for name in theirs if name not in mine)]:
         words = [_words(modules.get(name)) for modules in (mine, theirs)]
         if words[0] != words[1]:
             raise StateError(
                 f"save_model: layer {name!r} was changed since {type(model).__name__} was built: it is {words[0]}, built again it "
-                f"would be {words[1]}. Build the model as it is now, or give the class a method config()"
+                f"would be {words[1]}. Build it as it is now, or give its class a method config()"
             )
     shapes = [{n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (model, twin)]
     differing = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
@@ -138,7 +174,7 @@ def load_model(folder: PathLike, *, classes: Mapping[str, type] | None = None, d
     """
     page = _page(Path(folder))
     with rng.unmarked():
-        model = Builder(classes).module(page["model"])
+        model = _built(page, classes)
     try:
         load_into(model, Path(folder) / WEIGHTS)
     except StateError as error:

@@ -130,15 +130,20 @@ class Graph:
             return counted if first.dtype == np.int64 else self.cast(call, counted, first.dtype)
         if first.size and all(value.size and (value == first.flat[0]).all() for value in values):
             return self.node(call, "Expand", self.constant(first.flat[0], first.dtype), self.shape(call, operand.sizes))
-        if first.ndim == 2:
-            for lower in (True, False):
-                make = np.tril if lower else np.triu
-                for k in range(-1, 2):
-                    if all(same(value, make(np.ones_like(value), k)) for value in values):
-                        ones = self.node(call, "Expand", self.constant(1, np.int64), self.shape(call, operand.sizes))
-                        cut = self.node(call, "Trilu", ones, self.constant(k, np.int64), upper=int(not lower))
-                        return self.cast(call, cut, first.dtype)
+        if first.ndim >= 2 and first.size > 1:
+            for k in (-1, 0, 1):
+                if (sides := _triangle(values, k)) is not None:
+                    return self._triangular(call, operand, k, sides)
         raise StaticError(f"{described(call)} got a constant whose shape follows from the input's: {operand.sizes}")
+
+    def _triangular(self, call: Call, operand: Operand, k: int, sides: tuple[Any, Any]) -> str:
+        """One value on and below the ``k``-th diagonal of the last two axes, another one above."""
+        dtype = operand.value.dtype
+        ones = self.node(call, "Expand", self.constant(1, np.int64), self.shape(call, operand.sizes))
+        below = self.cast(call, self.node(call, "Trilu", ones, self.constant(k, np.int64), upper=0), np.bool_)
+        if dtype == np.bool_:  # of which onnxruntime has no Where
+            return below if sides[0] else self.node(call, "Not", below)
+        return self.node(call, "Where", below, *(self.constant(side, dtype) for side in sides))
 
     # ---- sizes
 
@@ -190,3 +195,17 @@ class Graph:
             shape = self.node(call, "Shape", name)
             self._known[key] = self.node(call, "Gather", shape, self.integers(axis), axis=0)
         return self._known[key]
+
+
+def _triangle(values: Sequence[np.ndarray], k: int) -> tuple[Any, Any] | None:
+    """The two values of arrays that have one on and below the ``k``-th diagonal and another one above; None for others."""
+    found = None
+    for value in values:
+        below = np.broadcast_to(np.tri(*value.shape[-2:], k, dtype=bool), value.shape)
+        inside, outside = value[below], value[~below]
+        if not inside.size or not outside.size or not ((inside == inside[0]).all() and (outside == outside[0]).all()):
+            return None
+        if found is not None and found != (inside[0], outside[0]):
+            return None
+        found = inside[0], outside[0]
+    return found

@@ -160,6 +160,11 @@ CASES: dict[str, Case] = {
     "MultiheadAttention other keys": Case(lambda: Of(lambda m, q, k, v: m.a(q, k, v, need_weights=False)[0],
                                           a=nn.MultiheadAttention(8, 2, kdim=3, vdim=4, batch_first=True)),
                                           several((5, 8), (6, 3), (6, 4))),
+    "MultiheadAttention masks": Case(lambda: Of(lambda m, x, p: m.a(x, x, x, key_padding_mask=p > 1, attn_mask=phalanx.triu(phalanx.ones(5, 5), 1).bool()),
+                                     a=nn.MultiheadAttention(8, 2, batch_first=True)), several((5, 8), (5,))),
+    "MultiheadAttention more keys": Case(lambda: Of(lambda m, x: m.a(x, x, x), a=nn.MultiheadAttention(8, 2, add_bias_kv=True, add_zero_attn=True, batch_first=True)), floats(5, 8)),
+    "TransformerEncoder padded": Case(lambda: Of(lambda m, x, p: m.e(x, src_key_padding_mask=p > 1), e=nn.TransformerEncoder(
+                                      nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)), several((5, 8), (5,))),
     "TransformerEncoderLayer": Case(lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu"), floats(5, 8)),
     "TransformerEncoder": Case(lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, norm_first=True), 2),
                                lambda n: floats(n, 8)(5), 1),

@@ -131,6 +131,17 @@ class Fused(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
+class Masked(nn.Module):
+    """A transformer with PyTorch's own causal mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+
+    def forward(self, x: Any) -> Any:
+        return self.encoder(x, mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]), is_causal=True)
+
+
 class Autoencoder(nn.Module):
     """Convolutional, with skip connections."""
 
@@ -150,6 +161,7 @@ MODELS: dict[str, tuple[Case, dict[int, str]]] = {
     "LSTM": (Case(Words, labels(50, 7)), {0: "batch", 1: "length"}),
     "GPT": (Case(GPT, labels(40, 6)), {0: "batch", 1: "length"}),
     "causal attention": (Case(Fused, floats(6, 8)), {0: "batch", 1: "length"}),
+    "masked transformer": (Case(Masked, floats(6, 8)), {0: "batch", 1: "length"}),
     "autoencoder": (Case(Autoencoder, floats(1, 8, 8)), {0: "batch", 2: "h", 3: "w"}),
 }
 """Models and their input's dynamic axes."""
@@ -204,6 +216,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[int], tuple[np.ndarray,
     "not numbers": (lambda a, b: (a.isnan(), a.isinf(), a.isfinite(), phalanx.isposinf(a), phalanx.isneginf(a), phalanx.fmax(a, b), phalanx.fmin(a, b)), with_nan),
     "signbit": (lambda x: phalanx.signbit(x), floats(9)),
     "where": (lambda a, b: phalanx.where(a > b, a, 0.5), several((4,), (4,))),
+    "where of booleans": (lambda a, b: phalanx.where(a > 0, b > 0, a < b), several((4,), (4,))),
     "masked_fill": (lambda x: x.masked_fill(x > 0, -1.0), floats(4)),
     "clamp": (lambda x: (x.clamp(-0.5, 0.5), x.clamp(min=0.1), x.clamp(max=0.1)), floats(9)),
     "clamp by tensors": (lambda a, b: a.clamp(min=b), several((4,), (4,))),
@@ -233,6 +246,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[int], tuple[np.ndarray,
     "diagonal": (lambda x: (x.diagonal(0, 1, 2), x.diagonal(-1, 2, 1)), floats(4, 3)),
     "pad": (lambda x: (F.pad(x, (1, 2)), F.pad(x, (0, 1, 2, -1), value=3.0), F.pad(x[:, None], (1, 1), mode="reflect")), floats(4, 3)),
     "made from the size": (lambda x: (x + phalanx.zeros(x.shape[0], 1), x * phalanx.arange(x.shape[0]).unsqueeze(1), x / x.shape[0], x.new_ones(x.shape[0], 3)), floats(4)),
+    "one_hot": (lambda n: F.one_hot(n.abs(), 10), integers((4,))),
+    "attention": (lambda q, m: F.scaled_dot_product_attention(q, q, q, attn_mask=m > -1), several((5, 4), (5, 5))),
+    "attention that sees nothing": (lambda q, m: F.scaled_dot_product_attention(q, q, q, attn_mask=(m > 0) & phalanx.tensor([[True], [False], [True]])),
+                                    several((3, 4), (3, 3))),
     "casts": (lambda x: (x.double(), x.long(), x.bool(), x.int().float()), floats(4)),
     "activations": (lambda x: (F.normalize(x), F.softmin(x, -1), F.glu(x), F.log_softmax(x, 1)), floats(4)),
     "bits": (lambda n: (n & 3, n | 1, n ^ 2, ~n), integers((4,))),

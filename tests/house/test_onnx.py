@@ -146,6 +146,7 @@ def test_from_pytorch_to_onnxruntime(name: str, options: dict[str, int], tmp_pat
 def test_every_layer_has_a_case() -> None:
     classes = {name for name in dir(nn) if isinstance(getattr(nn, name), type)}
     layers = {name for name in classes if issubclass(getattr(nn, name), nn.Module) and not name.endswith("Loss")}
+    layers -= {name for name in layers if name.startswith("Lazy")}  # at the first batch they become the others
     tested = {name.split()[0] for name in CASES}
     assert not (missing := layers - tested - NO_LAYERS), f"no ONNX case for {sorted(missing)}"
 

@@ -68,6 +68,26 @@ def test_every_loss(tmp_path: Path) -> None:
     assert twin.label_smoothing == 0.1
 
 
+def replaced() -> Any:
+    model = saved_classes.Stack(3, 4, 2)
+    model[1] = nn.Sequential(nn.Linear(4, 10), nn.Tanh())
+    model.append(nn.Linear(10, 1))
+    return model
+
+
+def lazy() -> Any:
+    model = saved_classes.Net(5, saved_classes.Sizes(), first=nn.LazyLinear(3))
+    model.heads[1] = nn.LazyLinear(4)
+    model(phalanx.ones(1, 5))
+    return model
+
+
+def without() -> Any:
+    model = nn.TransformerEncoderLayer(8, 2, 16)
+    model.dropout1 = None
+    return nn.Sequential(model)
+
+
 def build() -> dict[str, Any]:
     shared = nn.Linear(3, 3)
     grown = nn.Sequential(nn.Linear(3, 4))
@@ -87,6 +107,9 @@ def build() -> dict[str, Any]:
         "mine, a module inside": saved_classes.Net(5, saved_classes.Sizes(), first=nn.Sequential(nn.Linear(5, 3), nn.Tanh())),
         "mine, config": saved_classes.WithConfig(saved_classes.Sizes(4)),
         "mine, a list of arguments": saved_classes.Stack(3, 4, 2),
+        "another head": replaced(),
+        "lazy": lazy(),
+        "without a layer": without(),
     }  # fmt: skip
 
 
@@ -123,9 +146,9 @@ class Local(nn.Module):
         self.fc = nn.Linear(2, 2)
 
 
-def replaced() -> Any:
-    model = saved_classes.Stack(3, 4, 2)
-    model[1] = nn.Linear(4, 10)
+def turned() -> Any:
+    model = nn.Sequential(nn.Dropout())
+    model[0].p = 0.9
     return model
 
 
@@ -146,7 +169,10 @@ def tied() -> Any:
     [
         (lambda: nn.Sequential(Local(object())), "thing of Local is object, .* config"),
         (lambda: saved_classes.Net(3, saved_classes.Sizes(), act=lambda x: x), "act of Net is .*<lambda>, which JSON"),
-        (replaced, r"layer '1' was changed since Stack was built: it is Linear\(in_features=4, out_features=10"),
+        (
+            turned,
+            r"layer '0' was changed since Sequential was built: it is Dropout\(p=0.9, .*again it would be Dropout\(p=0.5",
+        ),
         (changed, r"tensors of Net were changed since it was built: first.weight: \(\(3, 6\)"),
         (tied, "weights of Net were tied"),
         (lambda: 3, "expects a Module, got int"),

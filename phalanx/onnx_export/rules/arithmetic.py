@@ -175,15 +175,13 @@ def _isfinite(graph: Graph, call: Call) -> str:
 
 @rule("where")
 def _where(graph: Graph, call: Call) -> str:
-    condition, yes, no = call.inputs
     dtype = output_dtype(call)
-    return graph.node(
-        call,
-        "Where",
-        graph.array(call, condition, np.bool_),
-        graph.array(call, yes, dtype),
-        graph.array(call, no, dtype),
-    )
+    condition = graph.array(call, call.inputs[0], np.bool_)
+    yes, no = (graph.array(call, operand, dtype) for operand in call.inputs[1:])
+    if dtype != np.bool_:
+        return graph.node(call, "Where", condition, yes, no)
+    kept = graph.node(call, "And", condition, yes)  # onnxruntime has no Where of booleans
+    return graph.node(call, "Or", kept, graph.node(call, "And", graph.node(call, "Not", condition), no))
 
 
 @rule("floor_divide", "remainder", "fmod")
