@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from ..backend import Device, as_dtype
 from ..errors import DTypeError
@@ -11,6 +13,8 @@ from ..tensor import Tensor
 
 if TYPE_CHECKING:
     from .module import Module
+
+Self = TypeVar("Self", bound="Convertible")
 
 
 def destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor]:
@@ -50,3 +54,39 @@ def convert(module: Module, change: Callable[[Tensor], Tensor]) -> None:
             buffer = owner.__dict__[name]
             if buffer is not None:
                 owner.__dict__[name] = changed.setdefault(id(buffer), change(buffer))
+
+
+class Convertible:
+    """The part of Module that moves it."""
+
+    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device, a dtype or both: ``to("cuda")``, ``to(phalanx.float64)``, ``to(device=..., dtype=...)``.
+
+        A floating dtype changes floating tensors only (labels and counters keep theirs). Returns self.
+        """
+        convert(self, destination(args, kwargs))  # type: ignore[arg-type]
+        return self
+
+    def half(self: Self) -> Self:
+        """Floating parameters and buffers to float16; returns self."""
+        return self.to(np.float16)
+
+    def float(self: Self) -> Self:
+        """Floating parameters and buffers to float32; returns self."""
+        return self.to(np.float32)
+
+    def double(self: Self) -> Self:
+        """Floating parameters and buffers to float64; returns self."""
+        return self.to(np.float64)
+
+    def cpu(self: Self) -> Self:
+        """Parameters and buffers to the host; returns self."""
+        return self.to("cpu")
+
+    def cuda(self: Self, device: int = 0) -> Self:
+        """Parameters and buffers to a GPU; returns self."""
+        return self.to(f"cuda:{device}")
+
+    def type(self: Self, dst_type: Any) -> Self:
+        """Floating parameters and buffers to another floating dtype; returns self."""
+        return self.to(as_dtype(dst_type))

@@ -55,7 +55,7 @@ class Hooked:
     _backward_hooks: dict[int, Callable[..., Any]]
     _backward_pre_hooks: dict[int, Callable[..., Any]]
     _state_hooks: dict[str, dict[int, Callable[..., Any]]]
-    """By kind: "saved", "loading", "loaded"."""
+    """By kind: "saving", "saved", "loading", "loaded"."""
 
     forward: Callable[..., Any]
 
@@ -92,6 +92,10 @@ class Hooked:
         Both are tuples, one entry for each positional argument and output, None for what is no tensor or has no gradient.
         """
         return RemovableHandle(self._backward_hooks, hook, prepend)
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call ``hook(module, prefix, keep_vars)`` before ``state_dict()`` reads the tensors."""
+        return RemovableHandle(self._state_hooks.setdefault("saving", {}), hook)
 
     def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call ``hook(module, state_dict, prefix, local_metadata)`` after ``state_dict()``; it may change the dict."""

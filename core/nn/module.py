@@ -6,21 +6,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ..errors import DTypeError, RangeError, ShapeError
 from ..tensor import Tensor
 from ..tree import join, walk
-from .convert import convert, destination
+from .convert import Convertible
 from .hooks import Hooked
-from .parameter import Parameter
+from .parameter import Buffer, Parameter
 from .recorded import Recorded
 from .state import IncompatibleKeys, load, tensors_of
 
 Self = TypeVar("Self", bound="Module")
 
 
-class Module(Hooked, Recorded):
+class Module(Hooked, Recorded, Convertible):
     """Base class of all layers and models, as ``torch.nn.Module``.
 
     A Parameter, Module or registered buffer that is assigned to an attribute belongs to the module. Subclasses call
@@ -100,6 +98,9 @@ class Module(Hooked, Recorded):
             own[name] = value
         elif isinstance(value, Module):
             self._claim(name, "_module_names")[name] = None
+            own[name] = value
+        elif isinstance(value, Buffer):
+            self._claim(name, "_buffer_names")[name] = value.persistent
             own[name] = value
         elif "_parameter_names" not in own:
             object.__setattr__(self, name, value)
@@ -240,6 +241,14 @@ class Module(Hooked, Recorded):
             module = below
         return module
 
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Put ``module`` at that dotted name. Raises AttributeError where the way leads nowhere, and with ``strict`` where nothing was."""
+        path, _, name = target.rpartition(".")
+        owner = self.get_submodule(path)
+        if not name or (strict and name not in owner._module_names):
+            raise AttributeError(f"{type(owner).__name__} has no module {name!r} (of {target!r})")
+        owner.add_module(name, module)
+
     def _get_tensor(self, target: str, registry: str, kind: str) -> Any:
         path, _, name = target.rpartition(".")
         module = self.get_submodule(path)
@@ -267,11 +276,17 @@ class Module(Hooked, Recorded):
         """
         state: dict[str, Any] = OrderedDict() if destination is None else destination
         prefix = prefix.removesuffix(".")
+        hooked = [
+            (path and f"{path}.", module) for path, module in self.named_modules(prefix=prefix) if module._state_hooks
+        ]
+        for path, module in hooked:
+            for hook in tuple(module._state_hooks.get("saving", {}).values()):
+                hook(module, path, keep_vars)
         for name, tensor in tensors_of(self, prefix).items():
             state[name] = tensor if keep_vars else tensor.detach()
-        for path, module in self.named_modules(prefix=prefix):
+        for path, module in hooked:
             for hook in tuple(module._state_hooks.get("saved", {}).values()):
-                hook(module, state, path and f"{path}.", {})
+                hook(module, state, path, {})
         return state
 
     def load_state_dict(
@@ -320,34 +335,6 @@ class Module(Hooked, Recorded):
                 parameter.grad = None
             else:
                 parameter.grad.zero_()
-
-    def to(self: Self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device, a dtype or both: ``to("cuda")``, ``to(phalanx.float64)``, ``to(device=..., dtype=...)``.
-
-        A floating dtype changes floating tensors only (labels and counters keep theirs). Returns self.
-        """
-        convert(self, destination(args, kwargs))
-        return self
-
-    def half(self: Self) -> Self:
-        """Floating parameters and buffers to float16; returns self."""
-        return self.to(np.float16)
-
-    def float(self: Self) -> Self:
-        """Floating parameters and buffers to float32; returns self."""
-        return self.to(np.float32)
-
-    def double(self: Self) -> Self:
-        """Floating parameters and buffers to float64; returns self."""
-        return self.to(np.float64)
-
-    def cpu(self: Self) -> Self:
-        """Parameters and buffers to the host; returns self."""
-        return self.to("cpu")
-
-    def cuda(self: Self, device: int = 0) -> Self:
-        """Parameters and buffers to a GPU; returns self."""
-        return self.to(f"cuda:{device}")
 
     # ------------------------------------------------------------------ penalties and words
 

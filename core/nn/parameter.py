@@ -48,3 +48,21 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
+
+
+class Buffer(Tensor):
+    """A Tensor that becomes a buffer of a Module when assigned to its attribute: part of its state, not trained.
+
+    One that is not ``persistent`` is left out of the state dict. The same as ``register_buffer``.
+
+    >>> layer = nn.Identity()
+    >>> layer.seen = nn.Buffer(phalanx.zeros(2))
+    >>> list(layer.state_dict())
+    ['seen']
+    """
+
+    __slots__ = ("persistent",)
+
+    def __init__(self, data: Any = (), *, persistent: bool = True) -> None:
+        super().__init__(data.array if isinstance(data, Tensor) else data)
+        self.persistent = persistent

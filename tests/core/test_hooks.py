@@ -165,6 +165,7 @@ def test_state_hooks() -> None:
                 state[prefix + "weight"] = state.pop(prefix + "kernel")
 
         model[0].register_load_state_dict_pre_hook(loading)
+        model[0].register_state_dict_pre_hook(lambda module, prefix, keep: log.append(("saving", prefix, keep)))
         model[0].register_state_dict_post_hook(lambda module, state, prefix, metadata: log.append(("saved", prefix)))
         state = dict(model.state_dict())
         state["0.kernel"] = state.pop("0.weight") * 0 + 7.0

@@ -125,6 +125,23 @@ def test_assignment_replaces_and_deletes() -> None:
     assert model.note == "kept as it is"
 
 
+def test_assigned_buffers_and_submodules_by_path() -> None:
+    model = Net()
+    model.mean = nn.Buffer(phalanx.ones(2))
+    model.cache = nn.Buffer(phalanx.zeros(3), persistent=False)
+    assert any(buffer is model.mean for buffer in model.buffers()) and not model.mean.requires_grad
+    assert "mean" in model.state_dict() and "cache" not in model.state_dict()
+    twin = copy.deepcopy(model).double()
+    assert dict(twin.named_buffers())["cache"].dtype == np.float64 and "cache" not in twin.state_dict()
+    model.set_submodule("features.1", nn.Tanh())
+    model.set_submodule("tail", nn.Identity())
+    assert isinstance(model.features[1], nn.Tanh) and [name for name, _ in model.named_children()][-1] == "tail"
+    for target, strict in (("features.9", True), ("nothing.1", False), ("", False)):
+        with pytest.raises(AttributeError, match="no module"):
+            model.set_submodule(target, nn.Identity(), strict)
+    assert model.type(phalanx.float64).head.weight.dtype == np.float64
+
+
 def test_assignment_of_a_wrong_kind() -> None:
     model = Net()
     with pytest.raises(TypeError, match=r"Net\.scale is a parameter .* got Tensor"):
