@@ -1,6 +1,6 @@
-"""New tensors: from data, constants, ranges, random numbers. Names and defaults are those of ``torch``.
+"""New tensors: from data, constants and ranges. Names and defaults are those of ``torch``.
 
-Random numbers are keyed by (seed, step, shard, call); see ``rng``.
+Random ones are in ``creation_random``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from . import rng
 from .backend import as_dtype, is_array, to_device
 from .errors import RangeError, ShapeError
 from .graph import Variable
@@ -234,139 +233,3 @@ def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
     """
     array = np.empty_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
     return _finish(array, None, device, requires_grad)
-
-
-# ---- random numbers --------------------------------------------------------------------------------------------------
-
-
-def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Uniform in [0, 1).
-
-    >>> x = phalanx.rand(1000)
-    >>> bool(((x >= 0) & (x < 1)).all())
-    True
-    """
-    return _finish(rng.uniform(_shape(size), rng.next_key("user"), _default(dtype)), dtype, device, requires_grad)
-
-
-def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal.
-
-    >>> phalanx.randn(2, 3).shape
-    (2, 3)
-    """
-    return _finish(rng.normal(_shape(size), rng.next_key("user"), _default(dtype)), dtype, device, requires_grad)
-
-
-def randint(
-    low: int,
-    high: Any = None,
-    size: Any = None,
-    *,
-    dtype: Any = None,
-    device: Any = None,
-    requires_grad: bool = False,
-) -> Tensor:
-    """Integers in [low, high): ``randint(high, size)`` or ``randint(low, high, size)``; int64 without a dtype.
-
-    >>> x = phalanx.randint(3, 6, (1000,))
-    >>> x.unique()
-    tensor([3, 4, 5])
-    """
-    if size is None:
-        low, high, size = 0, low, high
-    if high <= low:
-        raise RangeError(f"randint expects low < high, got low={low} and high={high}")
-    values = rng.integers(_shape((size,)), low, high, rng.next_key("user"))
-    return _finish(values, dtype, device, requires_grad)
-
-
-def randperm(n: int, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """The integers 0 to n-1 in random order.
-
-    >>> phalanx.randperm(4).sort().values
-    tensor([0, 1, 2, 3])
-    """
-    draw = rng.random_bits(2 * n, rng.next_key("user")).reshape(n, 2).astype(np.uint64)
-    order = np.argsort((draw[:, 0] << np.uint64(32)) | draw[:, 1], kind="stable")
-    return _finish(order, dtype, device, False)
-
-
-def rand_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Uniform in [0, 1), of the shape and dtype of ``input``.
-
-    >>> phalanx.rand_like(phalanx.zeros(2, 3)).shape
-    (2, 3)
-    """
-    array = _array_of(input)
-    return rand(array.shape, dtype=dtype or array.dtype, device=device, requires_grad=requires_grad)
-
-
-def randn_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal, of the shape and dtype of ``input``.
-
-    >>> phalanx.randn_like(phalanx.zeros(2, 3)).shape
-    (2, 3)
-    """
-    array = _array_of(input)
-    return randn(array.shape, dtype=dtype or array.dtype, device=device, requires_grad=requires_grad)
-
-
-def randint_like(input: Any, low: int, high: int | None = None, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """Integers in [low, high), of the shape and dtype of ``input``.
-
-    >>> phalanx.randint_like(phalanx.zeros(2, 3), 5).shape
-    (2, 3)
-    """
-    array = _array_of(input)
-    low, high = (0, low) if high is None else (low, high)
-    return randint(low, high, array.shape, dtype=dtype or array.dtype, device=device)
-
-
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None) -> Tensor:
-    """Normal of ``mean`` and ``std``, which may be Tensors that give the shape.
-
-    >>> phalanx.normal(phalanx.tensor([1.0, 2.0]), 0.0)
-    tensor([1., 2.])
-    """
-    if size is None:
-        size = np.broadcast_shapes(_array_of(mean).shape, _array_of(std).shape)
-    return randn(tuple(size)) * std + mean
-
-
-def bernoulli(input: Tensor) -> Tensor:
-    """1 with probability ``input``, else 0, element by element.
-
-    >>> phalanx.bernoulli(phalanx.tensor([0.0, 1.0]))
-    tensor([0., 1.])
-    """
-    draw = rng.uniform(input.shape, rng.next_key("user"), np.float64)
-    return Tensor((draw < np.asarray(input.array)).astype(input.dtype))
-
-
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
-    """Positions drawn with probabilities proportional to each row: (C,) -> (num_samples,), (N, C) -> (N, num_samples).
-
-    Without replacement these are the largest of log p + Gumbel noise (Kool et al., 2019).
-
-    >>> phalanx.multinomial(phalanx.tensor([0.0, 1.0, 0.0]), 2, replacement=True)
-    tensor([1, 1])
-    """
-    weights = np.atleast_2d(np.asarray(input.array, np.float64))
-    if (weights < 0).any() or not np.isfinite(weights).all() or (weights.sum(1) <= 0).any():
-        raise RangeError("multinomial expects rows of finite numbers, none negative and not all 0")
-    if not replacement and (np.count_nonzero(weights, axis=1) < num_samples).any():
-        raise RangeError(f"multinomial: {num_samples} samples without replacement from fewer positive weights")
-    rows, classes = weights.shape
-    if replacement:
-        draw = rng.uniform((rows, num_samples), rng.next_key("user"), np.float64)
-        edges = np.cumsum(weights, axis=1)
-        pairs = zip(edges, draw, strict=True)
-        picked = np.stack([np.searchsorted(edge, u * edge[-1], side="right") for edge, u in pairs])
-        picked = np.minimum(picked, classes - 1)
-    else:
-        draw = rng.uniform((rows, classes), rng.next_key("user"), np.float64)
-        with np.errstate(divide="ignore"):
-            keys = np.log(weights) - np.log(-np.log(np.maximum(draw, 2.0**-60)))
-        picked = np.argsort(-keys, axis=1, kind="stable")[:, :num_samples]
-    return Tensor((picked if input.ndim > 1 else picked[0]).astype(np.int64))

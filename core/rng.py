@@ -91,6 +91,12 @@ def next_key(purpose: str) -> Key:
     return Key(_state.seed, number, 0 if _state.step is None else _state.step, shard, call)
 
 
+def user_key(seed: int, place: tuple[int, int] | None, call: int) -> Key:
+    """The key of draw number ``call`` of a generator with ``seed``, in a (step, shard) or outside of any."""
+    step, shard = (0, 0) if place is None else place
+    return Key(seed, PURPOSES["user"] + (_LONE if place is None else 0), step, shard, call)
+
+
 def init_key() -> Key:
     """The key of the next parameter's initial values: parameters count in order of construction.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import phalanx
+from phalanx.core import rng
 from phalanx.core.errors import RangeError
 
 
@@ -63,3 +64,40 @@ def test_multinomial(replacement: bool) -> None:
         phalanx.multinomial(weights, 3)
     with pytest.raises(RangeError, match="none negative"):
         phalanx.multinomial(phalanx.tensor([-1.0, 1.0]), 1)
+
+
+DRAWS = {
+    "rand": lambda g: phalanx.rand(4, generator=g),
+    "randn": lambda g: phalanx.randn(4, generator=g),
+    "randint": lambda g: phalanx.randint(0, 1000, (4,), generator=g),
+    "randperm": lambda g: phalanx.randperm(40, generator=g),
+    "normal": lambda g: phalanx.normal(0.0, 1.0, (4,), generator=g),
+    "bernoulli": lambda g: phalanx.bernoulli(phalanx.full((64,), 0.5), generator=g),
+    "multinomial": lambda g: phalanx.multinomial(phalanx.ones(50), 20, generator=g),
+    "randn_like": lambda g: phalanx.randn_like(phalanx.zeros(4), generator=g),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_generator_counts_its_own_draws(name: str) -> None:
+    draw, g = DRAWS[name], phalanx.Generator().manual_seed(3)
+    first, second = draw(g), draw(g)
+    assert not phalanx.equal(first, second)
+    phalanx.rand(3)  # draws of others do not count
+    assert phalanx.equal(draw(phalanx.Generator().manual_seed(3)), first)
+    assert not phalanx.equal(draw(phalanx.Generator().manual_seed(4)), first)
+
+
+def test_what_a_shard_draws_does_not_depend_on_its_neighbours() -> None:
+    def drawn(shards: list[int]) -> dict[int, list[float]]:
+        g, found = phalanx.Generator().manual_seed(3), {}
+        for step in range(2):
+            for shard in shards:
+                with rng.shard_scope(step, shard):
+                    phalanx.rand(1, generator=g)
+                    found[10 * step + shard] = phalanx.rand(3, generator=g).tolist()
+        return found
+
+    whole = drawn([0, 1, 2])
+    assert drawn([2]) == {2: whole[2], 12: whole[12]}
+    assert len({str(numbers) for numbers in whole.values()}) == 6
