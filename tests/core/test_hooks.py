@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import phalanx
-from phalanx import nn
+from phalanx import nn, optim
 from phalanx.core.errors import GraphError, StateError
+from phalanx.data import DataLoader, TensorDataset
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -142,6 +143,23 @@ def test_a_loss_behind_hooks_keeps_its_weight() -> None:
     with phalanx.no_grad():
         loss(phalanx.ones(4, 2), phalanx.zeros(4, 2))
     assert seen == [2]
+
+
+def test_hooks_inside_a_data_parallel() -> None:
+    """Backward hooks see each shard's gradients, unsummed."""
+    phalanx.init(shards=2, seed=1)
+    try:
+        layer, seen = nn.Linear(2, 1, bias=False), []
+        model = phalanx.DataParallel(nn.Sequential(nn.Linear(2, 2), layer))
+        layer.register_full_backward_hook(lambda module, grad_input, grad_output: seen.append(grad_output[0].shape))
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        for step in DataLoader(TensorDataset(phalanx.ones(5, 2)), batch_size=5).steps():
+            for (x,) in step:
+                nn.functional.mse_loss(model(x), phalanx.zeros(len(x), 1)).backward()
+            optimizer.step()
+        assert seen == [(3, 1), (2, 1)]
+    finally:
+        phalanx.shutdown()
 
 
 def test_a_backward_hook_that_returns_too_much_is_told() -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import phalanx
-from phalanx import nn
+from phalanx import nn, optim
 from phalanx.core.errors import DTypeError, RangeError, ShapeError
 from phalanx.core.op import TABLE
+from phalanx.data import DataLoader, TensorDataset
+from phalanx.dist.communicators.threads import run_threads
 from phalanx.nn.utils import rnn
 
 torch = pytest.importorskip("torch")
@@ -261,6 +263,46 @@ def test_half_precision_and_frozen_weights() -> None:
     layer.weight_ih_l0.requires_grad = False
     layer(phalanx.tensor(draw(L, N, D, dtype=np.float32)))[0].sum().backward()
     assert layer.weight_ih_l0.grad is None and layer.weight_hh_l0.grad is not None
+
+
+def train_on_shards(shards: int) -> list[bytes]:
+    """A few steps of a stacked LSTM with dropout over packed and masked sequences; the bits of its parameters."""
+    phalanx.init(shards=shards, seed=6)
+    try:
+        lengths, labels = np.array([6, 2, 5, 1, 3, 4, 6, 2, 3, 5]), np.array([0, 1] * 5)
+        data = TensorDataset(*map(phalanx.tensor, (draw(10, L, D, dtype=np.float32), lengths, labels)))
+        layer, head = nn.LSTM(D, H, 2, batch_first=True, dropout=0.3, bidirectional=True), nn.Linear(2 * H, 2)
+
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer, self.head = layer, head
+
+            def forward(self, x, lengths):
+                packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+                output, _ = rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
+                mask = phalanx.tensor(np.arange(L)[None] < lengths.numpy()[:, None])
+                masked, _ = self.layer(x, mask=mask)
+                return self.head(output.sum(dim=1) + masked.mean(dim=1))
+
+        model = phalanx.DataParallel(Net())
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        loader = DataLoader(data, batch_size=5, shuffle=True)
+        for step in loader.steps():
+            optimizer.zero_grad()
+            for x, n, y in step:
+                nn.functional.cross_entropy(model(x, n), y).backward()
+            optimizer.step()
+        return [p.detach().numpy().tobytes() for p in model.parameters()]
+    finally:
+        phalanx.shutdown()
+
+
+def test_equal_bits_on_any_number_of_ranks() -> None:
+    (expected,) = run_threads(lambda: train_on_shards(4), 1, timeout_s=30)
+    for ranks in (2, 3):
+        for found in run_threads(lambda: train_on_shards(4), ranks, timeout_s=30):
+            assert found == expected
 
 
 # ---------------------------------------------------------------- sequences
