@@ -117,8 +117,7 @@ def orthogonalize(matrix: Array, coefficients: Sequence[float], steps: int, eps:
     """Newton and Schulz's iteration towards the nearest half-orthogonal matrix: ``x = a x + (b s + c s^2) x, s = x x^T``."""
     a, b, c = map(matrix.dtype.type, coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
-    x = np.ascontiguousarray(matrix.T) if tall else matrix
-    x = x / matrix.dtype.type(max(two_norm(np.ascontiguousarray(matrix).reshape(-1)), eps))
+    x = (matrix.T.copy() if tall else matrix) / matrix.dtype.type(max(two_norm(matrix.reshape(-1)), eps))
     for _ in range(steps):
         s = x @ x.T
         polynomial = s * b
@@ -126,7 +125,7 @@ def orthogonalize(matrix: Array, coefficients: Sequence[float], steps: int, eps:
         y = polynomial @ x
         y += x * a
         x = y
-    return np.ascontiguousarray(x.T) if tall else x
+    return x.T if tall else x
 
 
 def muon_update(

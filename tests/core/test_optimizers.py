@@ -126,6 +126,26 @@ def test_trajectory_is_pytorchs(
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("name", TORCH)
+def test_trajectory_in_float32(name: str) -> None:
+    """Rounding alone tells them apart (PyTorch's Muon rounds to bfloat16 within)."""
+    torch = pytest.importorskip("torch")
+    options = TORCH[name][-1]
+    arrays = start(name, np.float32)
+    theirs = [torch.nn.Parameter(torch.tensor(a)) for a in arrays]
+    peer = getattr(torch.optim, name)(groups(theirs), **options)
+    for step in gradients(arrays):
+        for parameter, gradient in zip(theirs, step, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        peer.step()
+    ours, _ = trained(lambda p: getattr(optim, name)(groups(p), **options), arrays)
+    tolerance = 0.05 if name == "Muon" else 3e-5
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, other.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.torch
 def test_constructors_are_pytorchs() -> None:
     """Names, order and defaults of what PyTorch has; what only says how to run an update is accepted."""
     import inspect
