@@ -12,7 +12,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("autograd", "callbacks", "compression", "cuda", "data", "linalg", "metrics", "nn", "onnx", "optim", "utils")
+_PARTS = (
+    "autograd", "callbacks", "compression", "cuda", "data", "linalg", "metrics", "nn", "onnx", "optim", "special",
+    "utils",
+)  # fmt: skip
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
         Size bool double dtype e float float16 float32 float64 half inf int int16 int32 int64 int8 long nan newaxis pi

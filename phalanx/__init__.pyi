@@ -10,6 +10,7 @@ from . import metrics as metrics
 from . import nn as nn
 from . import onnx as onnx
 from . import optim as optim
+from . import special as special
 from . import utils as utils
 from .core.autograd import grad as grad
 from .core.dtype_limits import finfo as finfo

@@ -12,7 +12,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 
-FACES = ["linalg", "autograd", "utils.checkpoint"]
+FACES = ["linalg", "autograd", "special", "utils.checkpoint"]
 
 
 def _public() -> dict[str, Any]:

@@ -74,6 +74,7 @@ t.cumulative_trapezoid(x); t.cumulative_trapezoid(x, y, dim=0); t.trapz(x, dx=2.
 x.short(); n.byte(); n.char(); x.arctan(); x.fix(); x.split_with_sizes([1, 3], 1); x.sum_to_size(1, 4); x.sum_to_size(4); x.sum_to_size(3, 4); x.sum_to_size(1); x.is_complex(); n.is_signed(); n.byte().is_signed()
 x[0, 0].is_nonzero(); x.is_same_size(y); x.is_same_size(y[0]); float(t.finfo(t.float32).eps); float(t.finfo(t.float64).min); t.iinfo(t.int16).max; t.pi; t.inf; t.e; t.newaxis; x[:, t.newaxis]; t.zeros(2, dtype=t.promote_types(t.int64, t.float32))
 t.zeros(2, dtype=t.result_type(n, 1.5)); t.zeros(2, dtype=t.result_type(n, x)); t.zeros(2, dtype=t.promote_types(t.int32, t.uint8))
+t.special.expit(x); t.special.entr(x); t.special.ndtr(x); t.special.ndtri(x.sigmoid()); t.special.xlog1py(x, y.abs()); t.special.gammaln(x.abs()); t.special.psi(x.abs().detach()); t.special.logit(x.sigmoid())
 """  # the line ends separate as well
 # what is the same in both libraries but for a kind of argument or result that ours refuses or names otherwise
 DIFFERS = {"t.linalg.lstsq(x.T.detach(), y.T.detach())[0]": "t.linalg.lstsq(x.T.detach(), y.T.detach())"}

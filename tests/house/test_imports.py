@@ -27,7 +27,12 @@ PATHS = (
     "phalanx.data",
     "phalanx.data.datasets",
     "phalanx.data.transforms",
+    "phalanx.autograd",
     "phalanx.linalg",
+    "phalanx.special",
+    "phalanx.utils",
+    "phalanx.utils.checkpoint",
+    "phalanx.utils.data",
     "phalanx.onnx",
 )
 
