@@ -18,6 +18,8 @@ from .reference import embedding_backward, wide
 Plan = tuple[int, np.ndarray, np.ndarray]
 CUBIC = -0.75
 """The free parameter of Keys' kernel, PyTorch's and OpenCV's choice. R. Keys, "Cubic convolution interpolation", 1981."""
+SMOOTH_CUBIC = -0.5
+"""The same where the image is smoothed, Pillow's choice."""
 
 
 def plan(axis: int, length: int, out: int, factor: float | None, mode: str, align_corners: bool) -> Plan:
@@ -28,6 +30,8 @@ def plan(axis: int, length: int, out: int, factor: float | None, mode: str, alig
         half = np.float32(0.5 if mode == "nearest-exact" else 0.0)
         nearest = np.floor((place.astype(np.float32) + half) * step).astype(np.int64)
         return axis, np.minimum(nearest, length - 1)[None], np.ones((1, out))
+    if mode.startswith("smooth"):
+        return axis, *_smooth(length, out, factor, mode, align_corners)
     if align_corners:
         real = place * ((length - 1) / (out - 1) if out > 1 else 0.0)
     else:
@@ -39,11 +43,36 @@ def plan(axis: int, length: int, out: int, factor: float | None, mode: str, alig
         return axis, np.stack([low, np.minimum(low + 1, length - 1)]), np.stack([1.0 - near, near])
     low = np.floor(real).astype(np.int64)
     t = real - low
-    distances = np.stack([t + 1.0, t, 1.0 - t, 2.0 - t])
-    inner = ((CUBIC + 2.0) * distances - (CUBIC + 3.0)) * distances * distances + 1.0
-    outer = ((CUBIC * distances - 5.0 * CUBIC) * distances + 8.0 * CUBIC) * distances - 4.0 * CUBIC
     index = np.clip(np.stack([low - 1, low, low + 1, low + 2]), 0, length - 1)
-    return axis, index, np.where(distances <= 1.0, inner, outer)
+    return axis, index, cubic(np.stack([t + 1.0, t, 1.0 - t, 2.0 - t]), CUBIC)
+
+
+def cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' kernel at distances of at least 0."""
+    inner = ((a + 2.0) * distance - (a + 3.0)) * distance * distance + 1.0
+    outer = ((a * distance - 5.0 * a) * distance + 8.0 * a) * distance - 4.0 * a
+    return np.where(distance < 1.0, inner, np.where(distance < 2.0, outer, 0.0))
+
+
+def _smooth(
+    length: int, out: int, factor: float | None, mode: str, align_corners: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours and weights of a kernel that widens where the image shrinks: no element is passed over."""
+    reach = 2.0 if mode == "smooth cubic" else 1.0
+    if align_corners:
+        step = (length - 1) / (out - 1) if out > 1 else 0.0
+    else:
+        step = 1.0 / factor if factor else length / out
+    widening = max(step, 1.0)
+    centre = step * (np.arange(out) + 0.5)
+    first = np.maximum((centre - reach * widening + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + reach * widening + 0.5).astype(np.int64), length)
+    taps = np.arange(int((last - first).max()))[:, None]
+    index = first + taps
+    distance = np.abs((index - centre + 0.5) / widening)
+    weight = cubic(distance, SMOOTH_CUBIC) if mode == "smooth cubic" else np.maximum(1.0 - distance, 0.0)
+    weight = np.where(index < last, weight, 0.0)
+    return np.minimum(index, length - 1), weight / weight.sum(axis=0)
 
 
 def _spread(weight: np.ndarray, axis: int, like: Array) -> Array:

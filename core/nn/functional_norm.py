@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -133,7 +134,7 @@ def group_norm(
     samples, channels = input.shape[:2]
     if num_groups < 1 or channels % num_groups:
         raise RangeError(f"{op}: num_groups must divide the {channels} channels, got {num_groups}")
-    each = input.array.size // max(1, samples * num_groups)
+    each = math.prod(input.shape[1:]) // num_groups
     rows = input.reshape(samples, num_groups, each)
     return _per_channel(op, apply(LAYER_NORM, rows, shape=(each,), eps=eps).reshape(*input.shape), weight, bias)
 
@@ -163,7 +164,7 @@ def instance_norm(
         return apply(BATCH_NORM_EVAL, input, running_mean, running_var, weight, bias, eps=eps)
     if input.ndim < 3:
         raise ShapeError(f"{op}: input must be (batch, channels, length, ...), got shape {input.shape}")
-    each = input.array.size // max(1, input.shape[0] * input.shape[1])
+    each = math.prod(input.shape[2:])
     if each == 1:
         raise ShapeError(f"{op}: expected more than 1 value per channel of a sample, got shape {input.shape}")
     if running_mean is not None and running_var is not None and input.array.size:

@@ -11,6 +11,7 @@ from typing import Any
 from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
+from ..kernels.reference_resample import CUBIC
 from ..op import Array
 from ..ops.arithmetic import WHERE
 from ..ops.conv import LAYOUT
@@ -61,8 +62,8 @@ def interpolate(
     """Resize (N, C, L), (N, C, H, W) or (N, C, D, H, W) to ``size``, or by ``scale_factor``.
 
     Modes: "nearest", "nearest-exact", "linear" (3-d), "bilinear" and "bicubic" (4-d), "trilinear" (5-d), "area". With
-    ``align_corners`` the corners' centres stay; without, the images' edges do. Raises RangeError for a mode of another number of
-    dimensions and for ``antialias``, which is not known.
+    ``align_corners`` the corners' centres stay; without, the images' edges do. ``antialias`` ("bilinear", "bicubic") smooths what
+    shrinks, as Pillow does. Raises RangeError for a mode of another number of dimensions.
 
     >>> F.interpolate(phalanx.tensor([[[1.0, 3.0]]]), scale_factor=2, mode="linear").tolist()
     [[[1.0, 1.5, 2.5, 3.0]]]
@@ -71,12 +72,12 @@ def interpolate(
     count = input.ndim - 2
     if count not in LAYOUT:
         raise ShapeError(f"{op}: input must have 3, 4 or 5 dimensions (batch, channels, ...), got shape {input.shape}")
-    if antialias:
-        raise RangeError(f"{op}: antialias=True is not known; blur or average the image before it shrinks")
     fit = {"nearest", "nearest-exact", "area", _LINEAR[count]} | ({"bicubic"} if count == 2 else set())
     if mode not in fit:
         known = ", ".join(sorted(fit))
         raise RangeError(f"{op}: an input of shape {input.shape} takes one of the modes {known}, got {mode!r}")
+    if antialias and mode not in ("bilinear", "bicubic"):
+        raise RangeError(f"{op}: antialias=True belongs to the modes 'bilinear' and 'bicubic', not to {mode!r}")
     plain = mode in ("nearest", "nearest-exact", "area")
     if align_corners is not None and plain:
         raise RangeError(f"{op}: align_corners belongs to the linear and cubic modes, not to {mode!r}")
@@ -85,6 +86,7 @@ def interpolate(
         pool: Any = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[count - 1]
         return pool(input, sizes)
     kind = {"nearest": "nearest", "nearest-exact": "nearest-exact", "bicubic": "cubic"}.get(mode, "linear")
+    kind = f"smooth {kind}" if antialias else kind
     assert kind in MODES
     return apply(RESAMPLE, input, size=sizes, factors=factors, mode=kind, align_corners=bool(align_corners))
 
@@ -147,8 +149,8 @@ def grid_sample(
 ) -> Tensor:
     """Values at the places of ``grid``: input (N, C, H, W), grid (N, P, Q, 2) -> (N, C, P, Q), or with one dimension more.
 
-    Places are (x, y) or (x, y, z) from -1 to 1. ``mode`` is "bilinear" or "nearest"; ``padding_mode`` says what lies outside: "zeros",
-    "border" or "reflection". Jaderberg et al., "Spatial Transformer Networks", 2015.
+    Places are (x, y) or (x, y, z) from -1 to 1. ``mode`` is "bilinear", "nearest" or (of images) "bicubic"; ``padding_mode`` says what
+    lies outside: "zeros", "border" or "reflection". Jaderberg et al., "Spatial Transformer Networks", 2015.
 
     >>> x = phalanx.tensor([[[[1.0, 3.0]]]])
     >>> F.grid_sample(x, phalanx.zeros(1, 1, 1, 2), align_corners=True).tolist()
@@ -166,18 +168,20 @@ def grid_sample(
             f"{op}: expected input (N, C, H, W) with grid (N, P, Q, 2), or (N, C, D, H, W) with (N, O, P, Q, 3), got {input.shape} "
             f"and {grid.shape}"
         )
-    if mode not in ("bilinear", "nearest"):
-        raise RangeError(f"{op}: mode must be 'bilinear' or 'nearest', got {mode!r}")
+    if mode not in ("bilinear", "nearest") and (mode != "bicubic" or count != 2):
+        raise RangeError(f"{op}: mode must be 'bilinear', 'nearest' or, of images, 'bicubic', got {mode!r}")
     if padding_mode not in ("zeros", "border", "reflection"):
         raise RangeError(f"{op}: padding_mode must be 'zeros', 'border' or 'reflection', got {padding_mode!r}")
     _tell_corners(op, align_corners)
     size, samples = input.shape[2:], grid.shape[0]
     flat = input.reshape(samples, input.shape[1], math.prod(size))
     places = grid.reshape(samples, -1, count)
-    along = [
-        _place(places[..., count - 1 - axis], length, padding_mode, bool(align_corners))
-        for axis, length in enumerate(size)
-    ]
+    corners = bool(align_corners)
+    pixels = [_pixel(places[..., count - 1 - axis], length, corners) for axis, length in enumerate(size)]
+    if mode == "bicubic":
+        taken = _cubic(flat, pixels, size, padding_mode, corners)
+        return taken.reshape(samples, input.shape[1], *grid.shape[1:-1])
+    along = [_inside(p, length, padding_mode, corners) for p, length in zip(pixels, size, strict=True)]
     if mode == "nearest":
         taken = _taken(flat, [array_module(p.array).rint(p.array) for p in along], size)
     else:
@@ -185,9 +189,13 @@ def grid_sample(
     return taken.reshape(samples, input.shape[1], *grid.shape[1:-1])
 
 
-def _place(x: Tensor, length: int, padding_mode: str, align_corners: bool) -> Tensor:
+def _pixel(x: Tensor, length: int, align_corners: bool) -> Tensor:
     """Coordinates from -1 to 1 as positions of pixels along a dimension of ``length``."""
-    x = (x + 1.0) * ((length - 1) / 2) if align_corners else ((x + 1.0) * float(length) - 1.0) * 0.5
+    return (x + 1.0) * ((length - 1) / 2) if align_corners else ((x + 1.0) * float(length) - 1.0) * 0.5
+
+
+def _inside(x: Tensor, length: int, padding_mode: str, align_corners: bool) -> Tensor:
+    """Positions moved into the image, as ``padding_mode`` says; "zeros" leaves them where they are."""
     if padding_mode == "border":
         return x.clamp(0.0, float(length - 1))
     if padding_mode == "reflection":
@@ -229,6 +237,35 @@ def _blended(flat: Tensor, along: list[Tensor], size: tuple[int, ...]) -> Tensor
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def _cubic(flat: Tensor, pixels: list[Tensor], size: tuple[int, ...], padding_mode: str, align_corners: bool) -> Tensor:
+    """Four by four neighbours, each of them moved into the image by itself."""
+    xp = array_module(flat.array)
+    lower = [xp.floor(p.array) for p in pixels]
+    weights, lines = [], []
+    for p, low, length in zip(pixels, lower, size, strict=True):
+        t = p - Tensor(low)
+        weights.append([_far(t + 1.0), _near(t), _near(1.0 - t), _far(2.0 - t)])
+        moved = [_inside(Tensor(low + k), length, padding_mode, align_corners).array for k in (-1, 0, 1, 2)]
+        lines.append([xp.rint(m) for m in moved])
+    total = None
+    for row, column in itertools.product(range(4), repeat=2):
+        weight = weights[0][row] * weights[1][column]
+        part = _taken(flat, [lines[0][row], lines[1][column]], size) * weight.unsqueeze(1)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _near(d: Tensor) -> Tensor:
+    """Keys' kernel within a distance of 1."""
+    return ((CUBIC + 2.0) * d - (CUBIC + 3.0)) * d * d + 1.0
+
+
+def _far(d: Tensor) -> Tensor:
+    """Keys' kernel between the distances 1 and 2."""
+    return ((CUBIC * d - 5.0 * CUBIC) * d + 8.0 * CUBIC) * d - 4.0 * CUBIC
 
 
 # ---- shuffles --------------------------------------------------------------------------------------------------------

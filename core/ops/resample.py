@@ -12,7 +12,8 @@ from ..kernels.window import Size
 from ..op import Array, define
 from . import expect
 
-MODES = ("nearest", "nearest-exact", "linear", "cubic")
+MODES = ("nearest", "nearest-exact", "linear", "cubic", "smooth linear", "smooth cubic")
+"""The smooth ones widen the kernel where the image shrinks."""
 
 
 def _resample(

@@ -260,3 +260,17 @@ for mode, corners, size, factors in [
             mode=mode,
             align_corners=corners,
         )  # fmt: skip
+for mode, corners, size in [("smooth linear", False, (2, 7)), ("smooth cubic", True, (2, 2))]:
+    case(
+        "interpolate",
+        draw(1, 2, 5, 6),
+        numpy=None,  # PyTorch is the witness of the widened kernels
+        torch=lambda x, m=mode, c=corners, s=size: T.interpolate(
+            x, s, mode="bi" + m.split()[1], align_corners=c, antialias=True
+        ),
+        name=f"{mode} {size}",
+        size=size,
+        factors=(None, None),
+        mode=mode,
+        align_corners=corners,
+    )

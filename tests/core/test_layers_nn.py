@@ -149,6 +149,7 @@ LAYERS: dict[str, Any] = {
 }  # fmt: skip
 ONLY_OPTIONS = ["MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d", "RReLU", "CTCLoss"]
 """Layers whose outputs are compared in tests of their own."""
+WITHOUT_BATCH = {"Conv3d unbatched", "ConvTranspose2d unbatched", "MaxPool1d options", "InstanceNorm1d tracked"}
 SINGLE = {"Hardsigmoid", "CELU"}
 """PyTorch's constants are float32 in these."""
 
@@ -247,6 +248,21 @@ def test_rrelu_draws_in_training_only() -> None:
     x = phalanx.full((50,), -1.0)
     assert len(np.unique(layer(x).numpy())) > 10
     close(layer.eval()(x), torch.nn.RReLU(0.1, 0.3).eval()(torch.full((50,), -1.0)), np.float32, "evaluation")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_layers_pass_empty_batches() -> None:
+    """A shard may have no samples: outputs are empty, gradients zero, nothing warns."""
+    generator = np.random.default_rng(2)
+    for name, (build, *inputs) in LAYERS.items():
+        layer, arrays = build(nn), [make(generator)[:0] for make in inputs]
+        if name in WITHOUT_BATCH:
+            continue  # without a batch there is none that could be empty
+        given = [phalanx.tensor(a.astype(np.float32) if a.dtype.kind == "f" else a) for a in arrays]
+        if given[0].is_floating_point():
+            given[0].requires_grad = True
+        layer(*given).sum().backward()
+        assert all(p.grad is None or not p.grad.numpy().any() for p in layer.parameters()), name
 
 
 def test_losses_take_sample_weights() -> None:

@@ -1,4 +1,4 @@
-"""Parameters as a vector, and weight norm, beside PyTorch's."""
+"""Parameters as a vector, weight norm and spectral norm, beside PyTorch's."""
 
 from __future__ import annotations
 
@@ -60,4 +60,47 @@ def test_weight_norm_trains_copies_and_goes_away() -> None:
     close(plain(x), torch.tensor(after), np.float32, "output")
     for wrong in (lambda: nn.utils.remove_weight_norm(plain), lambda: nn.utils.weight_norm(plain, "gain")):
         with pytest.raises(RangeError, match="weight_norm"):
+            wrong()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_spectral_norm_is_torchs(iterations: int) -> None:
+    for build, shape in [
+        (lambda nn: nn.utils.spectral_norm(nn.Linear(4, 3), n_power_iterations=iterations), (5, 4)),
+        (lambda nn: nn.utils.spectral_norm(nn.Conv2d(4, 3, 2), n_power_iterations=iterations), (2, 4, 3, 3)),
+        (lambda nn: nn.utils.spectral_norm(nn.ConvTranspose1d(4, 3, 2), n_power_iterations=iterations), (2, 4, 3)),
+        (lambda nn: nn.utils.spectral_norm(nn.Linear(4, 3, bias=False), dim=1), (5, 4)),
+    ]:
+        mine, theirs = pair(build, np.float64)
+        generator = np.random.default_rng(1)
+        for mode in (True, True, False):  # the vectors go on from forward to forward in training
+            mine.train(mode)
+            theirs.train(mode)
+            compare(mine, theirs, [generator.standard_normal(shape)], np.float64)
+        for key, tensor in theirs.state_dict().items():
+            close(mine.state_dict()[key], tensor, np.float64, key)
+
+
+def test_spectral_norm_is_one_copies_and_goes_away() -> None:
+    layer = nn.utils.spectral_norm(nn.Linear(6, 5))
+    x = phalanx.randn(3, 6)
+    for _ in range(200):
+        layer(x)
+    assert np.linalg.svd(layer.weight.numpy(), compute_uv=False)[0] == pytest.approx(1.0, rel=1e-3)
+    twin = copy.deepcopy(layer)
+    twin(x)
+    assert twin.weight_u is not layer.weight_u
+    layer.eval()
+    y = layer(x).detach()
+    plain = nn.utils.remove_spectral_norm(layer)
+    close(plain(x), torch.tensor(y.numpy()), np.float32, "output")
+    assert list(plain.state_dict()) == ["bias", "weight"] and not plain.training
+    for wrong in (
+        lambda: nn.utils.remove_spectral_norm(plain),
+        lambda: nn.utils.spectral_norm(plain, "gain"),
+        lambda: nn.utils.spectral_norm(nn.BatchNorm1d(3)),
+        lambda: nn.utils.spectral_norm(plain, n_power_iterations=0),
+    ):
+        with pytest.raises(RangeError, match="spectral_norm"):
             wrong()

@@ -24,7 +24,7 @@ def images() -> TensorDataset:
 def draws() -> nn.Module:
     """Every layer that draws or keeps statistics."""
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
+        nn.utils.spectral_norm(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect")),
         nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
         nn.RReLU(),
         nn.Dropout2d(0.2),
@@ -39,7 +39,7 @@ def draws() -> nn.Module:
         nn.Flatten(),
         nn.RMSNorm(16),
         nn.AlphaDropout(0.1),
-        nn.Linear(16, CLASSES),
+        nn.utils.weight_norm(nn.Linear(16, CLASSES)),
     )
 
 

@@ -1,5 +1,7 @@
-"""Clipping of gradients, packed sequences, parameters as a vector, weight norm: as ``torch.nn.utils``."""
+"""Clipping of gradients, packed sequences, parameters as a vector, weight and spectral norm: as ``torch.nn.utils``."""
 
+from ...core.nn.spectral_norm import remove_spectral_norm as remove_spectral_norm
+from ...core.nn.spectral_norm import spectral_norm as spectral_norm
 from ...core.nn.vector import parameters_to_vector as parameters_to_vector
 from ...core.nn.vector import vector_to_parameters as vector_to_parameters
 from ...core.nn.weight_norm import remove_weight_norm as remove_weight_norm
@@ -16,8 +18,10 @@ __all__ = [
     "clip_grads_with_norm_",
     "get_total_norm",
     "parameters_to_vector",
+    "remove_spectral_norm",
     "remove_weight_norm",
     "rnn",
+    "spectral_norm",
     "vector_to_parameters",
     "weight_norm",
 ]
