@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.backend import to_host
+from ..core.backend import device_kind, to_host
 from ..core.errors import RangeError
 from ..core.nn.module import Module
 from ..core.tensor import Tensor
@@ -73,6 +73,8 @@ def export(
         raise RangeError(f"export: opset_version is {LOWEST_OPSET} to {HIGHEST_OPSET}, got {opset_version}")
     if isinstance(model, DataParallel):
         model = model.module
+    if any(device_kind(tensor.array) != "cpu" for tensor in (*model.parameters(), *model.buffers())):
+        raise ExportError("export: the model is on a GPU: call model.cpu() first")
     arguments = tuple(_array(value) for value in (args if isinstance(args, tuple | list) else (args,)))
     options = {key: _array(value) for key, value in (kwargs or {}).items()}
     inputs = [value for value in (*arguments, *options.values()) if isinstance(value, np.ndarray)]

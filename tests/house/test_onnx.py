@@ -241,6 +241,34 @@ def test_a_model_in_data_parallel(tmp_path: Path) -> None:
     phalanx.shutdown()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_floats(dtype: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3), nn.Softmax(-1)).to(
+        np.dtype(dtype)
+    )
+    x = phalanx.randn(2, 4).to(dtype)
+    phalanx.onnx.export(model, x, tmp_path / "m.onnx", verify=True)
+    (port,) = session(tmp_path / "m.onnx").get_outputs()
+    assert port.type == {"float16": "tensor(float16)", "float64": "tensor(double)"}[dtype]
+
+
+def test_a_model_after_training(tmp_path: Path) -> None:
+    """Parameters that lie in a flat store, and a frozen one."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[0].weight.requires_grad = False
+    optimizer = phalanx.optim.Adam(filter(lambda p: p.requires_grad, model.parameters()), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(phalanx.randn(5, 3)).square().sum().backward()
+        optimizer.step()
+    phalanx.onnx.export(model, phalanx.randn(2, 3), tmp_path / "m.onnx")
+    agree(tmp_path / "m.onnx", model, floats(3)(7))
+    assert {name for name, _ in model.named_parameters()} <= {
+        t.name for t in onnx.load(tmp_path / "m.onnx").graph.initializer
+    }
+    assert all(p.grad is not None or not p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("version", [17, 18, 20, 21, 23])
 def test_versions(version: int, tmp_path: Path) -> None:
     model = Of(lambda m, x: (m.c(x).mean((2, 3)), x.prod(1), x.amax((1, 2))), c=nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Upsample(scale_factor=2)))  # fmt: skip
