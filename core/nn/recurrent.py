@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..backend import array_module, to_host
+from ..backend import array_module, to_device, to_host
 from ..errors import DTypeError, RangeError, ShapeError
 from ..functions import cat, stack
 from ..graph import apply
@@ -168,9 +168,9 @@ class RNNBase(Module):
         layout = Layout.of(lengths, order)
         places = np.argsort(~host, axis=1, kind="stable")  # the steps that are there come first, in order
         rows = flat_rows(layout.sequence, places[layout.sequence, layout.step], x.shape, self.batch_first)
-        states = [tuple(h[order] for h in state) for state in self._first(hx, x, len(host))]
+        there, back = (Tensor(to_device(index, x.device)) for index in (order, np.argsort(order)))
+        states = [tuple(h[there] for h in state) for state in self._first(hx, x, len(host))]
         y, states = self._layers(take_rows(x, rows), states, layout.sizes)
-        back = np.argsort(order)
         return put_rows(y, rows, (x.shape[0], x.shape[1])), self._last([tuple(h[back] for h in s) for s in states])
 
     def _layers(self, x: Tensor, states: States, sizes: tuple[int, ...] | None) -> tuple[Tensor, States]:

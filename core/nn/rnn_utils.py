@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import array_module, to_host
+from ..backend import array_module, to_device, to_host
 from ..errors import DTypeError, RangeError, ShapeError
 from ..functions import cat
 from ..graph import apply
@@ -94,7 +94,9 @@ class PackedSequence(_Packed):
 
     def to(self, *args: Any, **kwargs: Any) -> PackedSequence:
         """The data on another device or in another dtype."""
-        return self._replace(data=self.data.to(*args, **kwargs))
+        data = self.data.to(*args, **kwargs)
+        places = [None if t is None else t.to(data.device) for t in (self.sorted_indices, self.unsorted_indices)]
+        return self._replace(data=data, sorted_indices=places[0], unsorted_indices=places[1])
 
     def cpu(self) -> PackedSequence:
         """The data on the host."""
@@ -132,7 +134,9 @@ def invert_permutation(permutation: Tensor | None) -> Tensor | None:
     >>> nn.utils.rnn.invert_permutation(phalanx.tensor([2, 0, 1])).tolist()
     [1, 2, 0]
     """
-    return None if permutation is None else Tensor(np.argsort(to_host(permutation.array)))
+    if permutation is None:
+        return None
+    return Tensor(to_device(np.argsort(to_host(permutation.array)), permutation.device))
 
 
 def _lengths(op: str, lengths: Any, count: int, longest: int) -> np.ndarray:
@@ -189,7 +193,8 @@ def pack_padded_sequence(
     order = _order(op, found, enforce_sorted)
     layout = Layout.of(found, order)
     data = take_rows(input, flat_rows(layout.sequence, layout.step, input.shape, batch_first))
-    return PackedSequence(data, Tensor(np.asarray(layout.sizes, np.int64)), None if enforce_sorted else Tensor(order))
+    sizes, places = Tensor(np.asarray(layout.sizes, np.int64)), Tensor(to_device(order, input.device))
+    return PackedSequence(data, sizes, None if enforce_sorted else places)
 
 
 def pad_packed_sequence(
