@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import graph
+from . import autograd, graph
 from .backend import Array, Device, as_array, as_dtype, device_kind, device_of, is_array, to_host
 from .errors import DTypeError, GraphError, ShapeError
 from .graph import Variable, apply
@@ -76,6 +76,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
 
     @property
     def is_cuda(self) -> bool:
+        """Whether the array is on a GPU."""
         return device_kind(self.array) == "cuda"
 
     @property
@@ -90,10 +91,12 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one element."""
         return self.array.itemsize
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all elements."""
         return self.array.nbytes
 
     def size(self, dim: int | None = None) -> Any:
@@ -101,6 +104,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         return self.array.shape if dim is None else self.array.shape[dim]
 
     def dim(self) -> int:
+        """Number of dimensions."""
         return self.array.ndim
 
     ndimension = dim
@@ -112,6 +116,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
     nelement = numel
 
     def element_size(self) -> int:
+        """Bytes of one element."""
         return self.array.itemsize
 
     def stride(self, dim: int | None = None) -> Any:
@@ -120,9 +125,11 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         return strides if dim is None else strides[dim]
 
     def is_contiguous(self) -> bool:
+        """Whether the elements lie in order in memory."""
         return bool(self.array.flags.c_contiguous)
 
     def is_floating_point(self) -> bool:
+        """Whether the dtype is a floating one."""
         return self.array.dtype.kind == "f"
 
     def is_complex(self) -> bool:
@@ -202,8 +209,10 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
             self.array = array
             self._slot = None
 
-    def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
-        """Add d(self)/d(leaf) to ``.grad`` of every leaf below.
+    def backward(
+        self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False, inputs: Any = None
+    ) -> None:
+        """Add d(self)/d(leaf) to ``.grad`` of every leaf below, or of ``inputs`` only.
 
         ``gradient`` is that of ``self``, of its shape; for a single element it is 1. Raises GraphError if nothing below
         wants a gradient, if ``gradient`` is missing, or if the graph was freed by an earlier pass.
@@ -220,6 +229,9 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
             )
         if create_graph:
             raise GraphError("backward(create_graph=True): phalanx computes first-order gradients only")
+        if inputs is not None:
+            autograd.backward(self, gradient, retain_graph, inputs=inputs)
+            return
         array = self.array
         if gradient is None:
             if array.size != 1:

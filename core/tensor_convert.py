@@ -49,39 +49,51 @@ class TensorConvert(Variable):
         return str(self.array.dtype) if dtype is None else self.to(dtype)
 
     def type_as(self, other: Tensor) -> Tensor:
+        """In the dtype of ``other``."""
         return cast(self, other.array.dtype)
 
     def cpu(self) -> Tensor:
+        """In host memory."""
         return self.to("cpu")
 
     def cuda(self, device: int | None = None) -> Tensor:
+        """On the GPU."""
         return self.to(Device("cuda", device))
 
     def float(self) -> Tensor:
+        """In float32."""
         return self.to("float32")
 
     def double(self) -> Tensor:
+        """In float64."""
         return self.to("float64")
 
     def half(self) -> Tensor:
+        """In float16."""
         return self.to("float16")
 
     def long(self) -> Tensor:
+        """In int64."""
         return self.to("int64")
 
     def int(self) -> Tensor:
+        """In int32."""
         return self.to("int32")
 
     def bool(self) -> Tensor:
+        """In bool: whether each element is not 0."""
         return self.to("bool")
 
     def short(self) -> Tensor:
+        """In int16."""
         return self.to("int16")
 
     def byte(self) -> Tensor:
+        """In uint8."""
         return self.to("uint8")
 
     def char(self) -> Tensor:
+        """In int8."""
         return self.to("int8")
 
     def new_tensor(self, data: Any, requires_grad: Any = False) -> Tensor:
@@ -91,15 +103,19 @@ class TensorConvert(Variable):
         return tensor
 
     def new_zeros(self, *size: Any) -> Tensor:
+        """All 0, of this dtype."""
         return wrap(np.zeros_like(self.array, shape=_size(size)))
 
     def new_ones(self, *size: Any) -> Tensor:
+        """All 1, of this dtype."""
         return wrap(np.ones_like(self.array, shape=_size(size)))
 
     def new_full(self, size: Any, fill_value: Any) -> Tensor:
+        """All ``fill_value``, of this dtype."""
         return wrap(np.full_like(self.array, fill_value, shape=size))
 
     def new_empty(self, *size: Any) -> Tensor:
+        """Values not set, of this dtype."""
         return wrap(np.empty_like(self.array, shape=_size(size)))
 
 

@@ -69,12 +69,15 @@ class TensorInPlace(Variable):
         return self._change("sub_", np.subtract, other if alpha == 1 else _scaled(other, alpha))
 
     def mul_(self: Self, other: Any) -> Self:
+        """``self *= other``."""
         return self._change("mul_", np.multiply, other)
 
     def div_(self: Self, other: Any) -> Self:
+        """``self /= other``."""
         return self._change("div_", np.divide, other)
 
     def pow_(self: Self, other: Any) -> Self:
+        """``self **= other``."""
         return self._change("pow_", np.power, other)
 
     def addcmul_(self: Self, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Self:
@@ -90,32 +93,39 @@ class TensorInPlace(Variable):
         return self.add_(end.detach() - self.detach(), alpha=weight)  # type: ignore[attr-defined]
 
     def neg_(self: Self) -> Self:
+        """Turn every sign."""
         np.negative(self._writable("neg_"), out=self.array)
         return self
 
     def exp_(self: Self) -> Self:
+        """Replace each element by its exponential."""
         np.exp(self._writable("exp_"), out=self.array)
         return self
 
     def sqrt_(self: Self) -> Self:
+        """Replace each element by its square root."""
         np.sqrt(self._writable("sqrt_"), out=self.array)
         return self
 
     def relu_(self: Self) -> Self:
+        """Set what is below 0 to 0."""
         np.maximum(self._writable("relu_"), 0, out=self.array)
         return self
 
     def clamp_(self: Self, min: Any = None, max: Any = None) -> Self:
+        """Limit to [min, max]."""
         np.clip(self._writable("clamp_"), _raw(min), _raw(max), out=self.array)
         return self
 
     clip_ = clamp_
 
     def zero_(self: Self) -> Self:
+        """Set every element to 0."""
         self._writable("zero_")[...] = 0
         return self
 
     def fill_(self: Self, value: Any) -> Self:
+        """Set every element to ``value``."""
         self._writable("fill_", value)[...] = _raw(value)
         return self
 

@@ -67,6 +67,7 @@ class TensorOperators(TensorInPlace):
         return result
 
     def __mul__(self, other: Any) -> Tensor:
+        """``self * other``."""
         result = binary(elementary.MUL, self, other)
         if self._weight is not None and other.__class__ in _NUMBERS:
             result._weight = self._weight
@@ -84,18 +85,21 @@ class TensorOperators(TensorInPlace):
         return _quotient(other, self)
 
     def __floordiv__(self, other: Any) -> Tensor:
+        """``self / other``, rounded down."""
         return binary(elementary.FLOOR_DIVIDE, self, other)
 
     def __rfloordiv__(self, other: Any) -> Tensor:
         return binary(elementary.FLOOR_DIVIDE, other, self)
 
     def __mod__(self, other: Any) -> Tensor:
+        """``self`` modulo ``other``, of the sign of ``other``."""
         return binary(elementary.REMAINDER, self, other)
 
     def __rmod__(self, other: Any) -> Tensor:
         return binary(elementary.REMAINDER, other, self)
 
     def __pow__(self, other: Any) -> Tensor:
+        """``self ** other``."""
         return binary(elementary.POW, self, other)
 
     def __rpow__(self, other: Any) -> Tensor:
@@ -134,21 +138,27 @@ class TensorOperators(TensorInPlace):
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     def __eq__(self, other: Any) -> Any:
+        """Elementwise ``self == other``."""
         return binary(elementary.EQ, self, other)
 
     def __ne__(self, other: Any) -> Any:
+        """Elementwise ``self != other``."""
         return binary(elementary.NE, self, other)
 
     def __lt__(self, other: Any) -> Any:
+        """Elementwise ``self < other``."""
         return binary(elementary.LT, self, other)
 
     def __le__(self, other: Any) -> Any:
+        """Elementwise ``self <= other``."""
         return binary(elementary.LE, self, other)
 
     def __gt__(self, other: Any) -> Any:
+        """Elementwise ``self > other``."""
         return binary(elementary.GT, self, other)
 
     def __ge__(self, other: Any) -> Any:
+        """Elementwise ``self >= other``."""
         return binary(elementary.GE, self, other)
 
     __hash__ = object.__hash__

@@ -119,6 +119,9 @@ def test_backward_of_several_and_for_some() -> None:
     phalanx.autograd.backward((x * y).sum(), inputs=[x])
     np.testing.assert_allclose(x.grad.numpy(), 2 + VALUES)
     assert y.grad.tolist() == [[3.0] * 3] * 2
+    (x * y).sum().backward(inputs=y)
+    np.testing.assert_allclose(y.grad.numpy(), 3 + VALUES)
+    np.testing.assert_allclose(x.grad.numpy(), 2 + VALUES)
 
 
 # ---- Function --------------------------------------------------------------------------------------------------------
