@@ -14,7 +14,9 @@ import numpy as np
 from .. import rng
 from ..backend import array_module
 from ..errors import RangeError, ShapeError
+from ..generator import Generator
 from ..tensor import Tensor
+from .quantile import normal_quantile
 
 T = TypeVar("T", bound=Tensor)
 
@@ -47,6 +49,11 @@ __all__ = [
 def _fill(tensor: T, values: np.ndarray) -> T:
     tensor.array[...] = array_module(tensor.array).asarray(values)
     return tensor
+
+
+def _key(generator: Generator | None) -> rng.Key:
+    """The key of the next draw: the seed's, or that of a generator of one's own."""
+    return rng.init_key() if generator is None else generator.next_key()
 
 
 def _draw_dtype(tensor: Tensor) -> np.dtype:
@@ -123,29 +130,36 @@ def eye_(tensor: T) -> T:
     return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
-def uniform_(tensor: T, a: float = 0.0, b: float = 1.0) -> T:
-    """Uniform in [a, b). Keyed by the seed and the number of draws before, as all draws here.
+def uniform_(tensor: T, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> T:
+    """Uniform in [a, b). Keyed by the seed and the number of draws before, as all draws here, or by ``generator``.
 
     >>> nn.init.uniform_(phalanx.empty(100), 2.0, 3.0).min().item() >= 2.0
     True
     """
     dtype = _draw_dtype(tensor)
-    draw = rng.uniform(tuple(tensor.shape), rng.init_key(), dtype)
+    draw = rng.uniform(tuple(tensor.shape), _key(generator), dtype)
     return _fill(tensor, draw * dtype.type(b - a) + dtype.type(a))
 
 
-def normal_(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
+def normal_(tensor: T, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> T:
     """Normal of ``mean`` and standard deviation ``std``.
 
     >>> abs(nn.init.normal_(phalanx.empty(10_000), std=2.0).std().item() - 2.0) < 0.1
     True
     """
     dtype = _draw_dtype(tensor)
-    draw = rng.normal(tuple(tensor.shape), rng.init_key(), dtype)
+    draw = rng.normal(tuple(tensor.shape), _key(generator), dtype)
     return _fill(tensor, draw * dtype.type(std) + dtype.type(mean))
 
 
-def trunc_normal_(tensor: T, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> T:
+def trunc_normal_(
+    tensor: T,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
+) -> T:
     """Normal of ``mean`` and ``std`` on condition of lying in [a, b], by the inverse of its distribution function.
 
     >>> nn.init.trunc_normal_(phalanx.empty(1000)).abs().max().item() <= 2.0
@@ -156,47 +170,27 @@ def trunc_normal_(tensor: T, mean: float = 0.0, std: float = 1.0, a: float = -2.
         return (1.0 + math.erf((x - mean) / std / math.sqrt(2.0))) / 2.0
 
     low, high = below(a), below(b)
-    draw = rng.uniform(tuple(tensor.shape), rng.init_key(), np.float64)
-    return _fill(tensor, np.clip(_normal_quantile(low + draw * (high - low)) * std + mean, a, b))
+    draw = rng.uniform(tuple(tensor.shape), _key(generator), np.float64)
+    return _fill(tensor, np.clip(normal_quantile(low + draw * (high - low)) * std + mean, a, b))
 
 
-def _normal_quantile(p: np.ndarray) -> np.ndarray:
-    """Inverse of the normal distribution function, relative error below 1.2e-9.
-
-    Rational approximations of P. J. Acklam, "An algorithm for computing the inverse normal cumulative distribution function".
-    """
-    a = [-3.969683028665376e01, 2.209460984245205e02, -2.759285104469687e02, 1.383577518672690e02]
-    a += [-3.066479806614716e01, 2.506628277459239e00]
-    b = [-5.447609879822406e01, 1.615858368580409e02, -1.556989798598866e02, 6.680131188771972e01]
-    b += [-1.328068155288572e01, 1.0]
-    c = [-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e00, -2.549732539343734e00]
-    c += [4.374664141464968e00, 2.938163982698783e00]
-    d = [7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e00, 3.754408661907416e00, 1.0]
-    p = np.clip(p, 1e-300, 1.0 - 1e-16)
-    near, side = p - 0.5, np.minimum(p, 1.0 - p)
-    middle = near * np.polyval(a, near * near) / np.polyval(b, near * near)
-    far = np.sqrt(-2.0 * np.log(side))
-    tail = np.polyval(c, far) / np.polyval(d, far)
-    return np.where(side < 0.02425, np.where(p < 0.5, tail, -tail), middle)
-
-
-def xavier_uniform_(tensor: T, gain: float = 1.0) -> T:
+def xavier_uniform_(tensor: T, gain: float = 1.0, generator: Generator | None = None) -> T:
     """Uniform in +-gain * sqrt(6 / (fan_in + fan_out)). Glorot and Bengio, 2010.
 
     >>> nn.init.xavier_uniform_(phalanx.empty(3, 3)).abs().max().item() <= 1.0
     True
     """
     bound = gain * math.sqrt(6.0 / sum(fans(tensor)))
-    return uniform_(tensor, -bound, bound)
+    return uniform_(tensor, -bound, bound, generator)
 
 
-def xavier_normal_(tensor: T, gain: float = 1.0) -> T:
+def xavier_normal_(tensor: T, gain: float = 1.0, generator: Generator | None = None) -> T:
     """Normal of standard deviation gain * sqrt(2 / (fan_in + fan_out)). Glorot and Bengio, 2010.
 
     >>> abs(nn.init.xavier_normal_(phalanx.empty(100, 100)).std().item() - 0.1) < 0.01
     True
     """
-    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))))
+    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))), generator)
 
 
 def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
@@ -206,7 +200,13 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
 
-def kaiming_uniform_(tensor: T, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> T:
+def kaiming_uniform_(
+    tensor: T,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+) -> T:
     """Uniform in +-gain * sqrt(3 / fan), ``a`` the slope of leaky_relu. He et al., 2015.
 
     >>> nn.init.kaiming_uniform_(phalanx.empty(8, 6)).abs().max().item() <= 1.0
@@ -215,10 +215,16 @@ def kaiming_uniform_(tensor: T, a: float = 0, mode: str = "fan_in", nonlinearity
     if 0 in tensor.shape:
         return tensor
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
-    return uniform_(tensor, -bound, bound)
+    return uniform_(tensor, -bound, bound, generator)
 
 
-def kaiming_normal_(tensor: T, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> T:
+def kaiming_normal_(
+    tensor: T,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+) -> T:
     """Normal of standard deviation gain / sqrt(fan), ``a`` the slope of leaky_relu. He et al., 2015.
 
     >>> abs(nn.init.kaiming_normal_(phalanx.empty(100, 200)).std().item() - 0.1) < 0.01
@@ -226,10 +232,10 @@ def kaiming_normal_(tensor: T, a: float = 0, mode: str = "fan_in", nonlinearity:
     """
     if 0 in tensor.shape:
         return tensor
-    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity))
+    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
 
 
-def orthogonal_(tensor: T, gain: float = 1) -> T:
+def orthogonal_(tensor: T, gain: float = 1, generator: Generator | None = None) -> T:
     """Rows (or columns, whichever are fewer) orthonormal, times ``gain``. Saxe et al., 2013.
 
     >>> q = nn.init.orthogonal_(phalanx.empty(2, 5))
@@ -241,7 +247,7 @@ def orthogonal_(tensor: T, gain: float = 1) -> T:
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
     if rows * columns == 0:
         return tensor
-    draw = rng.normal((max(rows, columns), min(rows, columns)), rng.init_key(), np.float64)
+    draw = rng.normal((max(rows, columns), min(rows, columns)), _key(generator), np.float64)
     q, r = np.linalg.qr(draw)
     q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the factorisation unique, hence the draw uniform
     return _fill(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
@@ -270,7 +276,7 @@ def dirac_(tensor: T, groups: int = 1) -> T:
     return _fill(tensor, values)
 
 
-def sparse_(tensor: T, sparsity: float, std: float = 0.01) -> T:
+def sparse_(tensor: T, sparsity: float, std: float = 0.01, generator: Generator | None = None) -> T:
     """Normal of ``std``, with the fraction ``sparsity`` of each column's rows (rounded up) set to 0. Martens, 2010.
 
     >>> (nn.init.sparse_(phalanx.empty(10, 4), 0.25) == 0).sum(dim=0).tolist()
@@ -281,8 +287,8 @@ def sparse_(tensor: T, sparsity: float, std: float = 0.01) -> T:
     if not 0.0 <= sparsity <= 1.0:
         raise RangeError(f"sparse_: sparsity must be in [0, 1], got {sparsity}")
     rows = tensor.shape[0]
-    normal_(tensor, 0.0, std)
-    order = np.argsort(rng.uniform(tuple(tensor.shape), rng.init_key(), np.float64), axis=0, kind="stable")
+    normal_(tensor, 0.0, std, generator)
+    order = np.argsort(rng.uniform(tuple(tensor.shape), _key(generator), np.float64), axis=0, kind="stable")
     ranks = np.argsort(order, axis=0, kind="stable")  # a random order of each column's rows
     tensor.array[array_module(tensor.array).asarray(ranks < math.ceil(sparsity * rows))] = 0
     return tensor

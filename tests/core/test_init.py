@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -135,11 +136,11 @@ def test_dirac_is_torchs(shape: tuple[int, ...], groups: int) -> None:
 
 
 def test_normal_quantile_inverts_the_distribution_function() -> None:
-    from phalanx.core.nn.init import _normal_quantile
+    from phalanx.core.nn.quantile import normal_quantile
 
     z = np.linspace(-6, 6, 241)
     p = np.array([(1 + math.erf(x / math.sqrt(2))) / 2 for x in z])
-    assert np.abs(_normal_quantile(p) - z).max() < 1e-6
+    assert np.abs(normal_quantile(p) - z).max() < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (4, 2, 3)])
@@ -218,6 +219,33 @@ def test_draws_of_values_do_not_shift_with_other_random_numbers() -> None:
     phalanx.rand(100)
     nn.functional.dropout(phalanx.ones(100), 0.5, True)
     assert all(np.array_equal(first[name], value) for name, value in build().items())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "name", [name for name in init.__all__ if name.split("_")[0] not in ("glorot", "he", "lecun", "variance")]
+)
+def test_arguments_are_torchs(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    mine, theirs = (inspect.signature(getattr(module, name)).parameters.values() for module in (init, torch.nn.init))
+    assert [(p.name, p.default) for p in mine] == [(p.name, p.default) for p in theirs]
+
+
+def test_a_generator_of_ones_own() -> None:
+    fills = [init.uniform_, init.normal_, init.trunc_normal_, init.xavier_uniform_, init.xavier_normal_]
+    fills += [init.kaiming_uniform_, init.kaiming_normal_, init.orthogonal_]
+    generator = phalanx.Generator().manual_seed(3)
+    first = [fill(blank(3, 4), generator=generator).numpy().copy() for fill in fills]
+    phalanx.manual_seed(9)
+    generator.manual_seed(3)
+    for fill, expected in zip(fills, first, strict=True):
+        assert np.array_equal(fill(blank(3, 4), generator=generator).numpy(), expected)
+        assert not np.array_equal(fill(blank(3, 4), generator=None).numpy(), expected)
+    phalanx.manual_seed(9)
+    expected = build()
+    phalanx.manual_seed(9)
+    init.normal_(blank(3, 4), generator=generator)
+    assert all(np.array_equal(expected[name], value) for name, value in build().items())
 
 
 # ---------------------------------------------------------------- default distributions of layers, beside PyTorch's
