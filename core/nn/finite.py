@@ -34,16 +34,16 @@ class _Found(Exception):
     pass
 
 
-def first_non_finite(model: Module, *inputs: Any) -> str | None:
+def first_non_finite(model: Module, *inputs: Any, **keywords: Any) -> str | None:
     """Name what is the first to be NaN or infinite: "input", a parameter or buffer, a layer's output or input; else None.
 
-    Runs ``model(*inputs)`` again without gradients; running statistics stay as they were, dropout draws a new mask.
+    Runs ``model(*inputs, **keywords)`` again without gradients; running statistics stay as they were, dropout draws a new mask.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> nn.first_non_finite(model, phalanx.tensor([[1.0, float("nan")]]))
     'input'
     """
-    if not is_finite(inputs):
+    if not is_finite((inputs, keywords)):
         return "input"
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
@@ -65,7 +65,7 @@ def first_non_finite(model: Module, *inputs: Any) -> str | None:
         for name, module in model.named_modules():
             handles.append(module.register_forward_hook(watch(name)))
         with no_grad(), statistics.discard():
-            model(*inputs)
+            model(*inputs, **keywords)
     except _Found:
         pass
     finally:

@@ -10,7 +10,7 @@ from .checkpoint import BackupAndRestore, Checkpoint
 from .csv_logger import CSVLogger
 from .early_stopping import EarlyStopping
 from .history import History
-from .learning_rate import LearningRateMonitor, LRScheduler
+from .learning_rate import LearningRateMonitor, LRScheduler, ReduceLROnPlateau
 from .ledger_writer import LedgerWriter
 from .progress import ProgressBar
 from .stops import LambdaCallback, TerminateOnNaN
@@ -30,6 +30,7 @@ __all__ = [
     "LearningRateMonitor",
     "LedgerWriter",
     "ProgressBar",
+    "ReduceLROnPlateau",
     "TensorBoard",
     "TerminateOnNaN",
     "Timeline",

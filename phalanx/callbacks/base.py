@@ -52,7 +52,7 @@ class Callback:
         """Before a step (from 0, counted since training began)."""
 
     def on_step_end(self, step: int, logs: Logs) -> None:
-        """After an optimizer step: ``loss`` of the global batch."""
+        """After an optimizer step: ``loss`` of the global batch, and ``gradient_norm`` if it is clipped."""
 
     def on_evaluate_begin(self, logs: Logs) -> None:
         """Before an evaluation, within a fit or alone."""

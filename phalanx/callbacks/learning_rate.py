@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..core.errors import RangeError
+from ..core.optim.schedules import ReduceLROnPlateau as Plateau
 from .base import Callback, Logs
+from .monitor import Monitor
 
 
 class Scheduler(Protocol):
@@ -52,7 +54,8 @@ class LRScheduler(Callback):
     """Step a schedule of ``optim.lr_scheduler`` after every epoch or step, or set the rate by a function of the epoch.
 
     Args:
-        scheduler: a scheduler, or ``function(epoch, lr) -> lr``, called before each epoch (as Keras's LearningRateScheduler).
+        scheduler: a scheduler, or ``function(epoch, lr) -> lr`` (or of the epoch alone), called before each epoch, as Keras's
+            LearningRateScheduler.
         every: ``"epoch"`` or ``"step"``, as the scheduler counts.
         monitor: the name in the epoch's logs that a ReduceLROnPlateau looks at.
 
@@ -92,7 +95,8 @@ class LRScheduler(Callback):
         if not self.by_function or self.trainer.steps_in_epoch:  # set before the epoch was interrupted
             return
         for group in self.trainer.optimizer.param_groups:
-            group["lr"] = float(self.scheduler(epoch, float(group["lr"])))
+            given = (epoch, float(group["lr"]))[: len(_positional(self.scheduler))]
+            group["lr"] = float(self.scheduler(*given))
 
     def on_step_end(self, step: int, logs: Logs) -> None:
         if self.every == "step" and not self.by_function:
@@ -118,9 +122,67 @@ class LRScheduler(Callback):
         self.scheduler.load_state_dict(state["scheduler"])
 
 
+class ReduceLROnPlateau(Callback):
+    """Lower the rate when ``monitor`` has not got better for more than ``patience`` epochs, by ``optim.lr_scheduler``'s rule.
+
+    Args:
+        factor: what the rate is multiplied by.
+        mode: ``"min"``, ``"max"``, or ``"auto"``: by the name.
+        min_delta: better is better by more than this.
+        cooldown: so many epochs after a reduction are not judged.
+        min_lr: the rate does not go below.
+
+    The same as ``LRScheduler(optim.lr_scheduler.ReduceLROnPlateau(optimizer, ...), monitor=...)``, made where the fit begins.
+
+    >>> model = nn.Linear(2, 1)
+    >>> trainer = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
+    >>> x = np.ones((4, 2), np.float32)
+    >>> plateau = phalanx.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=0, min_delta=1e9)
+    >>> history = trainer.fit((x, x[:, :1]), epochs=3, verbose=0, callbacks=[plateau])
+    >>> trainer.optimizer.param_groups[0]["lr"]
+    0.025
+    """
+
+    place = -5
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        *,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        self.monitor = Monitor("ReduceLROnPlateau", monitor, mode, min_delta)
+        self._options: dict[str, Any] = {
+            "mode": "min" if self.monitor.sign < 0 else "max", "factor": factor, "patience": patience,
+            "threshold": min_delta, "threshold_mode": "abs", "cooldown": cooldown, "min_lr": min_lr,
+        }  # fmt: skip
+        self.schedule: Plateau | None = None
+        """The schedule of the current fit."""
+
+    def reset(self) -> None:
+        self.schedule = Plateau(self.trainer.optimizer, **self._options)
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        assert self.schedule is not None
+        self.schedule.step(self.monitor.value(logs))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.schedule is None else self.schedule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert self.schedule is not None
+        self.schedule.load_state_dict(state)
+
+
+def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p for p in inspect.signature(function).parameters.values() if p.kind in kinds]
+
+
 def _needs_argument(function: Callable[..., Any]) -> bool:
-    return any(
-        parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in inspect.signature(function).parameters.values()
-    )
+    return any(parameter.default is parameter.empty for parameter in _positional(function))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..callbacks.base import CallbackList
@@ -17,7 +18,7 @@ from ..core.data.dataset import is_stream
 from ..core.errors import RangeError, StateError
 from ..core.nn.finite import first_non_finite
 from ..core.optim import clip
-from ..dist.chunks import split_batch
+from ..dist.chunks import call, split_batch
 from ..dist.run_shards import run_shards
 from ..dist.voting import agreed, vote
 from .batch import count, micro_batches
@@ -154,13 +155,14 @@ class FitLoop:
         if self._any(NOT_FINITE, self._problem):
             self._decide(self._problem)
             return False
+        norm: dict[str, float] = {}
         with self._span("optimizer", step):
             if trainer.precision.unscale(optimizer):
-                self._clip()
+                norm = self._clip()
                 optimizer.step()
         if self._any(STOP, self._wants_stop):
             self._decide(self._wants_stop)
-        self._logs = {"loss": model.step_loss}
+        self._logs = {"loss": model.step_loss} | norm
         return True
 
     def _shards(self, step: Step) -> None:
@@ -202,16 +204,19 @@ class FitLoop:
 
     def _describe(self, loss: float, step: Step, x: Any) -> str:
         group, module = self.trainer.group, self.trainer.module
-        where = first_non_finite(module, *(x if isinstance(x, list | tuple) else (x,)))
+        where = call(partial(first_non_finite, module), x)
         place = f"the first value that is not finite is in {where}" if where else "it arises in the loss itself"
         return f"rank {group.rank} of {group.size}: the loss is {loss} in step {step.index}; {place}"
 
-    def _clip(self) -> None:
+    def _clip(self) -> dict[str, float]:
+        """Clip the global gradient; its norm, where that is known."""
         trainer = self.trainer
         if trainer.clip_value is not None:
             clip.clip_grad_value_(trainer.model.parameters(), trainer.clip_value)
-        if trainer.clip_norm is not None:
-            clip.clip_grad_norm_(trainer.model.parameters(), trainer.clip_norm)
+        if trainer.clip_norm is None:
+            return {}
+        norm = clip.clip_grad_norm_(trainer.model.parameters(), trainer.clip_norm)
+        return {"gradient_norm": float(norm.item())}
 
     # -- decisions --------------------------------------------------------------------------------------------------
 

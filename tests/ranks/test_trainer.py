@@ -224,6 +224,27 @@ def test_a_stream_with_epochs_of_so_many_steps(tmp_path: Path) -> None:
     assert of.step == 6
 
 
+def test_inputs_by_name_and_the_norm_of_the_gradient() -> None:
+    x, y = data()[0].arrays
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(FEATURES, CLASSES)
+
+        def forward(self, *, left: Any, right: Any) -> Any:
+            return self.linear(left + right)
+
+    norms: list[float] = []
+    see = callbacks.LambdaCallback(on_step_end=lambda step, logs: norms.append(logs["gradient_norm"]))
+    model = Named()
+    of = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), clip_norm=1e-3)
+    of.fit(({"left": x, "right": x}, y), batch_size=40, callbacks=[see], verbose=0)
+    assert len(norms) == 3 and min(norms) > 1e-3
+    of.fit(({"left": x, "right": x * np.nan}, y), callbacks=[callbacks.TerminateOnNaN()], verbose=0)
+    assert of.stopped is not None and of.stopped.endswith("is in input")
+
+
 def test_validation_split_holds_out_the_last() -> None:
     x, y = data()[0].arrays
     of = trainer()
@@ -427,15 +448,42 @@ def test_a_plateau_lowers_the_rate_on_all_ranks_alike() -> None:
         callbacks.LRScheduler(plateau.scheduler, every="step")
 
 
+def test_a_plateau_made_by_the_callback_is_the_schedules(tmp_path: Path) -> None:
+    def main(make: Callable[[Any], Any], epochs: int = 5, folder: Path | None = None) -> list[str]:
+        of = trainer(callbacks=[callbacks.LearningRateMonitor()])
+        of.fit(*data(), epochs, batch_size=20, checkpoint_dir=folder, callbacks=[make(of.optimizer)], verbose=0)
+        return result(of)["history"]["lr"]
+
+    def own(optimizer: Any) -> callbacks.Callback:
+        return callbacks.ReduceLROnPlateau("val_loss", 0.3, 1, mode="max", min_delta=0.01, cooldown=1)
+
+    def schedules(optimizer: Any) -> callbacks.Callback:
+        options = {
+            "mode": "max",
+            "factor": 0.3,
+            "patience": 1,
+            "threshold": 0.01,
+            "threshold_mode": "abs",
+            "cooldown": 1,
+        }
+        return callbacks.LRScheduler(optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options))
+
+    expected = same(on_ranks(1, lambda: main(schedules)))
+    assert len(set(expected)) == 2
+    assert same(on_ranks(2, lambda: main(own, 3, tmp_path))) == expected[:3]
+    assert same(on_ranks(2, lambda: main(own, 5, tmp_path))) == expected
+
+
 def test_a_schedule_given_to_fit_or_as_a_function() -> None:
     rates = []
     for scheduler in (
         lambda o: optim.lr_scheduler.StepLR(o, 1, gamma=0.5),
         lambda o: callbacks.LRScheduler(lambda epoch, lr: lr * (0.5 if epoch else 1.0)),
+        lambda o: callbacks.LRScheduler(lambda epoch: 0.01 * 0.5**epoch),
     ):
         of = trainer(callbacks=[callbacks.LearningRateMonitor()])
         rates.append(of.fit(data()[0], epochs=3, scheduler=scheduler(of.optimizer), verbose=0).history["lr"])
-    assert rates == [[0.01, 0.005, 0.0025]] * 2
+    assert rates == [[0.01, 0.005, 0.0025]] * 3
 
 
 def poison(rank: int, at: int) -> type[nn.Module]:
