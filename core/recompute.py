@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from . import rng
+from . import collective, rng
 from .autograd import Walk
 from .errors import GraphError
 from .graph import apply, next_sequence
 from .mode import enable_grad, mode
-from .nn import collective, statistics
+from .nn import statistics
 from .node import Node, Variable, wrap
 from .op import Op
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import rng
+from ..core.collective import provide
 from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
 from ..core.faults import set_position
-from ..core.nn.collective import provide
 from ..core.rank_local import of_rank
 from . import env, excepthook, processor
 from .communicators.alone import AloneCommunicator

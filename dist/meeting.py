@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import rng
+from ..core.collective import Leaf, Merge
 from ..core.data.scope import innermost_step
 from ..core.errors import GraphError
-from ..core.nn.collective import Leaf, Merge
 from .errors import CommunicatorError
 from .messages import Messages
 from .packed import pack, unpack

@@ -14,11 +14,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.collective import set_pass_weight
 from ..core.errors import GraphError
 from ..core.faults import fault_point, set_position
 from ..core.flat import is_packed, pack
 from ..core.graph import is_grad_enabled
-from ..core.nn.collective import set_pass_weight
 from ..core.nn.module import Module
 from ..core.nn.sync_batch_norm import name_layers
 from .commit import commit_statistics, unused

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from ..core.collective import Leaf, Merge
 from ..core.data.scope import close_shard, observers, open_shard
 from ..core.data.step import Step
 from ..core.errors import GraphError
 from ..core.flat import FlatStore
-from ..core.nn.collective import Leaf, Merge
 from ..core.rank_local import Carried, carried, take_over
 from ..core.rng import enter_shard
 from .group import Group, current

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import collective
 from ..graph import apply
 from ..ops.gather_shards import GATHER_OVER_SHARDS
 from ..tensor import Tensor
-from . import collective
+from . import statistics
 
 
 def gather_over_shards(input: Tensor, *, name: str = "gather_over_shards") -> Tensor:
@@ -26,7 +27,7 @@ def gather_over_shards(input: Tensor, *, name: str = "gather_over_shards") -> Te
     >>> phalanx.gather_over_shards(phalanx.ones(3, 2)).shape
     (3, 2)
     """
-    others = collective.meeting(name)
+    others = collective.meeting(name, silenced=statistics.silenced())
     if others is None:
         return apply(GATHER_OVER_SHARDS, input)
     where = others

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import collective
 from ..errors import ShapeError
 from ..graph import apply
 from ..ops.sync_norm import SYNC_BATCH_NORM
 from ..tensor import Tensor
-from . import collective, statistics
 from . import functional as F
+from . import statistics
 from .module import Module
 from .norm import _BatchNorm
 
@@ -57,7 +58,7 @@ class SyncBatchNorm(_BatchNorm):
                 return F.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
             return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
         place = f"SyncBatchNorm {self.label!r}" if self.label else "SyncBatchNorm"
-        others = collective.meeting(place)
+        others = collective.meeting(place, silenced=statistics.silenced())
         meet = None
         if others is not None:
             where = others

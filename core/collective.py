@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from ..rank_local import of_rank
-from . import statistics
+from .rank_local import of_rank
 
 Leaf = tuple[Any, ...]
 """Arrays on the host."""
@@ -55,9 +54,9 @@ def provide(meeting: Callable[[], Meeting | None]) -> None:
     _provider.meeting = meeting  # type: ignore[method-assign]
 
 
-def meeting(place: str) -> Meeting | None:
-    """How the open shard meets the others at ``place``; None: it is alone."""
-    if statistics.silenced() and _local.told is None:
+def meeting(place: str, *, silenced: bool = False) -> Meeting | None:
+    """How the open shard meets the others at ``place``; None: it is alone. ``silenced``: this forward leaves nothing behind."""
+    if silenced and _local.told is None:
         return None
     found = _provider.meeting()
     return found if found is not None and found.wanted(place) else None
