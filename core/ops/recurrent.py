@@ -121,6 +121,10 @@ def _rnn(
     x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None, *,
     nonlinearity: str = "tanh", reverse: bool = False, sizes: Sizes | None = None,
 ) -> tuple[tuple[Array, Array], Any]:  # fmt: skip
+    """``h_t = f(x_t w_ih^T + b_ih + h_{t-1} w_hh^T + b_hh)``, f tanh or relu: -> outputs (..., H), last h (N, H).
+
+    x, h (N, H), w_ih (H, I), w_hh (H, H), perhaps b_ih and b_hh (H,).
+    """
     steps = _check("rnn", x, sizes, 1, h=h, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     y, last, before = kernel("rnn_forward", device_kind(x))(
         _share(x, w_ih, b_ih, b_hh), wide(h), wide(w_hh), steps, reverse, nonlinearity
@@ -148,7 +152,6 @@ def _rnn_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
 
 
 RNN = define("rnn", _rnn, _rnn_vjp)
-"""x, h (N, H), w_ih (H, I), w_hh (H, H), perhaps b_ih and b_hh (H,) -> outputs (..., H), last h (N, H)."""
 
 
 # ---- LSTM --------------------------------------------------------------------------------------------------------------
@@ -158,6 +161,10 @@ def _lstm(
     x: Array, h: Array, c: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None,
     w_hr: Array | None = None, *, reverse: bool = False, sizes: Sizes | None = None,
 ) -> tuple[tuple[Array, Array, Array], Any]:  # fmt: skip
+    """``c_t = f c_{t-1} + i g``, ``h_t = o tanh(c_t)``, projected by w_hr if there is one: -> outputs (..., R), last h and c.
+
+    x, h (N, R), c (N, H), w_ih (4H, I), w_hh (4H, R), rows i, f, g, o, perhaps b_ih and b_hh (4H,), perhaps w_hr (R, H).
+    """
     steps = _check("lstm", x, sizes, 4, h=h, c=c, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, w_hr=w_hr)
     gates = _share(x, w_ih, b_ih, b_hh)
     projection = None if w_hr is None else wide(w_hr)
@@ -189,7 +196,6 @@ def _lstm_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
 
 
 LSTM = define("lstm", _lstm, _lstm_vjp)
-"""x, h (N, R), c (N, H), w_ih (4H, I), w_hh (4H, R), perhaps b_ih and b_hh (4H,), perhaps w_hr (R, H) -> outputs (..., R), h, c."""
 
 
 # ---- GRU ---------------------------------------------------------------------------------------------------------------
@@ -199,6 +205,10 @@ def _gru(
     x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array | None = None, b_hh: Array | None = None, *,
     reverse: bool = False, sizes: Sizes | None = None,
 ) -> tuple[tuple[Array, Array], Any]:  # fmt: skip
+    """``h_t = (1 - z) n + z h_{t-1}`` with the reset gate behind the product: -> outputs (..., H), last h (N, H).
+
+    x, h (N, H), w_ih (3H, I), w_hh (3H, H), rows r, z, n, perhaps b_ih and b_hh (3H,).
+    """
     steps = _check("gru", x, sizes, 3, h=h, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     gates = _share(x, w_ih, b_ih)
     y, last, before, shares = kernel("gru_forward", device_kind(x))(
@@ -220,13 +230,13 @@ def _gru_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
 
 
 GRU = define("gru", _gru, _gru_vjp)
-"""x, h (N, H), w_ih (3H, I), w_hh (3H, H), perhaps b_ih and b_hh (3H,) -> outputs (..., H), last h (N, H)."""
 
 
 # ---- rows of packed sequences ------------------------------------------------------------------------------------------
 
 
 def _take_rows(x: Array, *, rows: Array) -> tuple[Array, Any]:
+    """Rows of x (M, ...) in the order of ``rows`` (S,), each at most once: index_select without a sum in its gradient."""
     return x[rows], (x.shape, rows)
 
 
@@ -238,10 +248,10 @@ def _take_rows_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> Gradi
 
 
 TAKE_ROWS = define("take_rows", _take_rows, _take_rows_vjp)
-"""Rows of x (M, ...) in the order of ``rows`` (S,), each at most once: what index_select does, without a sum in its gradient."""
 
 
 def _put_rows(x: Array, *, rows: Array, count: int, fill: float = 0.0) -> tuple[Array, Any]:
+    """Row i of x (S, ...) becomes row ``rows[i]`` of ``count``, the others are ``fill``: the reverse of take_rows."""
     y = array_module(x).full((count, *x.shape[1:]), fill, x.dtype)
     y[rows] = x
     return y, rows
@@ -252,4 +262,3 @@ def _put_rows_vjp(rows: Any, gradient: Array, needs: Any, slots: Any) -> Gradien
 
 
 PUT_ROWS = define("put_rows", _put_rows, _put_rows_vjp)
-"""The reverse of take_rows: row i of x (S, ...) becomes row ``rows[i]`` of ``count``; the others are ``fill``."""
