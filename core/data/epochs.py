@@ -68,7 +68,8 @@ class IndexedEpoch:
     ) -> None:
         self._order, self._bounds, self._parts = order, iter(bounds), partial(parts_of, place=place, plain=plain)
         self._make = partial(maker.make, epoch)
-        tasks = (order[lo + a : lo + b] for lo, hi in bounds for _, a, b in self._parts(hi - lo))
+        parts = self._parts
+        tasks = (order[lo + a : lo + b] for lo, hi in bounds for _, a, b in parts(hi - lo))
         self._source = supply(self._make, tasks, epoch)
 
     def next(self) -> Portion | None:

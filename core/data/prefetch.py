@@ -62,7 +62,8 @@ class Inline(Generic[Task]):
         return self._work(next(self._tasks))
 
     def close(self) -> None:
-        """Nothing to end."""
+        """No more tasks."""
+        self._tasks = iter(())
 
 
 class Prefetcher(Generic[Task]):
@@ -110,6 +111,7 @@ def _end(shared: _Shared[Any], threads: list[threading.Thread], deadline_s: floa
     with shared.changed:
         shared.closed = True
         shared.results.clear()
+        shared.tasks = iter(())  # what makes tasks may know who uses their results: a circle that would keep both
         shared.changed.notify_all()
     for thread in threads:
         # the collector may run this on one of the threads themselves
