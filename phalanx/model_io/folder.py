@@ -79,9 +79,9 @@ def _replaced(model: Module, twin: Module, describer: Describer) -> dict[str, An
             own, other = (module.__dict__.get(name) for module in (mine, theirs))
             if own is None and other is not None:
                 rows[join(path, name)] = None
-            elif own is not None and _words(own) != _words(other):
+            elif own is not None and (other is None or _words(own) != _words(other)):
                 rows[join(path, name)] = describer.module(own)
-            elif own is not None:
+            elif own is not None and other is not None:
                 visit(join(path, name), own, other)
 
     visit("", model, twin)

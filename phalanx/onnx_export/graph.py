@@ -201,7 +201,7 @@ def _triangle(values: Sequence[np.ndarray], k: int) -> tuple[Any, Any] | None:
     """The two values of arrays that have one on and below the ``k``-th diagonal and another one above; None for others."""
     found = None
     for value in values:
-        below = np.broadcast_to(np.tri(*value.shape[-2:], k, dtype=bool), value.shape)
+        below = np.broadcast_to(np.tri(value.shape[-2], value.shape[-1], k, dtype=bool), value.shape)
         inside, outside = value[below], value[~below]
         if not inside.size or not outside.size or not ((inside == inside[0]).all() and (outside == outside[0]).all()):
             return None

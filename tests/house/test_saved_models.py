@@ -12,7 +12,7 @@ import pytest
 
 import phalanx
 from phalanx import nn
-from phalanx.core.errors import CheckpointError, StateError
+from phalanx.core.errors import CheckpointError, DTypeError, StateError
 from phalanx.core.tensor import Tensor
 from phalanx.onnx_export.runs import leaves
 
@@ -132,6 +132,9 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert phalanx.load_model(folder).in_features == 4 and phalanx.load_extra(folder) is None
     with pytest.raises(StateError):
         phalanx.save_model(nn.Sequential(Local(object())), folder)
+    assert phalanx.load_model(folder).in_features == 4
+    with pytest.raises(DTypeError, match="extra|got object"):
+        phalanx.save_model(nn.Linear(3, 2), folder, extra=object())
     assert phalanx.load_model(folder).in_features == 4
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     (folder / "notes.txt").write_text("mine")
