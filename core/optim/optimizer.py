@@ -8,6 +8,7 @@ each updates its part of every run, and the new parameters are gathered.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..nn.parameter import Parameter
 from ..owned import Keeper
 from ..tensor import Tensor
 from .own_state import OwnState
-from .state import TORCH_ONLY, OptimizerState, Options
+from .state import TORCH_ONLY, OptimizerState, Options, whole_state
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Optimizer(OptimizerState):
         """Calls of :meth:`step` on this object; a resume does not count."""
         self._steps: dict[Parameter, int] = {}
         self._numbers: dict[Parameter, dict[str, float]] = {}
-        self._own = OwnState() if self._by_hand else None
+        self._own = OwnState(dict) if self._by_hand else None
         self._within = False
         self._pre_hooks: dict[int, Callable[..., Any]] = {}
         self._post_hooks: dict[int, Callable[..., Any]] = {}
@@ -274,6 +275,21 @@ class Optimizer(OptimizerState):
         data = store.data[lo:hi].reshape(shape)
         gradient = -gradient if group.get("maximize") else gradient
         self.update(data, gradient, state | run.numbers, group, run.steps + 1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        """A copy with its state for copies of the parameters (those of a model that is copied along); hooks stay behind."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        held = {key: value for key, value in self.__dict__.items() if key not in ("_pre_hooks", "_post_hooks")}
+        twin.__dict__.update(copy.deepcopy(held, memo), _pre_hooks={}, _post_hooks={})
+        twin._pack()
+        whole: dict[tuple[FlatStore, str], Any] = {}
+        for group, other in zip(self.param_groups, twin.param_groups, strict=True):
+            for mine, its in zip(group["params"], other["params"], strict=True):
+                if self._own is None and self._steps.get(mine, 0):
+                    for name in self.state_names(group):
+                        its._store.set_state(twin, name, its._index, whole_state(self, mine, name, whole))
+        return twin
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

@@ -17,15 +17,12 @@ class OwnState(defaultdict[Parameter, dict[str, Any]]):
     """Parameter -> name -> Tensor, array, number or text; a parameter that is new has an empty dict.
 
     >>> weight = nn.Parameter(phalanx.ones(2))
-    >>> state = OwnState()
+    >>> state = OwnState(dict)
     >>> state[weight]["step"] = 1
     >>> state[weight]["mean"] = phalanx.zeros(2)
     >>> state.scalars({weight: "weight"})["weight"]["step"], list(state.arrays({weight: "weight"}))
     (1, ['mean/weight'])
     """
-
-    def __init__(self) -> None:
-        super().__init__(dict)
 
     def arrays(self, names: Mapping[Parameter, str]) -> dict[str, Any]:
         """Live arrays, keyed "what/parameter name"."""

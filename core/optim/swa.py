@@ -11,7 +11,8 @@ import numpy as np
 
 from ..data.batches import BatchMaker
 from ..data.loader import DataLoader
-from ..errors import RangeError
+from ..data.placement import placement
+from ..errors import DataError, RangeError
 from ..mode import no_grad
 from ..nn.module import Module
 from ..tensor import Tensor
@@ -241,6 +242,11 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
 
 def _batches(loader: Iterable[Any]) -> Iterator[Any]:
     if not isinstance(loader, DataLoader) or loader.length is None:
+        if isinstance(loader, DataLoader) and placement().shard_count > 1:
+            raise DataError(
+                "update_bn: of a stream each rank reads its part, and statistics would differ; give batches that are the same on "
+                "all ranks"
+            )
         yield from loader
         return
     maker, order, size = BatchMaker(loader.dataset, loader.collate_fn, loader.seed), loader._order(0), loader.batch_size

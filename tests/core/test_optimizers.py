@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -409,6 +410,28 @@ def test_an_optimizer_in_pytorchs_manner() -> None:
         louder.step()
         assert told == ["before", "own", "after"] and louder.updates == 1
         np.testing.assert_allclose(weight.detach().numpy(), [0.9, 0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [optim.NAdam, optim.Muon, optim.SGD, ByHand])
+def test_a_copy_goes_on_like_its_original(kind: Any) -> None:
+    """Copied together with the model; hooks stay behind, and what one does the other does not see."""
+    model = nn.Linear(3, 3, bias=False)
+    optimizer = kind(model.parameters(), lr=0.1)
+    told: list[int] = []
+    optimizer.register_step_pre_hook(lambda *_: told.append(1))
+
+    def step(model: Any, optimizer: Any) -> np.ndarray:
+        model.weight.grad = phalanx.tensor(np.arange(9, dtype=np.float32).reshape(3, 3) - 3.0)
+        optimizer.step()
+        return model.weight.detach().numpy().copy()
+
+    for _ in range(3):
+        step(model, optimizer)
+    twin, its = copy.deepcopy((model, optimizer))
+    assert its.param_groups[0]["params"][0] is twin.weight is not model.weight
+    ours = [step(model, optimizer) for _ in range(3)]
+    np.testing.assert_array_equal([step(twin, its) for _ in range(3)], ours)
+    assert len(told) == 6 and len(its.state) == len(optimizer.state)
 
 
 def test_named_parameters_and_groups() -> None:

@@ -108,8 +108,8 @@ def test_averages_of_any_rank_count(shard: str | None) -> None:
     assert on_ranks(3, 4, lambda: averaged(shard)) == [expected] * 3
 
 
-def test_swa_of_any_rank_count() -> None:
-    """The averaged copy, and batch norms that fit it, from a loader that stays where it stands."""
+def test_swa_of_any_rank_count(tmp_path: Path) -> None:
+    """The averaged copy, its checkpoint, and batch norms that fit it, from a loader that stays where it stands."""
 
     def averaged() -> Any:
         model = phalanx.DataParallel(Net(), bucket_bytes=16384)
@@ -127,6 +127,12 @@ def test_swa_of_any_rank_count() -> None:
             if step.index == 1:
                 swa_utils.update_bn(loader, average)
                 between = hash_array(average.module.norm.running_var.array)
+        names = {"model": model, "average": average}
+        checkpointer = phalanx.Checkpointer(tmp_path, model=names, optimizer={"model": optimizer}, group=model.group)
+        checkpointer.save()
+        swa_utils.update_bn(loader, average)
+        average.update_parameters(model)
+        checkpointer.resume()
         swa_utils.update_bn(loader, average)
         average.eval()
         y = average(phalanx.tensor(np.ones((2, FEATURES), np.float32)))
