@@ -106,6 +106,10 @@ class PackedSequence(_Packed):
         """The data on the GPU."""
         return self.to("cuda")
 
+    def half(self) -> PackedSequence:
+        """The data in float16."""
+        return self.to(np.float16)
+
     def float(self) -> PackedSequence:
         """The data in float32."""
         return self.to(np.float32)
@@ -113,6 +117,14 @@ class PackedSequence(_Packed):
     def double(self) -> PackedSequence:
         """The data in float64."""
         return self.to(np.float64)
+
+    def long(self) -> PackedSequence:
+        """The data in int64."""
+        return self.to(np.int64)
+
+    def pin_memory(self) -> PackedSequence:
+        """Itself: host memory is not pinned here."""
+        return self
 
     @property
     def is_cuda(self) -> bool:

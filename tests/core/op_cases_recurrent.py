@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,9 @@ def by_torch(kind: str, parts: int, sizes: Any, reverse: bool, **options: Any) -
         packed = x if sizes is None else torch.nn.utils.rnn.PackedSequence(x[order], torch.tensor(sizes))
         packed = packed if sizes is not None else x[order]
         hx = first[0][None] if parts == 1 else tuple(s[None] for s in first)
-        y, last = torch.func.functional_call(layer, given, (packed, hx))
+        with warnings.catch_warnings():  # PyTorch tells of the projection that it is done the slow way
+            warnings.simplefilter("ignore")
+            y, last = torch.func.functional_call(layer, given, (packed, hx))
         y = (y if sizes is None else y.data)[order]
         return (y, last[0]) if parts == 1 else (y, last[0][0], last[1][0])
 

@@ -333,7 +333,9 @@ def test_pad_pack_and_back() -> None:
 
     compare(nn.Identity(), torch.nn.Identity(), run, arrays)
     packed = rnn.pack_sequence([phalanx.ones(2), phalanx.ones(1)])
-    assert packed.sorted_indices is None and packed.double().data.dtype == np.float64 and not packed.is_cuda
+    assert packed.sorted_indices is None and not packed.is_cuda and packed.pin_memory() is packed
+    for change, dtype in (("half", np.float16), ("float", np.float32), ("double", np.float64), ("long", np.int64)):
+        assert getattr(packed, change)().data.dtype == dtype
     assert rnn.PackedSequence(packed.data, packed.batch_sizes, phalanx.tensor([1, 0])).unsorted_indices.tolist() == [
         1,
         0,
