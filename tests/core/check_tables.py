@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from phalanx import nn, optim
-from tests.core import test_layers, test_layers_nn, test_optimizers
+from tests.core import test_layers, test_layers_nn, test_lazy, test_optimizers
 from tests.core.op_cases_all import CASES as OPS
 from tests.core.test_layers import C, E, L, N, floats, pair
 
@@ -56,6 +56,7 @@ def _fixed(value: Any) -> Any:
 LAYERS: dict[str, Any] = {
     **test_layers.LAYERS,
     **test_layers_nn.LAYERS,
+    **test_lazy.CHECKED,
     "RNN": (lambda nn: nn.RNN(C, 5), floats(L, N, C)),
     "RNN options": (lambda nn: nn.RNN(C, 5, 2, nonlinearity="relu", bidirectional=True, batch_first=True), floats(N, L, C)),
     "LSTM": (lambda nn: nn.LSTM(C, 5), floats(L, N, C)),

@@ -12,7 +12,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.errors import StateError
-from tests.core.test_layers import close, torch
+from tests.core.test_layers import close, floats, torch
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
@@ -31,6 +31,21 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "LazyInstanceNorm2d": (lambda nn: nn.LazyInstanceNorm2d(momentum=0.3), (4, 6, 3, 3)),
     "LazyInstanceNorm3d": (lambda nn: nn.LazyInstanceNorm3d(), (4, 6, 2, 3, 3)),
 }
+
+
+def _after_a_batch(build: Any, shape: tuple[int, ...]) -> Any:
+    """What a lazy layer of either library has become."""
+
+    def make(library: Any) -> Any:
+        layer = build(library)
+        layer(phalanx.zeros(*shape) if library is nn else torch.zeros(shape))
+        return layer
+
+    return make
+
+
+CHECKED = {name: (_after_a_batch(build, shape), floats(*shape)) for name, (build, shape) in LAYERS.items()}
+"""For ``phalanx ops --check``."""
 
 
 @pytest.mark.parametrize("name", LAYERS)
