@@ -43,7 +43,7 @@ def clip_grad_norm_(
     present = [p for p in dict.fromkeys(given) if p._grad is not None]
     norm = _checked(_norm(present, _exponent(norm_type)), error_if_nonfinite)
     _scale(present, max_norm, norm)
-    return Tensor(np.float32(norm))
+    return _as_tensor(norm, [p._grad.array for p in present])
 
 
 def clip_grads_with_norm_(
@@ -81,7 +81,7 @@ def get_total_norm(
     arrays = [tensor.array.reshape(-1) for tensor in _listed(tensors)]
     exponent = _exponent(norm_type)
     values = np.array([_chunk(a[lo:hi], exponent) for a in arrays for lo, hi in chunk_grid(a.size)])
-    return Tensor(np.float32(_checked(_joined(values, exponent), error_if_nonfinite)))
+    return _as_tensor(_checked(_joined(values, exponent), error_if_nonfinite), arrays)
 
 
 def clip_grad_value_(
@@ -105,6 +105,11 @@ def clip_grad_value_(
 
 def _listed(given: Any) -> list[Any]:
     return [given] if isinstance(given, Tensor) else list(given)
+
+
+def _as_tensor(norm: float, of: Sequence[Any]) -> Tensor:
+    """In float64 where some of it was, else in float32."""
+    return Tensor(np.float64(norm) if any(array.dtype == np.float64 for array in of) else np.float32(norm))
 
 
 def _exponent(norm_type: Any) -> float:

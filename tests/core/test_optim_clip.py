@@ -38,16 +38,18 @@ def same(ours: list[Any], theirs: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("norm_type", [2, 1.0, 3.5, "inf", float("inf")])
-@pytest.mark.parametrize("max_norm", [0.5, 1e6])
-def test_clip_grad_norm(norm_type: Any, max_norm: float) -> None:
+@pytest.mark.parametrize(("max_norm", "dtype"), [(0.5, np.float32), (1e6, np.float32), (0.5, np.float64)])
+def test_clip_grad_norm(norm_type: Any, max_norm: float, dtype: Any) -> None:
     torch = pytest.importorskip("torch")
-    ours, theirs = pairs()
+    ours, theirs = pairs(dtype=dtype)
     if norm_type in ("inf", float("inf")):  # PyTorch has no largest element of nothing
         ours, theirs = ([p for p in given if 0 not in p.shape] for given in (ours, theirs))
     norm = nn.utils.get_total_norm([p.grad for p in ours if p.grad is not None], norm_type)
     mine = nn.utils.clip_grad_norm_(iter(ours), max_norm, norm_type, foreach=True)
     other = torch.nn.utils.clip_grad_norm_(iter(theirs), max_norm, norm_type)
-    assert float(mine) == pytest.approx(float(other), rel=1e-5) and float(norm) == float(mine)
+    exact = 1e-5 if dtype is np.float32 else 1e-12
+    assert float(mine) == pytest.approx(float(other), rel=exact) and float(norm) == float(mine)
+    assert mine.dtype == norm.dtype == dtype
     same(ours, theirs)
 
 
