@@ -8,8 +8,10 @@ depends on how threads are scheduled. The seats close in shard order at the end,
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -166,9 +168,9 @@ class _Shard:
         self.through = self.cancelled = False
         self.result: Any = None
         self.error: BaseException | None = None
-        self.thread = threading.Thread(
-            target=self._main, args=(carried(),), name=f"phalanx-shard-{number}", daemon=True
-        )
+        context = contextvars.copy_context()  # NumPy's error states, for example
+        target, name = partial(context.run, self._main, carried()), f"phalanx-shard-{number}"
+        self.thread = threading.Thread(target=target, name=name, daemon=True)
         self.thread.start()
 
     def _main(self, rank: Carried) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import phalanx
 from phalanx import metrics, nn
@@ -229,6 +230,52 @@ def test_an_error_on_one_rank_reaches_all_and_the_job_goes_on(verb: str) -> None
     for kind, words, from_peer in (first, third):
         assert kind is CommunicatorError and from_peer
         assert words.startswith("rank 1 of 3 failed in this evaluation: DataError: sample 30 of Broken")
+
+
+class Counter:
+    """A metric of somebody else: nothing but the methods."""
+
+    name = "count"
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.count = 0
+
+    def update(self, prediction: Any, target: Any, weight: Any = None) -> None:
+        self.count += len(prediction)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"count": np.array(self.count)}
+
+    def merge(self, state: dict[str, Any]) -> None:
+        self.count += int(state.get("count", 0))
+
+    def compute(self) -> float:
+        return float(self.count)
+
+
+def test_a_metric_is_whoever_has_its_methods() -> None:
+    assert (
+        on_ranks(3, None, lambda: phalanx.evaluate(net(), arrays(), Counter(), batch_size=3))
+        == [{"count": SAMPLES}] * 3
+    )
+
+
+def test_threads_of_numeric_libraries() -> None:
+    seen: list[set[int]] = []
+
+    def look(x: Any) -> Any:
+        seen.append({pool["num_threads"] for pool in threadpool_info()})
+        return x
+
+    with threadpool_limits(2):
+        before = {pool["num_threads"] for pool in threadpool_info()}
+        phalanx.predict(_Returns(look), arrays()[0])
+        phalanx.predict(_Returns(look), arrays()[0], threads=None)
+        assert {pool["num_threads"] for pool in threadpool_info()} == before
+    assert seen == [{1}, before]
 
 
 def test_refusals() -> None:
