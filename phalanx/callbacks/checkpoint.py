@@ -82,8 +82,8 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if self.monitor is not None:
-            value = self.monitor.value(logs)
-            if not self.monitor.better(value, self.best):
+            value = self.monitor.value(logs, self.trainer.validated)
+            if value is None or not self.monitor.better(value, self.best):
                 return
             self.best, self.best_epoch = value, epoch
         elif self.every != "epoch" and not self.trainer.ends:

@@ -10,7 +10,7 @@ from .monitor import Monitor
 
 
 class EarlyStopping(Callback):
-    """Stop when ``monitor`` has not improved by more than ``min_delta`` for ``patience`` epochs.
+    """Stop when ``monitor`` has not improved by more than ``min_delta`` for ``patience`` epochs (of those with validation).
 
     Args:
         monitor: a name in the logs of an epoch.
@@ -53,9 +53,9 @@ class EarlyStopping(Callback):
         self._weights: dict[str, Any] = {}
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        if epoch < self.start_from_epoch:
+        value = self.monitor.value(logs, self.trainer.validated)
+        if value is None or epoch < self.start_from_epoch:
             return
-        value = self.monitor.value(logs)
         if self.monitor.better(value, self.best):
             self.best, self.best_epoch, self.wait = value, epoch, 0
             if self.restore_best_weights:

@@ -84,7 +84,8 @@ class LRScheduler(Callback):
                 f"LRScheduler expects a scheduler with step(), or a function of epoch and rate, got {scheduler!r}"
             )
         self.scheduler: Any = scheduler
-        self.every, self.monitor = every, monitor
+        self.every = every
+        self._monitor = Monitor("LRScheduler", monitor, "min")  # which direction is better is the scheduler's matter
         self._wants_metric = step is not None and _needs_argument(step)
         if self._wants_metric and every == "step":
             raise RangeError(
@@ -108,12 +109,9 @@ class LRScheduler(Callback):
         if not self._wants_metric:
             self.scheduler.step()
             return
-        if self.monitor not in logs:
-            raise RangeError(
-                f"LRScheduler watches {self.monitor!r}, but the epoch's logs have: {', '.join(logs)}. Give fit() validation "
-                "data, or watch another by monitor=..."
-            )
-        self.scheduler.step(logs[self.monitor])
+        value = self._monitor.value(logs, self.trainer.validated)
+        if value is not None:
+            self.scheduler.step(value)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.by_function else {"scheduler": self.scheduler.state_dict()}
@@ -169,7 +167,9 @@ class ReduceLROnPlateau(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         assert self.schedule is not None
-        self.schedule.step(self.monitor.value(logs))
+        value = self.monitor.value(logs, self.trainer.validated)
+        if value is not None:
+            self.schedule.step(value)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.schedule is None else self.schedule.state_dict()

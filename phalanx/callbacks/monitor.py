@@ -23,9 +23,11 @@ class Monitor:
         self.who, self.name, self.min_delta = who, name, min_delta
         self.sign = {"min": -1.0, "max": 1.0}.get(mode) or _direction(who, name)
 
-    def value(self, logs: Mapping[str, Any]) -> float:
-        """Raises RangeError when the logs lack it."""
+    def value(self, logs: Mapping[str, Any], validated: bool = True) -> float | None:
+        """None in an epoch without the validation that it belongs to. Raises RangeError when the logs lack it otherwise."""
         if self.name not in logs:
+            if self.name.startswith("val_") and not validated:
+                return None
             raise RangeError(
                 f"{self.who} watches {self.name!r}, but the epoch's logs have: {', '.join(logs)}. "
                 + ("Give fit() validation data, or " if self.name.startswith("val_") else "Change the metrics, or ")

@@ -85,12 +85,7 @@ def as_dataset(data: Any) -> Any:
 
 
 def training_loader(
-    data: Any,
-    *,
-    batch_size: int | None = None,
-    shuffle: bool = True,
-    sample_weight: Any = None,
-    validation_split: float = 0.0,
+    data: Any, batch_size: int | None, shuffle: bool, sample_weight: Any, validation_split: float
 ) -> tuple[DataLoader, Any]:
     """(loader, validation data or None). A DataLoader is taken as it is; then batch_size and the like cannot be given too."""
     if isinstance(data, DataLoader):

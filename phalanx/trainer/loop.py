@@ -45,9 +45,12 @@ class Plan:
     class_weights: ClassWeights | None = None
     validation: Any = None
     validation_batch_size: int | None = None
+    validation_every: int = 1
+    """Epochs from one validation to the next; the last epoch has one in any case."""
+    initial_epoch: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "accumulate", "validation_batch_size"):
+        for name in ("epochs", "steps_per_epoch", "accumulate", "validation_batch_size", "validation_every"):
             value = getattr(self, name)
             optional = value is None and name in ("steps_per_epoch", "validation_batch_size")
             if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -61,9 +64,11 @@ class FitLoop:
         self.trainer, self.plan, self.loader, self.callbacks = trainer, plan, loader, callbacks
         self.number = number
         """This is so many-th fit of its Trainer."""
-        self.epoch = self.steps_in_epoch = self.epochs_begun = 0
+        self.epoch, self.steps_in_epoch = plan.initial_epoch, 0
         self.stopped: str | None = None
         self.totals = Totals(trainer.metrics, trainer.group)
+        self.validated = False
+        """Whether the last epoch was followed by a validation."""
         self._wants_stop: str | None = None
         self._problem: str | None = None
         self._tolerant = any(getattr(callback, "tolerates_nan", False) for callback in callbacks)
@@ -96,12 +101,13 @@ class FitLoop:
 
     def _epoch(self) -> None:
         epoch, trainer = self.epoch, self.trainer
-        self.epochs_begun += 1
         self.callbacks.call("on_epoch_begin", epoch, {})
         trainer.model.train()
         self._steps()
         logs = self._logs = self.totals.compute()
-        if self.plan.validation is not None:
+        last = self.stopped is not None or epoch + 1 == self.plan.epochs
+        self.validated = self.plan.validation is not None and (last or (epoch + 1) % self.plan.validation_every == 0)
+        if self.validated:
             found = trainer.evaluate(self.plan.validation, batch_size=self.plan.validation_batch_size)
             logs |= {f"val_{name}": value for name, value in found.items()}
         self.epoch, self.steps_in_epoch = epoch + 1, 0

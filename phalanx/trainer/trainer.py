@@ -96,7 +96,7 @@ class Trainer:
         """Where callbacks.Timeline wants the times of a step: [phase, step, began, ended]."""
         self._active = CallbackList(self, self.callbacks)
         self._loop: FitLoop | None = None
-        self._fits = self._epochs_begun = self._steps = 0
+        self._fits = self._epochs_done = self._steps = 0
 
     # -- where a fit is ---------------------------------------------------------------------------------------------
 
@@ -135,6 +135,11 @@ class Trainer:
         """In ``on_epoch_end`` of callbacks that save: whether this epoch is the last."""
         return self._loop is None or self._loop.ends
 
+    @property
+    def validated(self) -> bool:
+        """In ``on_epoch_end``: whether a validation of this epoch was to be made and its numbers are in the logs."""
+        return self._loop is None or self._loop.validated or self._loop.plan.validation is None
+
     def stop(self, reason: str = "a callback asked to stop") -> None:
         """End the fit on all ranks together; any rank may call, the others need not.
 
@@ -157,9 +162,11 @@ class Trainer:
         steps_per_epoch: int | None = None,
         validation_split: float = 0.0,
         validation_batch_size: int | None = None,
+        validation_every: int = 1,
         class_weight: Any = None,
         sample_weight: Any = None,
         accumulate: int = 1,
+        initial_epoch: int = 0,
         callbacks: Iterable[Callback] = (),
         scheduler: Any = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -174,27 +181,20 @@ class Trainer:
             validation: the same, evaluated after each epoch; its numbers are called ``val_...``.
             batch_size: samples of a step over all ranks (32), where ``train`` is no DataLoader; ``shuffle`` likewise.
             steps_per_epoch: an epoch has so many steps, however long the data is.
+            validation_batch_size, validation_every: samples that are computed at a time; epochs from one validation to the next.
             validation_split: hold out this share of the samples, the last ones.
             class_weight: factors of samples by class, ``{class: factor}`` or in order; the loss is the weighted mean.
             sample_weight: a factor for each sample.
             accumulate: compute each shard's batch in so many micro-batches: the same update with less memory. For the effect of
                 k batches an update, multiply ``batch_size`` by k.
+            initial_epoch: count epochs from here on, up to ``epochs``.
             scheduler: of the learning rate, stepped after each epoch; for others see callbacks.LRScheduler.
             checkpoint_dir: save after each epoch, and when the job is asked to stop (see callbacks.Checkpoint).
             resume: ``"auto"``: from the newest checkpoint there; None: not; or the folder of a checkpoint.
             allow: what may differ from the saved run (``"batch_size"``, ...), as for ``Checkpointer.resume``.
             verbose: ``"auto"`` or 1: a progress bar on a terminal and a line an epoch; 2: the lines; 0: nothing.
         """
-        if self.optimizer is None or (self.loss is None and not self._computes_itself):
-            missing = "an optimizer" if self.optimizer is None else "a loss"
-            raise StateError(f"fit() needs {missing}: give it to Trainer(model, optimizer, loss)")
-        loader, held_out = training_loader(
-            train,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            sample_weight=sample_weight,
-            validation_split=validation_split,
-        )
+        loader, held_out = training_loader(train, batch_size, shuffle, sample_weight, validation_split)
         if held_out is not None and validation is not None:
             raise RangeError("fit got validation data and validation_split: give one of them")
         plan = Plan(
@@ -204,30 +204,36 @@ class Trainer:
             class_weights=None if class_weight is None else ClassWeights(class_weight),
             validation=held_out if validation is None else validation,
             validation_batch_size=validation_batch_size,
+            validation_every=validation_every,
+            initial_epoch=initial_epoch,
         )
         if loader is not train:  # a later fit goes on in another order, with other masks
-            loader.epoch, loader.step = self._epochs_begun, self._steps
-        self.history = History()
-        chosen = [*self.callbacks, *callbacks, self.history, *for_verbosity(verbose)]
+            loader.epoch, loader.step = self._epochs_done, self._steps
+        chosen = [*callbacks, *for_verbosity(verbose)]
         if scheduler is not None:
             chosen.append(scheduler if isinstance(scheduler, LRScheduler) else LRScheduler(scheduler))
         if checkpoint_dir is not None:
             chosen.append(Checkpoint(checkpoint_dir))
-        self._run(plan, loader, CallbackList(self, chosen), resume, tuple(allow))
-        return self.history
+        return self._run(plan, loader, chosen, resume, tuple(allow))
 
     def _run(
-        self, plan: Plan, loader: DataLoader, callbacks: CallbackList, resume: Any, allow: tuple[str, ...]
-    ) -> None:
+        self, plan: Plan, loader: DataLoader, callbacks: list[Callback], resume: Any, allow: tuple[str, ...]
+    ) -> History:
+        if self.optimizer is None or (self.loss is None and not self._computes_itself):
+            missing = "an optimizer" if self.optimizer is None else "a loss"
+            raise StateError(f"fit() needs {missing}: give it to Trainer(model, optimizer, loss)")
+        self.history = History()
+        self._active = CallbackList(self, [*self.callbacks, *callbacks, self.history])
         self._fits += 1
-        self._active, self._loop = callbacks, FitLoop(self, plan, loader, callbacks, self._fits)
+        self._loop = FitLoop(self, plan, loader, self._active, self._fits)
         try:
-            callbacks.call("reset")
+            self._active.call("reset")
             self._resume(resume, allow)
             self._loop.run()
         finally:
-            callbacks.close()
-            self._steps, self._epochs_begun = loader.step, self._epochs_begun + self._loop.epochs_begun
+            self._active.close()
+            self._steps, self._epochs_done = loader.step, self._epochs_done + self._loop.epoch - plan.initial_epoch
+        return self.history
 
     def _resume(self, which: Any, allow: tuple[str, ...]) -> None:
         main = None

@@ -305,6 +305,17 @@ def test_layers_that_need_the_whole_batch() -> None:
     assert same(on_ranks(1, main)) == same(on_ranks(3, main))
 
 
+def test_validation_now_and_then_and_epochs_from_a_number_on() -> None:
+    of = trainer()
+    stopping = callbacks.EarlyStopping("val_loss", patience=2, mode="max")
+    best = callbacks.ReduceLROnPlateau("val_loss", patience=9)
+    of.fit(*data(), 9, batch_size=20, validation_every=2, initial_epoch=3, callbacks=[stopping, best], verbose=0)
+    assert of.history.epoch == [3, 4, 5, 6, 7] and len(of.history.history["val_loss"]) == 3  # after 3, 5, 7
+    assert stopping.best_epoch == 3 and stopping.wait == 2
+    of.fit(*data(), 3, batch_size=20, validation_every=2, verbose=0)
+    assert len(of.history.history["val_loss"]) == 2, "the last epoch has one in any case"
+
+
 def test_penalties_are_part_of_the_loss() -> None:
     """On any number of shards once: an L2 penalty of half lambda is a weight decay of lambda."""
 
@@ -753,6 +764,18 @@ def test_refusals_of_the_trainer() -> None:
 def test_refusals_of_callbacks(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(RangeError, match=words):
         make()
+
+
+def test_two_fits_one_after_the_other_are_resumed_each(tmp_path: Path) -> None:
+    def main(folder: Path, *more: callbacks.Callback) -> dict[str, Any]:
+        of = trainer()
+        of.fit(data()[0], epochs=2, batch_size=20, checkpoint_dir=folder / "first", verbose=0)
+        of.fit(data()[0], epochs=2, batch_size=20, checkpoint_dir=folder / "then", callbacks=more, verbose=0)
+        return result(of)
+
+    whole = same(on_ranks(1, lambda: main(tmp_path / "whole")))
+    assert on_ranks(2, lambda: main(tmp_path / "cut", AskForStop(15))) == ["exit 0"] * 2
+    assert same(on_ranks(1, lambda: main(tmp_path / "cut"))) == whole
 
 
 def test_two_fits_need_two_folders(tmp_path: Path) -> None:
