@@ -152,7 +152,11 @@ def invert_permutation(permutation: Tensor | None) -> Tensor | None:
 
 
 def _lengths(op: str, lengths: Any, count: int, longest: int) -> np.ndarray:
-    array = np.asarray([int(n) for n in lengths] if isinstance(lengths, (list, tuple)) else to_host(lengths.array))
+    array = (
+        np.asarray([int(n) for n in lengths], np.int64)
+        if isinstance(lengths, (list, tuple))
+        else to_host(lengths.array)
+    )
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise ShapeError(f"{op}: expected one integer length for each of the {count} sequences, got {array.tolist()}")
     if count and not 0 < array.min() <= array.max() <= longest:
