@@ -169,16 +169,27 @@ def test_pytorch_reads_and_writes(tmp_path: Path) -> None:
     assert_equal(phalanx.load(path), tied.state_dict())
 
 
-@pytest.mark.torch
-def test_a_pickle_is_refused_with_a_recipe_that_works(tmp_path: Path) -> None:
+def pickled(folder: Path) -> tuple[Any, str]:
+    """A model of PyTorch in both of its formats, and what is said of the newer one."""
     torch = pytest.importorskip("torch")
     model = torch.nn.Linear(2, 1)
-    torch.save(model.state_dict(), tmp_path / "m.pt")
-    torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save(model.state_dict(), folder / "m.pt")
+    torch.save(model.state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
     for name in ("old.pt", "m.pt"):
-        with pytest.raises(CheckpointError, match="convert it once: python -c") as caught:
-            phalanx.load(tmp_path / name)
-    command = str(caught.value).partition("once: python ")[2]
+        with pytest.raises(CheckpointError, match="is a pickle of PyTorch's.*convert it once: python -c") as caught:
+            phalanx.load(folder / name)
+    return model, str(caught.value)
+
+
+@pytest.mark.torch
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    pickled(tmp_path)
+
+
+@pytest.mark.torch
+def test_the_recipe_for_a_pickle(tmp_path: Path) -> None:
+    model, words = pickled(tmp_path)
+    command = words.partition("once: python ")[2]
     subprocess.run(f"{sys.executable} {command}", shell=True, check=True, timeout=60)
     assert_equal(phalanx.load(tmp_path / "m.safetensors"), model.state_dict())
 

@@ -133,7 +133,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     with pytest.raises(StateError):
         phalanx.save_model(nn.Sequential(Local(object())), folder)
     assert phalanx.load_model(folder).in_features == 4
-    with pytest.raises(DTypeError, match="extra|got object"):
+    with pytest.raises(DTypeError, match="got object"):
         phalanx.save_model(nn.Linear(3, 2), folder, extra=object())
     assert phalanx.load_model(folder).in_features == 4
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
