@@ -342,6 +342,15 @@ def test_pad_pack_and_back() -> None:
     ]
 
 
+def test_an_empty_batch() -> None:
+    packed = rnn.pack_padded_sequence(phalanx.ones(4, 0, 3), [])
+    output, (h, c) = nn.LSTM(3, H)(packed)
+    assert output.data.shape == (0, H) and h.shape == c.shape == (1, 0, H)
+    assert rnn.pad_packed_sequence(output, total_length=4)[0].shape == (4, 0, H)
+    y, last = nn.GRU(3, H, bidirectional=True)(phalanx.ones(4, 0, 3))
+    assert y.shape == (4, 0, 2 * H) and last.shape == (2, 0, H)
+
+
 # ---------------------------------------------------------------- wrong input
 
 
