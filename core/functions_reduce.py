@@ -123,7 +123,10 @@ def norm(input: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False, dtyp
     power = 2 if p in ("fro", None) else p
     if not isinstance(power, int | float):
         raise RangeError(f'norm: p is a number, inf, -inf or "fro", got {p!r}')
-    return apply(reduce.NORM, x, axis=axes_of("norm", dim, x.array.ndim), keepdims=keepdim, p=power)
+    axis = axes_of("norm", dim, x.array.ndim)
+    if power == 2:
+        return apply(reduce.NORM, x, axis=axis, keepdims=keepdim)
+    return apply(reduce.P_NORM, x, p=power, axis=axis, keepdims=keepdim)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------

@@ -184,26 +184,40 @@ def _cumsum_vjp(axis: int, gradient: Array, needs: Needs, slots: Any) -> Gradien
 CUMSUM = define("cumsum", _cumsum, _cumsum_vjp)
 
 
-def _norm(x: Array, axis: Axis = None, keepdims: bool = False, p: float = 2) -> tuple[Array, Any]:
-    """(sum |x|^p)^(1/p) for a finite p other than 0."""
-    if p == 2:
-        y = np.sqrt(_total(x * x, axis, keepdims))
-    elif p == 1:
+def _norm(x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Any]:
+    """Square root of the sum of squares."""
+    y = np.sqrt(_total(x * x, axis, keepdims)).astype(x.dtype, copy=False)
+    return y, (x, y, axis, keepdims)
+
+
+def _norm_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+    """x / norm; 0 where the norm is 0."""
+    x, y, axis, keepdims = saved
+    if not keepdims:
+        kept = _kept(x.shape, axis)
+        y, gradient = y.reshape(kept), gradient.reshape(kept)
+    return (x * (gradient / np.where(y == 0, 1, y)).astype(x.dtype, copy=False),)
+
+
+NORM = define("norm", _norm, _norm_vjp)
+
+
+def _p_norm(x: Array, p: float, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Any]:
+    """(sum |x|^p)^(1/p) for a finite p other than 0 and 2."""
+    if p == 1:
         y = _total(np.abs(x), axis, keepdims)
     else:
         with np.errstate(divide="ignore"):
             y = _total(np.abs(x) ** p, axis, keepdims) ** (1.0 / p)
-    return y.astype(x.dtype, copy=False), (x, y, axis, keepdims, p)
+    return y.astype(x.dtype, copy=False), (x, y, p, axis, keepdims)
 
 
-def _norm_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+def _p_norm_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
     """sign(x) (|x| / norm)^(p-1); 0 where x or the norm is 0."""
-    x, y, axis, keepdims, p = saved
+    x, y, p, axis, keepdims = saved
     if not keepdims:
         kept = _kept(x.shape, axis)
         y, gradient = y.reshape(kept), gradient.reshape(kept)
-    if p == 2:
-        return (x * (gradient / np.where(y == 0, 1, y)).astype(x.dtype, copy=False),)
     if p == 1:
         return (np.sign(x) * gradient,)
     zero = (x == 0) | (y == 0)
@@ -212,7 +226,7 @@ def _norm_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradient
     return ((slope * gradient).astype(x.dtype, copy=False),)
 
 
-NORM = define("norm", _norm, _norm_vjp)
+P_NORM = define("p_norm", _p_norm, _p_norm_vjp)
 
 
 # ---- no gradient -----------------------------------------------------------------------------------------------------

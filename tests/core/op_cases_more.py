@@ -133,12 +133,12 @@ RUNNING = [
     ],
     Case("logcumsumexp", (draw(),), {"axis": 0}, lambda x: x, lambda x: torch.logcumsumexp(x, 0), name="0-d"),
     *[
-        Case("norm", (draw(*shape),), {"axis": axis, "keepdims": keep, "p": p},
+        Case("p_norm", (draw(*shape),), {"axis": axis, "keepdims": keep, "p": p},
              lambda x, a=axis, k=keep, p=p: (np.abs(x) ** p).sum(axis=a, keepdims=k) ** (1 / p),
              lambda x, a=axis, k=keep, p=p: torch.linalg.vector_norm(x, p, a, k), name=f"{p} of {shape} over {axis}", rtol=1e-4)
-        for shape, axis, keep in [((3, 4), 1, False), ((2, 3, 4), (0, 2), True), ((3,), None, False)] for p in (1, 3, 2.5, 0.5, -1)
+        for shape, axis, keep in [((3, 4), 1, False), ((2, 3, 4), (0, 2), True), ((3,), None, False), ((0, 3), 1, False)] for p in (1, 3, 2.5, 0.5, -1)
     ],
-    Case("norm", (np.array([[0.0, 0.0], [0.0, 2.0]]),), {"axis": 1, "p": 3}, lambda x: np.abs(x).sum(1), lambda x: x.norm(3, 1),
+    Case("p_norm", (np.array([[0.0, 0.0], [0.0, 2.0]]),), {"axis": 1, "p": 3}, lambda x: np.abs(x).sum(1), lambda x: x.norm(3, 1),
          name="3 of zeros", gradient=False),
 ]  # fmt: skip
 
