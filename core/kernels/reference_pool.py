@@ -154,9 +154,20 @@ def _adaptive_bins(size: Size, bins: Size) -> Iterator[tuple[Size, tuple[slice, 
         yield tuple(b for b, _ in line), tuple(along for _, along in line)
 
 
+def _even_window(size: Size, output: Size) -> Window | None:
+    """The window that moves by its own size, where all of several bins are equally large."""
+    if math.prod(output) <= 1 or any(length % count for length, count in zip(size, output, strict=True)):
+        return None
+    each = tuple(length // count for length, count in zip(size, output, strict=True))
+    return Window(each, each, (0,) * len(each), (1,) * len(each))
+
+
 def adaptive_avg_pool_forward(x: Array, output: Size) -> Array:
     """Mean over each of ``output`` bins: x (N, C, S) -> (N, C, P)."""
     xp = array_module(x)
+    even = _even_window(x.shape[2:], output)
+    if even is not None:
+        return avg_pool_forward(x, even)
     work = wide(x)
     y = xp.empty(x.shape[:2] + output, work.dtype)
     axes = tuple(range(2, x.ndim))
@@ -168,6 +179,9 @@ def adaptive_avg_pool_forward(x: Array, output: Size) -> Array:
 def adaptive_avg_pool_backward(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Each gradient is shared by its bin's elements: gradient (N, C, P) -> (N, C, S) = ``shape``."""
     xp = array_module(gradient)
+    even = _even_window(shape[2:], gradient.shape[2:])
+    if even is not None:
+        return avg_pool_backward(gradient, shape, even)
     work = wide(gradient)
     dx = xp.zeros(shape, work.dtype)
     spread = (..., *(None for _ in shape[2:]))

@@ -12,6 +12,7 @@ from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..ops import expect
 from ..ops.arithmetic import CAST, EQ
+from ..ops.indexing import INDEX_SELECT
 from ..ops.pad import PAD
 from ..tensor import Tensor
 
@@ -76,5 +77,5 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
                     f"pad: mode {mode!r} cannot put ({before}, {after}) around dimension {axis} of shape {input.shape}"
                 )
             index = np.pad(np.arange(size), (before, after), mode=_NUMPY_MODES[mode])
-            input = input[(slice(None),) * axis + (array_module(input.array).asarray(index),)]
+            input = apply(INDEX_SELECT, input, axis=axis, index=array_module(input.array).asarray(index))
     return input
