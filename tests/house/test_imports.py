@@ -23,6 +23,7 @@ PATHS = (
     "phalanx.optim",
     "phalanx.optim.lr_scheduler",
     "phalanx.optim.swa_utils",
+    "phalanx.callbacks",
     "phalanx.cuda",
     "phalanx.data",
     "phalanx.data.datasets",
