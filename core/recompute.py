@@ -82,11 +82,11 @@ def checkpoint(
 def _stood_for(outputs: Any, tensors: list[Any], sources: list[Any], replay: Any) -> Any:
     """The outputs, those that want gradients made by one node above ``sources``."""
     single = len(tensors) == 1
-    once = [tuple(x.array for x in tensors)]
+    once = [(tuple(x.array for x in tensors), replay)]
 
     def forward(*_: Any) -> tuple[Any, Any]:
-        made = once.pop()  # or the node would hold the outputs for as long as it lives
-        return (made[0] if single else made), replay
+        made, saved = once.pop()  # or the node would hold outputs and inputs for as long as it lives
+        return (made[0] if single else made), saved
 
     def vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Any, ...]:
         return tuple(saved([gradient] if single else gradient))

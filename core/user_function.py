@@ -121,14 +121,14 @@ class Function:
 
 def _record(cls: type[Function], ctx: Context, args: Sequence[Any], tensors: list[Any]) -> tuple[Any, ...]:
     """The outputs again, made by one node."""
-    once = [tuple(x.array for x in tensors)]
+    once = [(tuple(x.array for x in tensors), ctx)]
     likes = [(x.array.shape, x.array.dtype) for x in tensors]
     graded = tuple(i for i, x in enumerate(tensors) if id(x) not in ctx._constant and x.array.dtype.kind == "f")
     single = len(tensors) == 1
 
     def forward(*_: Any) -> tuple[Any, Any]:
-        arrays = once.pop()  # or the node would hold the outputs for as long as it lives
-        return (arrays[0] if single else arrays), ctx
+        arrays, saved = once.pop()  # or the node would hold outputs and context for as long as it lives
+        return (arrays[0] if single else arrays), saved
 
     def vjp(saved: Context, gradient: Any, needs: Sequence[bool], slots: Any) -> tuple[Any, ...]:
         given = [gradient] if single else list(gradient)

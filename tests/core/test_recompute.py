@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from typing import Any
 
@@ -105,6 +106,27 @@ def test_activations_are_let_go() -> None:
     gc.collect()
     assert len(kept) == 2 and kept[1]() is None
     np.testing.assert_allclose(x.grad.numpy(), 4 * np.exp(4.0), rtol=1e-6)
+
+
+def test_memory_holds_one_part_at_a_time() -> None:
+    """The peak of a deep net in parts is well below that of the whole, and backward lets everything go."""
+    model = nn.Sequential(*(layer for _ in range(32) for layer in (nn.Linear(64, 64), nn.Tanh())))
+    x = phalanx.ones(512, 64)
+
+    def used(way: Any) -> tuple[int, int]:
+        gc.collect()
+        tracemalloc.start()
+        loss = way(model, x).sum()
+        loss.backward()
+        found = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return found
+
+    used(lambda model, x: model(x))  # gradients are there from now on
+    _, whole = used(lambda model, x: model(x))
+    left, parts = used(lambda model, x: checkpoint_sequential(model, 6, x))
+    assert parts < 0.5 * whole, (parts, whole)
+    assert left < 0.1 * whole, left
 
 
 def test_the_node_does_not_hold_the_outputs() -> None:

@@ -24,8 +24,8 @@ class Recomputing(nn.Module):
         return self.layers[4:](hidden)
 
 
-def train(recompute: bool, overlap: bool = True):
-    model = phalanx.DataParallel(Recomputing(recompute), overlap=overlap, bucket_bytes=256)
+def train(recompute: bool, **options):
+    model = phalanx.DataParallel(Recomputing(recompute), bucket_bytes=256, **options)
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     criterion = nn.CrossEntropyLoss()
     for _ in range(2):
@@ -37,9 +37,18 @@ def train(recompute: bool, overlap: bool = True):
     return digest(model)
 
 
+WAYS = [
+    (1, {}),
+    (2, {"overlap": True}),
+    (3, {"overlap": False}),
+    (2, {"shard": "optimizer"}),
+    (2, {"shard": "gradients"}),
+]
+
+
 @pytest.mark.parametrize("shards", [3, 8])
 def test_equal_bits_with_and_without(shards):
     (expected,) = on_ranks(1, shards, lambda: train(recompute=False))
-    for size, overlap in ((1, True), (2, True), (3, False)):
-        for got in on_ranks(size, shards, lambda overlap=overlap: train(recompute=True, overlap=overlap)):
-            assert got == expected, f"{size} ranks"
+    for size, options in WAYS:
+        for got in on_ranks(size, shards, lambda options=options: train(recompute=True, **options)):
+            assert got == expected, f"{size} ranks, {options}"
