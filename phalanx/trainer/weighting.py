@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.backend import to_host
+from ..core.backend import array_module, to_host
 from ..core.errors import RangeError, ShapeError
 from ..core.nn.module import Module
 from ..core.tensor import Tensor
@@ -114,4 +114,4 @@ class ClassWeights:
             )
         if beyond >= len(table):
             table = np.concatenate([table, np.ones(beyond + 1 - len(table), np.float32)])
-        return Tensor(table[labels])
+        return Tensor(array_module(target.array).asarray(table[labels]))

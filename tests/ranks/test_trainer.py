@@ -169,6 +169,46 @@ def test_weights_are_those_of_torch() -> None:
         assert close(found[name], (peer.weight.detach().numpy(), loss.item())), name
 
 
+@pytest.mark.torch
+def test_a_fit_is_the_loop_of_torch() -> None:
+    """Clipping and a schedule by steps: losses, weights and running statistics of three epochs."""
+    torch = pytest.importorskip("torch")
+    (x, y), (held_x, held_y) = (part.arrays for part in data())
+    phalanx.init(seed=1)
+    model = nn.Sequential(nn.Linear(FEATURES, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, CLASSES))
+    peer = torch.nn.Sequential(
+        torch.nn.Linear(FEATURES, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, CLASSES)
+    )
+    peer.load_state_dict({name: torch.from_numpy(t.numpy().copy()) for name, t in model.state_dict().items()})
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    schedule = optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=19)
+    of = phalanx.Trainer(model, optimizer, nn.CrossEntropyLoss(), clip_norm=0.7)
+    steps = callbacks.LRScheduler(schedule, every="step")
+    history = of.fit((x, y), (held_x, held_y), 3, batch_size=20, shuffle=False, callbacks=[steps], verbose=0).history
+    theirs = torch.optim.SGD(peer.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    their_schedule = torch.optim.lr_scheduler.OneCycleLR(theirs, 0.2, total_steps=19)
+    criterion = torch.nn.CrossEntropyLoss()
+    for epoch in range(3):
+        peer.train()
+        total = 0.0
+        for at in range(0, SAMPLES, 20):
+            theirs.zero_grad()
+            part = torch.from_numpy(y[at : at + 20])
+            loss = criterion(peer(torch.from_numpy(x[at : at + 20])), part)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(peer.parameters(), 0.7)
+            theirs.step()
+            their_schedule.step()
+            total += loss.item() * len(part)
+        peer.eval()
+        with torch.no_grad():
+            val_loss = criterion(peer(torch.from_numpy(held_x)), torch.from_numpy(held_y)).item()
+        assert history["loss"][epoch] == pytest.approx(total / SAMPLES, rel=1e-5)
+        assert history["val_loss"][epoch] == pytest.approx(val_loss, rel=1e-5)
+    for name, tensor in peer.state_dict().items():
+        assert np.allclose(model.state_dict()[name].numpy(), tensor.numpy(), atol=1e-5), name
+
+
 @pytest.mark.parametrize("form", ["arrays", "tensors", "data set", "loader", "nested", "weighted triples"])
 def test_forms_of_data(form: str) -> None:
     x, y = data()[0].arrays
