@@ -130,6 +130,8 @@ class Meeting:
 
     def finish(self) -> None:
         """This rank is through with the step: take part until all are."""
+        if self.group.size == 1:
+            return
         through = self._with_samples()
         while self.exchange({}, _no_merge, name="the end of the step's forward and backward", through=through)[1]:
             pass

@@ -67,8 +67,7 @@ def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
     try:
         with step.together() as parts:
             results = _together(group, function, step, parts) if len(parts) > 1 else _single(function, step, parts)
-            if group.size > 1:
-                meeting.finish()
+            meeting.finish()
             return results
     except BaseException as error:
         meeting.fail(error)

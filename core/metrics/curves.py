@@ -66,6 +66,8 @@ class AUC(Metric):
                 scores, truth = scores[:, 1], truth == 1
         if not np.isfinite(scores).all():
             raise RangeError(f"{self.name}: scores must be finite numbers to be put in order")
+        if scores.dtype.kind != "f":
+            scores = scores.astype(np.float64)
         weights = per_sample(self.name, weight, (len(scores),))
         return {"scores": scores, "target": truth, "weight": np.ones(len(scores)) if weights is None else weights}
 

@@ -299,6 +299,9 @@ def test_where_nothing_can_be_said() -> None:
     auc = metrics.AUC()
     auc.update(np.array([0.1, 0.2]), np.array([1, 1]))
     assert math.isnan(auc.compute())
+    whole_numbers = metrics.AUC()
+    whole_numbers.update(np.array([3, 0, 5], np.uint8), np.array([0, 0, 1]))
+    assert whole_numbers.compute() == 1.0
     several = metrics.AUC()
     several.update(np.array([[0.1, 0.3], [0.4, 0.2]]), np.array([[1, 0], [1, 1]]))
     assert several.compute() == 0.0  # of the second column alone
