@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import RangeError, ShapeError
 from .graph import Variable, apply, wrap
-from .ops.indexing import GATHER, grid
+from .ops.indexing import GATHER, at, grid
 from .ops.placing import INDEX_PUT, SCATTER_REDUCE
 from .promotion import cast
 from .tensor_math import checked_dim
@@ -150,7 +150,7 @@ def scatter_reduce(
         if reduce == "sum":
             return total
         count = np.full_like(input.array, int(include_self))
-        np.add.at(count, key, 1)
+        at(np.add, count, key, 1)
         count = wrap(np.maximum(count, 1))
         return total / count if input.dtype.kind == "f" else total // count
     return apply(SCATTER_REDUCE, x, part, key=key, reduce=reduce)

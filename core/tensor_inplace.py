@@ -14,7 +14,7 @@ from .backend import array_module
 from .errors import DTypeError, GraphError, ShapeError
 from .graph import Variable
 from .mode import mode
-from .ops.indexing import grid
+from .ops.indexing import at, grid
 from .tensor_shape import array_key
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class TensorInPlace(Variable):
     def scatter_add_(self: Self, dim: int, index: Tensor, src: Tensor) -> Self:
         """``self[index[i][j]][j] += src[i][j]`` for dim 0, and so on, in order."""
         value = src.array[tuple(slice(0, size) for size in index.array.shape)]
-        np.add.at(self._writable("scatter_add_", src), grid(index.array, dim), value)
+        at(np.add, self._writable("scatter_add_", src), grid(index.array, dim), value)
         return self
 
     def index_add_(self: Self, dim: int, index: Tensor, source: Tensor) -> Self:

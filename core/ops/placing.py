@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Array, define
 from .arithmetic import Gradients, Needs
-from .indexing import PositionError
+from .indexing import PositionError, at
 
 
 def _described(key: Any, shape: tuple[int, ...]) -> str:
@@ -21,7 +21,7 @@ def _index_put(x: Array, values: Array, key: Any, accumulate: bool = False) -> t
     y = x.copy()
     try:
         if accumulate:
-            np.add.at(y, key, values)
+            at(np.add, y, key, values)
         else:
             y[key] = values
     except IndexError as error:
@@ -52,7 +52,7 @@ def _scatter_reduce(x: Array, values: Array, key: Any, reduce: str) -> tuple[Arr
     """``x`` reduced with the ``values`` that fall on each of its places, by "prod", "amax" or "amin"."""
     y = x.copy()
     try:
-        _REDUCING[reduce].at(y, key, values)
+        at(_REDUCING[reduce], y, key, values)
     except IndexError as error:
         raise PositionError(f"scatter_reduce: {_described(key, x.shape)}: {error}") from None
     return y, (x, values, y, key, reduce)
@@ -65,14 +65,14 @@ def _scatter_reduce_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -
     if reduce != "prod":
         own, given = x == y, values == y[key]
         count = own.astype(gradient.dtype)
-        np.add.at(count, key, given.astype(gradient.dtype))
+        at(np.add, count, key, given.astype(gradient.dtype))
         part = gradient / np.maximum(count, 1)
         return part * own if needs[0] else None, part[key] * given if needs[1] else None
     one = x.dtype.type(1)
     zeros = (x == 0).astype(np.int64)
-    np.add.at(zeros, key, (values == 0).astype(np.int64))
+    at(np.add, zeros, key, (values == 0).astype(np.int64))
     rest = np.where(x == 0, one, x)
-    np.multiply.at(rest, key, np.where(values == 0, one, values))
+    at(np.multiply, rest, key, np.where(values == 0, one, values))
 
     def others(part: Array, zeros: Array, rest: Array) -> Array:
         mine = part == 0

@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import array_module
 from ..op import Array, define
 from .arithmetic import Gradients, Needs, floating
+from .indexing import at
 
 
 def _backwards(x: Array, axis: int, accumulate: Any = np.add.accumulate) -> Array:
@@ -66,7 +67,7 @@ def _extreme_vjp(saved: Any, gradient: tuple[Array, None], needs: Needs, slots: 
     indices = np.moveaxis(np.maximum.accumulate(seen, axis=axis), axis, -1)
     dx = np.zeros_like(np.moveaxis(given, axis, -1), order="C")
     lanes = tuple(np.ogrid[tuple(slice(0, n) for n in indices.shape)])[:-1]
-    np.add.at(dx, (*lanes, indices), np.moveaxis(given, axis, -1))
+    at(np.add, dx, (*lanes, indices), np.moveaxis(given, axis, -1))
     return (np.moveaxis(dx, -1, axis),)
 
 

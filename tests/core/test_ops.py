@@ -294,3 +294,24 @@ def test_large_gradients_are_computed_in_the_slot(op: str) -> None:
     needs = tuple(i in case.wanted() for i in range(len(arrays)))
     weight = 0 if op == "embedding" else 1
     assert TABLE[op].vjp(saved, np.ones_like(output), needs, slots)[weight] is slots[weight]
+
+
+def test_adding_at_positions_takes_both_ways_to_equal_bits() -> None:
+    from phalanx.core.ops.indexing import at
+
+    random = np.random.default_rng(4)
+    for shape, key in [
+        ((5, 7), (random.integers(-5, 5, (60, 1)), random.integers(0, 7, (1, 40)))),
+        ((9,), random.integers(-9, 9, 500)),
+        ((4, 3), random.integers(0, 4, 50)),
+        ((4, 3), (random.integers(0, 4, 50), slice(None))),
+    ]:
+        start = random.normal(size=shape).astype(np.float32)
+        values = random.normal(size=start[key].shape).astype(np.float32)
+        for layout in ("C", "F"):
+            ours, plain = np.array(start, order=layout), start.copy()
+            at(np.add, ours, key, values)
+            np.add.at(plain, key, values)
+            np.testing.assert_array_equal(ours, plain)
+    with pytest.raises(IndexError):
+        at(np.add, np.zeros((2, 2)), (np.array([0, 2]), np.array([0, 0])), np.ones(2))
