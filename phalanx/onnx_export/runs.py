@@ -18,6 +18,7 @@ from ..core.nn.module import Module
 from ..core.tensor import Tensor
 from ..core.trace import watched
 from .errors import ExportError, StaticError
+from .example import Example
 
 Place = tuple[Any, ...]
 """Where an array came from: ("input", number), ("state", name) or (number of the call, number of its output)."""
@@ -108,19 +109,18 @@ class Call:
         return self.attributes[name].value
 
 
-def run(model: Module, arguments: Sequence[Any], options: Mapping[str, Any]) -> Run:
-    """Run ``model`` on arrays (and whatever else its forward takes), and note every op.
+def run(model: Module, example: Example, arrays: Sequence[np.ndarray]) -> Run:
+    """Run ``model`` on ``arrays`` in the form of the example, and note every op.
 
     The inputs want gradients, so that writing in place and leaving the graph are refused as they are in training.
     """
-    tensors = [_wrapped(value) for value in arguments]
-    named = {key: _wrapped(value) for key, value in options.items()}
-    inputs = [value.array for value in (*tensors, *named.values()) if isinstance(value, Tensor)]
-    seen = Run(inputs)
+    tensors = [Tensor(array, requires_grad=array.dtype.kind == "f") for array in arrays]
+    arguments, options = example.filled(tensors)
+    seen = Run(list(arrays))
     state = dict(model.named_buffers()) | model.state_dict(keep_vars=True)
     for name, tensor in reversed(state.items()):
         seen.places[id(tensor.array)] = ("state", name)
-    seen.places |= {id(array): ("input", number) for number, array in enumerate(inputs)}
+    seen.places |= {id(array): ("input", number) for number, array in enumerate(arrays)}
     layers = [""]
     handles = []
 
@@ -141,7 +141,7 @@ def run(model: Module, arguments: Sequence[Any], options: Mapping[str, Any]) -> 
 
     try:
         with enable_grad(), watched(see):
-            result = model(*tensors, **named)
+            result = model(*arguments, **options)
     except GraphError as error:
         raise ExportError(f"the export cannot follow forward: {error}") from error
     finally:
@@ -149,10 +149,6 @@ def run(model: Module, arguments: Sequence[Any], options: Mapping[str, Any]) -> 
             handle.remove()
     seen.outputs = [tensor.array for tensor in leaves(result)]
     return seen
-
-
-def _wrapped(value: Any) -> Any:
-    return Tensor(value, requires_grad=value.dtype.kind == "f") if isinstance(value, np.ndarray) else value
 
 
 def spread(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from phalanx import nn
 from phalanx.core.errors import RangeError
 from phalanx.core.op import TABLE
 from phalanx.core.tensor import Tensor
+from phalanx.onnx_export.example import Example
 from phalanx.onnx_export.rule import RULES
 from phalanx.onnx_export.runs import leaves, run
 
@@ -157,7 +158,7 @@ def test_every_rule_has_a_case() -> None:
     models = [(case.build(), case.inputs(2)) for case in CASES.values()]
     models += [(Of(lambda _, *xs, f=function: f(*xs)), inputs(2)) for function, inputs in FUNCTIONS.values()]
     for model, inputs in models:
-        used |= {call.op for call in run(model.eval(), inputs, {}).calls}
+        used |= {call.op for call in run(model.eval(), Example(inputs, {}), inputs).calls}
     assert not (unused := RULES.keys() - used - {"dropout", "clone", "to_device"}), f"no case for {sorted(unused)}"
     assert not (missing := used - RULES.keys()), f"no rule for {sorted(missing)}"
     assert not (new := TABLE.keys() - RULES.keys() - WITHOUT), (
@@ -222,6 +223,21 @@ def test_arguments_and_outputs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again, y)
 
 
+def test_arguments_in_tuples(tmp_path: Path) -> None:
+    lstm = nn.LSTM(3, 5)
+    x, h, c = phalanx.randn(4, 2, 3), phalanx.randn(1, 2, 5), phalanx.randn(1, 2, 5)
+    axes = {"input": {0: "steps", 1: "batch"}, "hx_0": {1: "batch"}, "hx_1": {1: "batch"}}
+    phalanx.onnx.export(lstm, (x, (h, c)), tmp_path / "m.onnx", dynamic_axes=axes)
+    running = session(tmp_path / "m.onnx")
+    assert {port.name: port.shape for port in running.get_inputs()} == {
+        "input": ["steps", "batch", 3], "hx_0": [1, "batch", 5], "hx_1": [1, "batch", 5],
+    }  # fmt: skip
+    given = [phalanx.randn(7, 3, 3), phalanx.randn(1, 3, 5), phalanx.randn(1, 3, 5)]
+    found = running.run(None, dict(zip(axes, (t.array for t in given), strict=True)))
+    for mine, theirs in zip(leaves(lstm(given[0], (given[1], given[2]))), found, strict=True):
+        np.testing.assert_allclose(theirs, mine.detach().numpy(), atol=1e-6)
+
+
 def test_weights_apart(tmp_path: Path, monkeypatch: Any) -> None:
     model = nn.Sequential(nn.Linear(300, 40), nn.ReLU(), nn.Linear(40, 30))
     x = phalanx.randn(2, 300)
@@ -236,7 +252,7 @@ def test_weights_apart(tmp_path: Path, monkeypatch: Any) -> None:
 
 def test_a_model_in_data_parallel(tmp_path: Path) -> None:
     model = phalanx.DataParallel(nn.Linear(3, 2))
-    phalanx.onnx.export(model, phalanx.randn(2, 3), tmp_path / "m.onnx")
+    phalanx.onnx.export(model, phalanx.randn(2, 3), tmp_path / "m.onnx", export_params=True, do_constant_folding=True)
     assert {tensor.name for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer} == {"weight", "bias"}
     phalanx.shutdown()
 
@@ -281,6 +297,7 @@ def test_versions(version: int, tmp_path: Path) -> None:
     "options, words",
     [
         ({"opset_version": 16}, "17 to 23, got 16"),
+        ({"export_params": False}, "the parameters are part of the file"),
         ({"input_names": ["a", "b"]}, r"1 different input_names expected \(for input\)"),
         ({"output_names": ["a", "b"]}, "1 different output_names expected"),
         ({"output_names": ["weight"]}, "is taken"),

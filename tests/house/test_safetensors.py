@@ -176,7 +176,7 @@ def pickled(folder: Path) -> tuple[Any, str]:
     torch.save(model.state_dict(), folder / "m.pt")
     torch.save(model.state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
     for name in ("old.pt", "m.pt"):
-        with pytest.raises(CheckpointError, match="is a pickle of PyTorch's.*convert it once: python -c") as caught:
+        with pytest.raises(CheckpointError, match=r"is a pickle of PyTorch's.*convert it once: python -c") as caught:
             phalanx.load(folder / name)
     return model, str(caught.value)
 

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 
 from ..graph import Graph
-from ..rule import RULES, Rule, first, option, rule
+from ..rule import RULES, Rule, first, option, output_dtype, rule
 from ..runs import Call
 
 
 def axes_of(call: Call) -> list[int]:
     """The axes that a call reduces: all of them without an axis."""
+    return _axes(call, option(call, "axis", 1))
+
+
+def _axes(call: Call, axis: Any) -> list[int]:
     ndim = call.inputs[0].value.ndim
-    axis = option(call, "axis", 1)
     if axis is None:
         return list(range(ndim))
     return [a % ndim for a in ([axis] if isinstance(axis, int) else axis)] if ndim else []
@@ -39,6 +42,18 @@ def _reduction(kind: str) -> Rule:
 
 KINDS = {"sum": "ReduceSum", "mean": "ReduceMean", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd", "norm": "ReduceL2"}  # fmt: skip
 RULES.update({name: _reduction(kind) for name, kind in KINDS.items()})
+
+
+@rule("p_norm")
+def _p_norm(graph: Graph, call: Call) -> str:
+    p, dtype = float(option(call, "p", 1)), output_dtype(call)
+    size = graph.node(call, "Abs", first(graph, call))
+    axes, keepdims = _axes(call, option(call, "axis", 2)), bool(option(call, "keepdims", 3, False))
+    if p == 1:
+        return reduced(graph, call, "ReduceSum", size, axes, keepdims)
+    powers = graph.node(call, "Pow", size, graph.constant(p, dtype))
+    total = reduced(graph, call, "ReduceSum", powers, axes, keepdims)
+    return graph.node(call, "Pow", total, graph.constant(1 / p, dtype))
 
 
 def _some(kind: str) -> Rule:
