@@ -14,7 +14,20 @@ import pytest
 import phalanx
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("mpi4py", "zmq", "cupy", "rich", "numba", "safetensors", "threadpoolctl", "torch", "cffi", "onnx", "onnxruntime")
+HEAVY = (
+    "mpi4py",
+    "zmq",
+    "cupy",
+    "rich",
+    "numba",
+    "safetensors",
+    "threadpoolctl",
+    "torch",
+    "cffi",
+    "cryptography",
+    "onnx",
+    "onnxruntime",
+)
 PATHS = (
     "phalanx.nn",
     "phalanx.nn.functional",

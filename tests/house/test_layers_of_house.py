@@ -15,7 +15,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "dist", "launch", "cluster")  # from below to above; the face stands on all of them
 ORDER = {package: number for number, package in enumerate((*PACKAGES, "phalanx"))}
 OPEN_TO_LAUNCHERS = ("phalanx.dist.env", "phalanx.dist.errors")
-OPTIONAL = {"cupy", "onnx", "onnxruntime", "PIL", "mpi4py", "zmq", "numba", "cffi", "ml_dtypes", "rich", "torch", "tensorboard"}
+OPTIONAL = {
+    "cupy",
+    "cryptography",
+    "onnx",
+    "onnxruntime",
+    "PIL",
+    "mpi4py",
+    "zmq",
+    "numba",
+    "cffi",
+    "ml_dtypes",
+    "rich",
+    "torch",
+    "tensorboard",
+}
 MOST_LINES = 400
 
 
