@@ -70,3 +70,24 @@ def test_bits_of_a_single_process(seed: int) -> None:
         for bits, _ in found:
             assert bits == expected
         assert sorted(pair for _, own in found for pair in own) == sorted(drawn)  # the same numbers in the same shards
+
+
+def test_the_position_moves_on_as_in_the_loop() -> None:
+    """What a checkpoint in the middle of an epoch holds; a step's shards may be run more than once."""
+
+    def positions(together: bool) -> list[Any]:
+        x = np.arange(20, dtype=np.float32).reshape(10, 2)
+        loader, seen = DataLoader(TensorDataset(x), batch_size=4, shuffle=True, seed=3), list[Any]()
+        for step in loader.steps():
+            for _ in range(2):
+                rows = []
+                if together:
+                    phalanx.run_shards(lambda x, rows=rows: rows.append(x.tolist()), step)
+                else:
+                    for (x,) in step:
+                        rows.append(x.tolist())
+                seen.append((rows, loader.state_dict()))
+        return seen
+
+    for size in (1, 2):
+        assert on_ranks(size, 4, lambda: positions(True)) == on_ranks(size, 4, lambda: positions(False))
