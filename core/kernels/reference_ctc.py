@@ -42,12 +42,12 @@ def _emissions(log_p: Array, extended: Array) -> Array:
     return xp.take_along_axis(log_p, xp.broadcast_to(extended, (len(log_p),) + extended.shape), axis=2)
 
 
-def _at_end(extended: Array, label_lengths: Array) -> Array:
-    """The two places where a path may end (N, E): the last label and the blank behind it."""
-    xp = array_module(extended)
-    place = xp.arange(extended.shape[1])[None, :]
+def _at_end(row: Array, label_lengths: Array) -> Array:
+    """Sum of exp(row) over the two places where a path may end, the last label and the blank behind it: (N, E) -> log (N,)."""
+    xp = array_module(row)
     end = 2 * label_lengths[:, None]
-    return (place == end) | (place == end - 1)
+    blank, label = (xp.take_along_axis(row, place, axis=1)[:, 0] for place in (end, xp.maximum(end - 1, 0)))
+    return xp.where(label_lengths > 0, xp.logaddexp(blank, label), blank)
 
 
 def ctc_forward(log_p: Array, labels: Array, lengths: Array, label_lengths: Array, blank: int) -> tuple[Array, Array]:
@@ -63,7 +63,6 @@ def ctc_forward(log_p: Array, labels: Array, lengths: Array, label_lengths: Arra
     losses = xp.full(len(labels), np.inf, work.dtype)
     if not emissions.size:
         return losses, alpha
-    end = _at_end(extended, label_lengths)
     for t in range(len(emissions)):
         if t == 0:
             alpha[0, :, :2] = emissions[0, :, :2]
@@ -72,8 +71,7 @@ def ctc_forward(log_p: Array, labels: Array, lengths: Array, label_lengths: Arra
             reached = xp.logaddexp(before, _shifted(before, 1))
             leapt = xp.where(leap, _shifted(before, 2), work.dtype.type(-np.inf)) if before.shape[1] > 2 else -np.inf
             alpha[t] = xp.logaddexp(reached, leapt) + emissions[t]
-        total = xp.logaddexp.reduce(xp.where(end, alpha[t], work.dtype.type(-np.inf)), axis=1)
-        losses = xp.where(lengths == t + 1, -total, losses)
+        losses = xp.where(lengths == t + 1, -_at_end(alpha[t], label_lengths), losses)
     return losses, alpha
 
 
@@ -87,8 +85,8 @@ def ctc_backward(gradient: Array, log_p: Array, alpha: Array, losses: Array, opt
     work = wide(log_p)
     extended, leap = _extended(labels, blank)
     emissions = _emissions(work, extended)
-    end = xp.where(_at_end(extended, label_lengths), work.dtype.type(0), work.dtype.type(-np.inf))
-    never = work.dtype.type(-np.inf)
+    never, last = work.dtype.type(-np.inf), 2 * label_lengths[:, None] - xp.arange(extended.shape[1])[None, :]
+    end = xp.where((last == 0) | (last == 1), work.dtype.type(0), never)
     beta, shares = xp.full(extended.shape, -np.inf, work.dtype), xp.zeros(emissions.shape, work.dtype)
     for t in reversed(range(len(emissions))):  # beta: log-probability of the rest of the labelling from step t + 1 on
         if t + 1 < len(emissions):

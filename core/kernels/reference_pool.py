@@ -223,7 +223,8 @@ def put_places(values: Array, index: Array, shape: tuple[int, ...]) -> Array:
     """Zeros (N, C, S) = ``shape`` with ``values`` (N, C, P) put at their places; of several at one place the last stays."""
     xp = array_module(values)
     flat = xp.zeros(shape[:2] + (math.prod(shape[2:]),), values.dtype)
-    xp.put_along_axis(flat, _flat(index), _flat(values), axis=2)
+    samples, channels = xp.arange(shape[0])[:, None, None], xp.arange(shape[1])[None, :, None]
+    flat[samples, channels, _flat(index)] = _flat(values)
     return flat.reshape(shape)
 
 

@@ -219,6 +219,6 @@ def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: floa
     soft = softmax((logits + Tensor(xp.asarray(noise))) / tau, dim=dim)
     if not hard:
         return soft
-    one_hot = xp.zeros_like(soft.array)
-    xp.put_along_axis(one_hot, xp.expand_dims(soft.array.argmax(axis=dim), dim), one_hot.dtype.type(1), axis=dim)
-    return soft + Tensor(one_hot - soft.array)
+    best = xp.expand_dims(soft.array.argmax(axis=dim), dim)
+    classes = xp.arange(soft.shape[dim]).reshape((-1,) + (1,) * ((soft.ndim - 1 - dim) % soft.ndim))
+    return soft + Tensor((best == classes).astype(array.dtype) - soft.array)
