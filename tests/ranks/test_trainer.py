@@ -550,11 +550,23 @@ def poison(rank: int, at: int) -> type[nn.Module]:
     return Poison
 
 
-@pytest.mark.parametrize(("size", "shards"), [(1, None), (2, None), (2, 2), (3, 3)])
-def test_nan_on_one_rank_ends_all_before_the_update(size: int, shards: int | None) -> None:
+@pytest.mark.parametrize(
+    ("size", "shards", "options"),
+    [
+        (1, None, {}),
+        (2, None, {}),
+        (3, 3, {}),
+        (2, 4, {"shard": "gradients"}),
+        (2, 4, {"compression": "int8"}),
+        (2, 4, {"together": True}),
+    ],
+)
+def test_nan_on_one_rank_ends_all_before_the_update(size: int, shards: int | None, options: dict[str, Any]) -> None:
     def main() -> tuple[Any, ...]:
-        model = nn.Sequential(nn.Linear(FEATURES, 8), poison(size - 1, 3)(), nn.Linear(8, CLASSES))
-        of = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss())
+        shards_of_a_rank = 1 if shards is None else -(-shards // size)
+        poisoned = poison(size - 1, 2 * shards_of_a_rank + 1)()
+        model = nn.Sequential(nn.Linear(FEATURES, 8), poisoned, nn.Linear(8, CLASSES))
+        of = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), **options)
         bits: list[bytes] = []
         keep = callbacks.LambdaCallback(on_step_end=lambda step, logs: bits.append(model[0].weight.array.tobytes()))
         of.fit(*data(), 2, batch_size=20, callbacks=[keep, callbacks.TerminateOnNaN()], verbose=0)

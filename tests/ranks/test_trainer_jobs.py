@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
 )  # fmt: skip
 def test_same_bits_however_it_is_started(how: str, alone: tuple[dict[str, Any], list[str]], tmp_path: Path) -> None:
     assert (fit(how, tmp_path), ledger(tmp_path)) == alone
+
+
+@pytest.mark.parametrize("how", ["run 2", pytest.param("mpirun 3", marks=pytest.mark.whole)])
+@pytest.mark.parametrize(
+    ("arguments", "step", "word"),
+    [
+        (["--enough", "1"], 8, "rank 1 has enough"),
+        pytest.param(["--nan", "1"], 9, "rank 1 of .*: the loss is nan in step 8; .* parameter '0.weight'", marks=pytest.mark.whole),
+    ],
+)  # fmt: skip
+def test_what_one_rank_meets_ends_all(how: str, arguments: list[str], step: int, word: str, tmp_path: Path) -> None:
+    found = fit(how, tmp_path, "--epochs", "9", *arguments, timeout_s=60.0)
+    assert found["step"] == step and re.match(word, found["stopped"]), found
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A small fit with everything in it: what the tests of the Trainer run on threads, and as a job of its own.
 
-``trainer_runs.py FOLDER [--shards V] [--epochs N] [--every STEPS]`` writes ``FOLDER/ledger`` and, on rank 0, ``FOLDER/result.json``.
+``trainer_runs.py FOLDER [--shards V] [--epochs N] [--every STEPS] [--enough RANK] [--nan RANK]`` writes ``FOLDER/ledger`` and, on rank 0, ``FOLDER/result.json``.
 """
 
 from __future__ import annotations
@@ -75,15 +75,40 @@ def full_fit(folder: Path | None = None, epochs: int = 3, every: int | None = No
     return of
 
 
+class Enough(callbacks.Callback):
+    """One rank alone asks to stop."""
+
+    def __init__(self, rank: int | None) -> None:
+        self.rank = rank
+
+    def on_step_begin(self, step: int, logs: dict[str, Any]) -> None:
+        if step == 7 and phalanx.rank() == self.rank:
+            self.trainer.stop(f"rank {self.rank} has enough")
+
+
+class Poison(callbacks.Callback):
+    """The weights of one rank alone become NaN."""
+
+    def __init__(self, rank: int | None) -> None:
+        self.rank = rank
+
+    def on_step_begin(self, step: int, logs: dict[str, Any]) -> None:
+        if step == 8 and phalanx.rank() == self.rank:
+            self.trainer.module[0].weight.array[...] = np.nan
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--every", type=int)
+    parser.add_argument("--enough", type=int)
+    parser.add_argument("--nan", type=int)
     args = parser.parse_args()
     phalanx.init(shards=args.shards, seed=5)
-    of = full_fit(args.folder, args.epochs, args.every)
+    more = [Enough(args.enough), Poison(args.nan), callbacks.TerminateOnNaN()]
+    of = full_fit(args.folder, args.epochs, args.every, more)
     if phalanx.rank() == 0:
         (args.folder / "result.json").write_text(json.dumps(result(of)))
 
