@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .anomaly import watched
 from .backend import Array, as_array
 from .errors import GraphError, ShapeError
 from .graph import FREED, free, run_hooks, unbroadcast, where
+from .mode import mode
 from .node import Node, Variable, wrap
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Walk:
         found: dict[Any, Any] = {}
         for root, seed in zip(self.roots, seeds, strict=True):
             self._add(root if root._node is None else root._node, seed)
+        step = watched(self._step) if mode.anomaly else self._step
         for node in self._nodes:
             gradient = self._held.pop(node, None)
             if gradient is None:
@@ -69,7 +72,7 @@ class Walk:
                 found[node] = gradient
             if node in self._needed:
                 try:
-                    self._step(node, gradient, retain_graph)
+                    step(node, gradient, retain_graph)
                 except Exception as error:
                     error.add_note(where(node))
                     raise

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .anomaly import watched
 from .backend import Array, as_array
 from .errors import GraphError, PhalanxError, ShapeError
 from .mode import enable_grad as enable_grad
@@ -216,8 +217,9 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
         else:
             node.gradient = seed
             summed: set[Node] = set()
+            step = watched(_step) if mode.anomaly else _step
             for node in nodes:
-                _step(node, leaves, summed, retain_graph)
+                step(node, leaves, summed, retain_graph)
     except BaseException as error:
         if isinstance(error, Exception) and len(begun) == len(listeners) and node is not None:
             error.add_note(where(node))

@@ -14,6 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class _Mode(threading.local):
     enabled = True
+    anomaly = False
+    """Whether backward looks for NaN."""
 
 
 mode = of_rank(_Mode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .core.anomaly import detect_anomaly, set_detect_anomaly
 from .core.autograd import backward, grad
 from .core.gradcheck import gradcheck
 from .core.mode import enable_grad, inference_mode, no_grad, set_grad_enabled
@@ -11,11 +12,13 @@ __all__ = [
     "Context",
     "Function",
     "backward",
+    "detect_anomaly",
     "enable_grad",
     "grad",
     "gradcheck",
     "inference_mode",
     "no_grad",
     "once_differentiable",
+    "set_detect_anomaly",
     "set_grad_enabled",
 ]

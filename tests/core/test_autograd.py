@@ -11,7 +11,7 @@ import pytest
 
 import phalanx
 from phalanx import nn
-from phalanx.core.errors import GraphError, ShapeError
+from phalanx.core.errors import GraphError, NonFiniteError, ShapeError
 
 VALUES = np.array([[0.5, -1.25, 2.0], [1.5, 0.75, -0.3]])
 
@@ -278,3 +278,30 @@ def test_retaining_twice_keeps_once() -> None:
     assert y.retains_grad
     y.sum().backward()
     assert y.grad.tolist() == [[1.0] * 3] * 2
+
+
+# ---- NaN -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_op_that_made_nan_is_named() -> None:
+    x = phalanx.tensor([0.0, 1.0], requires_grad=True)
+
+    def loss() -> Any:
+        return (x.sqrt() * phalanx.tensor([0.0, 1.0])).sum()
+
+    loss().backward()
+    assert x.grad.isnan().any()
+    for call in (lambda: loss().backward(), lambda: phalanx.grad(loss(), x)):
+        with (
+            phalanx.autograd.detect_anomaly(),
+            pytest.raises(NonFiniteError, match=r"sqrt gave NaN .*test_autograd\.py:\d"),
+        ):
+            call()
+    phalanx.autograd.set_detect_anomaly(True)
+    with pytest.raises(NonFiniteError):
+        loss().backward()
+    phalanx.autograd.set_detect_anomaly(False)
+    loss().backward()
+    with phalanx.autograd.detect_anomaly():
+        assert phalanx.grad((x * 2).sum(), x)[0].tolist() == [2.0, 2.0]
