@@ -77,14 +77,13 @@ def export(
     symbols = find_symbols(names, example.arrays, dynamic_axes)
     with evaluating(model):
         try:
-            graph, runs, ends = _graph(model, example, names, symbols, opset_version)
+            graph, runs, outputs = _graph(model, example, names, output_names, symbols, opset_version)
         except StaticError as error:
             if dynamic_axes is not None or not symbols:
                 raise
             print(f"phalanx: {f}: the batch size is fixed: {error}", file=sys.stderr)
             symbols = {}
-            graph, runs, ends = _graph(model, example, names, symbols, opset_version)
-    outputs = _outputs(graph, ends, output_names, symbols)
+            graph, runs, outputs = _graph(model, example, names, output_names, symbols, opset_version)
     _drop_unused(graph, {port.name for port in outputs})
     page = Page(graph.nodes, graph.tensors, _inputs(names, example.arrays, symbols), outputs, opset_version)
     write(page, Path(f), external_data, None if verify is False else Judge(names, runs, strict=verify is True))
@@ -117,8 +116,14 @@ def _inputs(names: Sequence[str], arrays: Sequence[np.ndarray], symbols: Symbols
 
 
 def _graph(
-    model: Module, example: Example, names: Sequence[str], symbols: Symbols, opset: int
-) -> tuple[Graph, list[Run], list[Operand]]:
+    model: Module,
+    example: Example,
+    names: Sequence[str],
+    output_names: Sequence[str] | None,
+    symbols: Symbols,
+    opset: int,
+) -> tuple[Graph, list[Run], list[Port]]:
+    """The graph, the runs that it was made from, and its outputs. Raises StaticError where a size does not follow."""
     runs, columns = make_runs(model, example, symbols)
     calls, ends = join(runs)
     graph = Graph(opset, {column: (names[symbols[s][0][0]], symbols[s][0][1]) for s, column in columns.items()})
@@ -137,7 +142,7 @@ def _graph(
         for place, name in zip(places, made if isinstance(made, tuple) else (made,), strict=True):
             if name is not None:
                 graph.names[place] = name
-    return graph, runs, ends
+    return graph, runs, _outputs(graph, ends, output_names, symbols)
 
 
 def _is_constant(graph: Graph, call: Call) -> bool:

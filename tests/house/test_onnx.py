@@ -192,6 +192,9 @@ def test_a_size_that_stays_fixed_is_told(tmp_path: Path, capsys: Any) -> None:
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
     with pytest.raises(phalanx.onnx.ExportError, match="runs other ops"):
         phalanx.onnx.export(Of(forward), x, path, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+    made = Of(lambda _, x: phalanx.tensor(np.arange(3.0 * x.shape[0]) ** 2))
+    phalanx.onnx.export(made, x, path)
+    assert "a constant whose shape follows from the input's" in capsys.readouterr().err
     phalanx.onnx.export(nn.ReLU(), x, path, dynamic_axes={})
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
     with pytest.raises(phalanx.onnx.ExportError, match="takes no other size of 'c' than 3"):
