@@ -109,6 +109,8 @@ class Optimizer(OptimizerState):
         self.param_groups: list[Options] = []
         self.updates = 0
         """Calls of :meth:`step` on this object; a resume does not count."""
+        self.loads = 0
+        """How often state was loaded into it."""
         self._steps: dict[Parameter, int] = {}
         self._numbers: dict[Parameter, dict[str, float]] = {}
         self._own = OwnState(dict) if self._by_hand else None

@@ -22,6 +22,7 @@ class OptimizerState:
     """What :class:`Optimizer` is made of as far as saving goes; it owns ``param_groups`` and the counts by parameter."""
 
     param_groups: list[Options]
+    loads: int
     number_names: tuple[str, ...]
     _steps: dict[Parameter, int]
     _numbers: dict[Parameter, dict[str, float]]
@@ -95,6 +96,7 @@ class OptimizerState:
             )
         for group, saved in zip(self.param_groups, scalars["groups"], strict=True):
             group.update({key: tuple(v) if isinstance(v, list) else v for key, v in saved["options"].items()})
+        self.loads += 1
         self._steps = {p: scalars["steps"][names[p]] for p in self._all() if names[p] in scalars["steps"]}
         numbers = scalars.get("numbers", {})
         self._numbers = {p: dict(numbers[names[p]]) for p in self._all() if names[p] in numbers}
@@ -146,6 +148,7 @@ class OptimizerState:
         ]
         groups = [{**group, **new} for group, new in zip(self.param_groups, options, strict=True)]
         found = self._checked(state_dict["state"], groups) if self._own is None else {}
+        self.loads += 1
         for group, new in zip(self.param_groups, options, strict=True):
             group.update(new)
         self._pack()

@@ -226,6 +226,42 @@ def test_a_hand_on_the_rate_and_a_new_group() -> None:
     assert scheduler.get_last_lr() == pytest.approx([4.0, 0.075, 2.0])
 
 
+def test_a_schedule_left_behind_by_a_resume_is_told() -> None:
+    """Once; not when its state is loaded too, before or after the optimizer's."""
+    makers: list[Callable[[Any], Any]] = [
+        lambda o: lr_scheduler.StepLR(o, 3),
+        lambda o: lr_scheduler.WarmupLR(o, 3),
+        lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.StepLR(o, 3), lr_scheduler.StepLR(o, 2)], [5]),
+        lr_scheduler.ReduceLROnPlateau,
+    ]
+    for make in makers:
+        optimizer = ours()
+        scheduler = make(optimizer)
+        act = (
+            scheduler.step
+            if not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
+            else lambda s=scheduler: s.step(1)
+        )
+        optimizer.step()
+        act()
+        saved = optimizer.state_dict(), scheduler.state_dict()
+        optimizer.load_state_dict(saved[0])
+        with pytest.warns(
+            UserWarning, match="state was loaded, that of its .* was not: it goes on from its own count of 1"
+        ):
+            act()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            act()
+            scheduler.load_state_dict(saved[1])
+            optimizer.load_state_dict(saved[0])
+            act()
+            optimizer.load_state_dict(saved[0])
+            scheduler.load_state_dict(saved[1])
+            act()
+            act()
+
+
 def test_a_step_too_early_is_told() -> None:
     optimizer = ours()
     scheduler = lr_scheduler.StepLR(optimizer, 1)

@@ -44,8 +44,7 @@ class LRScheduler:
     _last_lr: list[float]
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        require_optimizer(type(self).__name__, optimizer)
-        self.optimizer = optimizer
+        self._belong(optimizer)
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
@@ -58,6 +57,22 @@ class LRScheduler:
         self.last_epoch = last_epoch
         self._step_count = 0
         self._begin()
+
+    def _belong(self, optimizer: Optimizer) -> None:
+        require_optimizer(type(self).__name__, optimizer)
+        self.optimizer = optimizer
+        self._loads: int | None = optimizer.loads
+        """The optimizer's ``loads`` that this schedule knows of; None: its own state came along."""
+
+    def _notice_load(self) -> None:
+        """Say it when the optimizer goes on from saved state and this schedule does not."""
+        if self._loads is not None and self._loads != self.optimizer.loads:
+            warnings.warn(
+                f"the optimizer's state was loaded, that of its {type(self).__name__} was not: it goes on from its own count of "
+                f'{self.last_epoch}. Give it to Checkpointer(state={{"schedule": scheduler}}), or load its state_dict()',
+                stacklevel=3,
+            )
+        self._loads = self.optimizer.loads
 
     def _begin(self) -> None:
         """The first rate. With a ``last_epoch`` it is the formula's, else what is there counts as the rate before it."""
@@ -99,6 +114,7 @@ class LRScheduler:
                 "used; call optimizer.step() first",
                 stacklevel=2,
             )
+        self._notice_load()
         self._step_count += 1
         self._know_groups()
         if epoch is not None:
@@ -133,7 +149,8 @@ class LRScheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the optimizer and functions: numbers, texts and lists. The optimizer's own state has the present rates."""
-        return {key: value for key, value in self.__dict__.items() if key != "optimizer" and not callable(value)}
+        kept = {key: value for key, value in self.__dict__.items() if key not in ("optimizer", "_loads")}
+        return {key: value for key, value in kept.items() if not callable(value)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take what :meth:`state_dict` gave, options included. Raises StateError for the state of another kind of schedule."""
@@ -143,6 +160,7 @@ class LRScheduler:
                 f"{type(self).__name__}: the state lacks {', '.join(missing)}; it is of another kind of schedule"
             )
         self.__dict__.update({key: value for key, value in state_dict.items() if key in self.__dict__})
+        self._loads = None
 
 
 def require_optimizer(schedule: str, optimizer: Any) -> None:

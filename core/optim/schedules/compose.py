@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import RangeError
 from ..optimizer import Optimizer
-from .base import LRScheduler, require_optimizer
+from .base import LRScheduler
 from .plateau import ReduceLROnPlateau
 
 
@@ -80,13 +80,12 @@ class SequentialLR(_Composed):
     def __init__(
         self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
     ) -> None:
-        require_optimizer("SequentialLR", optimizer)
+        self._belong(optimizer)
         _require_parts("SequentialLR", optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1:
             raise RangeError(
                 f"SequentialLR expects one milestone less than schedules, got {len(milestones)} milestones for {len(schedulers)}"
             )
-        self.optimizer = optimizer
         self._schedulers, self._milestones = list(schedulers), list(milestones)
         self._restart()
         self.last_epoch = last_epoch + 1
@@ -133,7 +132,8 @@ class ChainedScheduler(_Composed):
         optimizer = optimizer or getattr(next(iter(schedulers), None), "optimizer", None)
         _require_parts("ChainedScheduler", optimizer, schedulers)
         assert optimizer is not None
-        self.optimizer, self._schedulers = optimizer, list(schedulers)
+        self._belong(optimizer)
+        self._schedulers = list(schedulers)
         self._last_lr = self.get_lr()
 
     def _restart(self) -> None:
@@ -176,14 +176,14 @@ class WarmupLR(_Composed):
         after: LRScheduler | None = None,
         start_factor: float = 0.0,
     ) -> None:
-        require_optimizer("WarmupLR", optimizer)
+        self._belong(optimizer)
         if warmup_steps < 1:
             raise RangeError(f"WarmupLR expects warmup_steps of at least 1, got {warmup_steps!r}")
         if not 0 <= start_factor <= 1:
             raise RangeError(f"WarmupLR expects a start_factor in [0, 1], got {start_factor!r}")
         if after is not None:
             _require_parts("WarmupLR", optimizer, [after])
-        self.optimizer, self._schedulers = optimizer, [] if after is None else [after]
+        self._schedulers = [] if after is None else [after]
         self.warmup_steps, self.start_factor = warmup_steps, start_factor
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -201,6 +201,7 @@ class WarmupLR(_Composed):
         if epoch is not None:
             self._jump(epoch)
             return
+        self._notice_load()
         self.last_epoch += 1
         if self.last_epoch < self.warmup_steps:
             share = self.start_factor + (1.0 - self.start_factor) * (self.last_epoch + 1) / self.warmup_steps

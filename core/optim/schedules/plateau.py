@@ -8,7 +8,7 @@ from typing import SupportsFloat
 
 from ...errors import RangeError
 from ..optimizer import Optimizer
-from .base import LRScheduler, by_group, require_optimizer
+from .base import LRScheduler, by_group
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -39,7 +39,7 @@ class ReduceLROnPlateau(LRScheduler):
         min_lr: float | Sequence[float] = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        require_optimizer("ReduceLROnPlateau", optimizer)
+        self._belong(optimizer)
         if not factor < 1.0:
             raise RangeError(f"ReduceLROnPlateau expects a factor below 1, got {factor!r}")
         if mode not in ("min", "max"):
@@ -49,7 +49,6 @@ class ReduceLROnPlateau(LRScheduler):
         self.mode, self.factor, self.patience, self.threshold = mode, factor, patience, threshold
         self.threshold_mode, self.cooldown, self.eps = threshold_mode, cooldown, eps
         self.min_lrs = by_group("ReduceLROnPlateau", "min_lr", min_lr, optimizer.param_groups)
-        self.optimizer = optimizer
         self.last_epoch = 0
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = self.cooldown_counter = 0
@@ -62,6 +61,7 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take the metric of one more epoch (or of whatever interval), the same on all ranks."""
+        self._notice_load()
         current = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if self._is_better(current):
