@@ -113,6 +113,7 @@ def test_equal_at_any_number_of_ranks_and_resumed_exactly(name, drop_last, files
     assert end["step"] == 2 * per_epoch and end["epoch"] == 2 and end["position"] == 0
     first = [row[0] for index, epoch, _, batch in whole if epoch == 0 for row in batch]
     assert len(set(first)) == len(first) == (20 if drop_last else TOTAL)
+    assert len({row[1] for *_, batch in whole for row in batch}) == sum(len(batch) for *_, batch in whole)
     second = [row[0] for index, epoch, _, batch in whole if epoch == 1 for row in batch]
     assert (first == second) == (name not in ("files shuffled", "windows"))
     if first == second:

@@ -306,6 +306,26 @@ def test_equal_histograms_and_stretched_contrast():
     assert (T.RandomEqualize(1.0)(np.full((4, 4), 7, np.uint8)) == 7).all()
 
 
+def test_functions_are_the_transforms_with_given_strengths():
+    import phalanx.data.transforms.functional as TF
+    from phalanx.data.transforms import v2
+
+    assert set(v2.__all__) == set(T.__all__) and TF.get_image_size(FLOATS) == [15, 12]
+    assert (TF.rotate(PICTURE, 30, expand=True) == T.RandomRotation((30, 30), expand=True)(PICTURE)).all()
+    assert (TF.resized_crop(PICTURE, 1, 2, 6, 7, 9) == T.Resize(9)(PICTURE[1:7, 2:9])).all()
+    assert (TF.affine(PICTURE, 15, (0, 0), 1, 0) == T.RandomAffine((15, 15))(PICTURE)).all()
+    assert (TF.adjust_brightness(PICTURE, 0.5) == T.ColorJitter((0.5, 0.5))(PICTURE)).all()
+    assert (TF.hflip(TF.vflip(FLOATS)).numpy() == FLOATS.numpy()[:, ::-1, ::-1]).all()
+    for call in (
+        lambda: TF.crop(PICTURE, 5, 5, 8, 8),
+        lambda: TF.adjust_contrast(PICTURE, -1),
+        lambda: TF.adjust_hue(PICTURE, 0.7),
+        lambda: TF.affine(PICTURE, 0, (0, 0), 0, 0),
+    ):
+        with pytest.raises((RangeError, ShapeError)):
+            call()
+
+
 # -- batches ------------------------------------------------------------------------------------------------------
 
 

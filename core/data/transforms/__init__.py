@@ -4,6 +4,7 @@ Before :class:`ToTensor` an image is an array of H×W or H×W×C (or a Pillow im
 those that say otherwise take either.
 """
 
+from . import functional
 from .automatic import (
     RandAugment,
     RandomAdjustSharpness,
@@ -16,7 +17,7 @@ from .automatic import (
 )
 from .base import Compose, Lambda, RandomApply, RandomChoice, RandomOrder, Transform
 from .colour import ColorJitter, GaussianBlur, RandomErasing
-from .convert import ConvertImageDtype, Grayscale, Normalize, PILToTensor, RandomGrayscale, ToTensor
+from .convert import ConvertImageDtype, Grayscale, Normalize, PILToTensor, RandomGrayscale, ToDtype, ToImage, ToTensor
 from .crop import CenterCrop, FiveCrop, Pad, RandomCrop, RandomHorizontalFlip, RandomVerticalFlip, Resize
 from .geometry import RandomAffine, RandomPerspective, RandomResizedCrop, RandomRotation
 from .mix import CutMix, MixUp
@@ -55,7 +56,10 @@ __all__ = [
     "RandomSolarize",
     "RandomVerticalFlip",
     "Resize",
+    "ToDtype",
+    "ToImage",
     "ToTensor",
     "Transform",
     "TrivialAugmentWide",
+    "functional",
 ]

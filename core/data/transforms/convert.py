@@ -71,6 +71,35 @@ class ConvertImageDtype(Transform):
         return np.clip(np.rint(planes.astype(np.float64) * (new / old)), 0, new).astype(self.dtype)
 
 
+class ToImage(PILToTensor):
+    """:class:`PILToTensor` under the name that torchvision's ``v2`` gives it.
+
+    >>> from phalanx.data import transforms
+    >>> transforms.Compose([transforms.ToImage(), transforms.ToDtype(np.float32, scale=True)])(
+    ...     np.full((1, 1), 51, np.uint8)
+    ... ).item()
+    0.20000000298023224
+    """
+
+
+class ToDtype(Transform):
+    """To ``dtype``: numbers as they are, or with ``scale`` as :class:`ConvertImageDtype` does it.
+
+    >>> from phalanx.data import transforms
+    >>> transforms.ToDtype(np.float32)(np.array([[51]], np.uint8)).item()
+    51.0
+    """
+
+    def __init__(self, dtype: Any, scale: bool = False) -> None:
+        self.dtype, self.scale = np.dtype(dtype), bool(scale)
+        self._convert = ConvertImageDtype(dtype) if scale else None
+
+    def __call__(self, image: Any) -> Any:
+        if self._convert is not None:
+            return self._convert(image)
+        return on_planes(image, "ToDtype", lambda planes: planes.astype(self.dtype))
+
+
 class Normalize(Transform):
     """``(image - mean) / std`` for each channel of a C×H×W Tensor.
 

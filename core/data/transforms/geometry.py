@@ -88,9 +88,10 @@ class RandomRotation(Transform):
 
     def __call__(self, image: Any) -> Any:
         angle = sample_random().uniform(*self.degrees)
-        return on_planes(image, "RandomRotation", lambda planes: self._turn(planes, angle))
+        return on_planes(image, "RandomRotation", lambda planes: self.turn(planes, angle))
 
-    def _turn(self, planes: np.ndarray, angle: float) -> np.ndarray:
+    def turn(self, planes: np.ndarray, angle: float) -> np.ndarray:
+        """``planes`` of (..., H, W) turned by ``angle`` degrees."""
         inverse = inverse_affine(planes.shape[-2:], -angle, center=None if self.expand else self.center)
         height, width = planes.shape[-2:]
         size = _span(inverse, height, width) if self.expand else (height, width)
