@@ -46,7 +46,7 @@ class Weighted(Dataset):
 
 
 class Nested(Dataset):
-    """Rows of nested tuples, lists and dicts of arrays of equal length: several inputs, ``((x1, x2), y)``."""
+    """Rows of nested tuples and dicts of arrays of equal length: several inputs, ``((x1, x2), y)``."""
 
     keyed = True
 
@@ -70,7 +70,7 @@ def as_dataset(data: Any) -> Any:
         return data.dataset
     if _is_rows(data):
         return TensorDataset(_rows(data))
-    if isinstance(data, list | tuple):
+    if isinstance(data, tuple):
         if not 1 <= len(data) <= 3:
             raise DataError(f"data in a tuple is (x,), (x, y) or (x, y, weight), got {len(data)} parts")
         columns = [part for part in data if part is not None]
@@ -135,18 +135,19 @@ def _rows(value: Any) -> Any:
 
 
 def _lengths(arrays: Any) -> list[int]:
-    if isinstance(arrays, Mapping):
-        return [length for part in arrays.values() for length in _lengths(part)]
-    if isinstance(arrays, list | tuple):
-        return [length for part in arrays for length in _lengths(part)]
+    if isinstance(arrays, Mapping | tuple):
+        parts = arrays.values() if isinstance(arrays, Mapping) else arrays
+        return [length for part in parts for length in _lengths(part)]
     if not _is_rows(arrays):
-        raise DataError(f"data is made of arrays or Tensors, got {type(arrays).__name__}")
+        raise DataError(
+            f"data is made of arrays and Tensors, several of them in tuples or dicts, got {type(arrays).__name__}"
+        )
     return [len(arrays)]
 
 
 def _row(arrays: Any, index: int) -> Any:
     if isinstance(arrays, Mapping):
         return {key: _row(part, index) for key, part in arrays.items()}
-    if isinstance(arrays, list | tuple):
+    if isinstance(arrays, tuple):
         return tuple(_row(part, index) for part in arrays)
     return to_host(_rows(arrays)[index])

@@ -95,6 +95,8 @@ class ClassWeights:
 
     def of(self, target: Any) -> Tensor:
         """The factor of each sample: target (N,) or (N, 1) of classes, or (N, C) one-hot or probabilities."""
+        if target is None:
+            raise RangeError("class_weight needs targets: give data as (x, y)")
         labels = to_host(target.array)
         if labels.ndim == 2 and labels.shape[1] > 1:
             labels = labels.argmax(axis=1)

@@ -209,7 +209,7 @@ def test_a_fit_is_the_loop_of_torch() -> None:
         assert np.allclose(model.state_dict()[name].numpy(), tensor.numpy(), atol=1e-5), name
 
 
-@pytest.mark.parametrize("form", ["arrays", "tensors", "data set", "loader", "nested", "weighted triples"])
+@pytest.mark.parametrize("form", ["arrays", "tensors", "data set", "list", "loader", "nested", "weighted triples"])
 def test_forms_of_data(form: str) -> None:
     x, y = data()[0].arrays
 
@@ -224,7 +224,7 @@ def test_forms_of_data(form: str) -> None:
 
     given = {
         "arrays": (x, y), "tensors": (phalanx.tensor(x), phalanx.tensor(y)), "data set": TensorDataset(x, y),
-        "loader": DataLoader(TensorDataset(x, y), batch_size=40), "nested": ((x * 0.5, x * 0.5), y),
+        "list": list(zip(x, y, strict=True)), "loader": DataLoader(TensorDataset(x, y), batch_size=40), "nested": ((x * 0.5, x * 0.5), y),
         "weighted triples": (x, y, np.ones(SAMPLES, np.float32)),
     }  # fmt: skip
     results = []
@@ -755,6 +755,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "empty": ({"train": (X[:0], Y[:0])}, DataError, "empty"),
     "lengths": ({"train": (X, Y[:4])}, ShapeError, "equal length"),
     "four parts": ({"train": (X, Y, Y, Y)}, DataError, "got 4 parts"),
+    "lists": ({"train": (X, list(Y))}, DataError, "in tuples or dicts, got list"),
+    "no targets": ({"train": X, "class_weight": {0: 2.0}}, RangeError, "needs targets"),
     "no data": ({"train": 3}, DataError, "got int"),
     "epochs": ({"epochs": 0}, RangeError, "epochs to be an integer of at least 1, got 0"),
     "accumulate": ({"accumulate": 0.5}, RangeError, "accumulate .* got 0.5"),
