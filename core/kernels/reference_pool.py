@@ -56,8 +56,15 @@ def max_pool_forward(x: Array, window: Window) -> tuple[Array, Array]:
     padded = framed(x, window, output, -np.inf)
     y = xp.full(x.shape[:2] + output, -np.inf, x.dtype)
     index = xp.zeros(y.shape, np.uint8 if math.prod(window.kernel) <= 256 else np.int32)
+    plain = index.dtype == np.uint8 and not bool(xp.isnan(x.max(initial=-np.inf)))
     for number, (_, place) in enumerate(window.places(output)):
         candidate = padded[(..., *place)]
+        if plain:
+            mask = xp.negative((candidate > y).view(np.uint8))  # all bits set where it is better
+            mask &= index ^ np.uint8(number)
+            index ^= mask
+            xp.maximum(y, candidate, out=y)
+            continue
         better = ~(candidate <= y) & (y == y)  # true for a NaN candidate, false once y is NaN
         xp.copyto(y, candidate, where=better)
         xp.copyto(index, index.dtype.type(number), where=better)
