@@ -32,7 +32,7 @@ LONG = re.compile(
     r"|test_onnx\.py::test_from_pytorch_to_onnxruntime\[ResNet18-options1"
     r"|test_predict\.py::test_ranks_share_the_samples\[run 3"
     r"|test_sync_batch_norm\.py::test_equal_bits_on_any_number_of_ranks\[(accumulated|zero-1|compressed)"
-    r"|test_sync_batch_norm\.py::test_equal_ledgers_and_results_over_every_wire\[threads"
+    r"|test_sync_batch_norm\.py::test_equal_ledgers_and_results_over_every_wire\[(threads|mpirun)"
     r"|test_layers_of_house\.py::test_the_checker_sees\[(?!a bare import|an arrow)"
 )
 """Tests whose shorter siblings cover the same ground: only in `make test-all`."""
