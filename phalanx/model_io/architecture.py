@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ class Describer:
         if type(module) in _CONTAINERS:
             row["modules"] = {name: self.module(child) for name, child in module._branches()}
         elif callable(own):
-            row["config"] = {key: self._value(module, key, value) for key, value in own().items()}
+            row["config"] = {key: self.value(module, key, value) for key, value in own().items()}
         else:
             row |= self._built(module.__dict__["_built"], module)
         return row
@@ -57,20 +58,21 @@ class Describer:
         except TypeError as error:
             raise StateError(f"{built.kind.__name__} cannot be built again from its arguments: {error}") from error
         where = module if module is not None else built.kind
-        row: dict[str, Any] = {"config": {key: self._value(where, key, value) for key, value in names.items()}}
+        row: dict[str, Any] = {"config": {key: self.value(where, key, value) for key, value in names.items()}}
         if rest:
-            row["more"] = [self._value(where, f"argument {number}", value) for number, value in enumerate(rest)]
+            row["more"] = [self.value(where, f"argument {number}", value) for number, value in enumerate(rest)]
         return row
 
-    def _value(self, owner: Any, key: str, value: Any) -> Any:
+    def value(self, owner: Any, key: str, value: Any) -> Any:
+        """The JSON form of the argument ``key`` of ``owner``."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, list):
-            return [self._value(owner, key, item) for item in value]
+            return [self.value(owner, key, item) for item in value]
         if isinstance(value, tuple) and type(value) is tuple:
-            return {"tuple": [self._value(owner, key, item) for item in value]}
+            return {"tuple": [self.value(owner, key, item) for item in value]}
         if isinstance(value, Mapping):
-            return {"dict": [[name, self._value(owner, key, item)] for name, item in value.items()]}
+            return {"dict": [[name, self.value(owner, key, item)] for name, item in value.items()]}
         if isinstance(value, Module):
             return {"module": self.module(value)}
         if isinstance(value, Built):
@@ -89,8 +91,9 @@ class Describer:
         if isinstance(value, type) and issubclass(value, Module):
             return {"class": self._name(value)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-            rows = {name: self._value(owner, f"{key}.{name}", item) for name, item in fields.items()}
+            wanted = inspect.signature(type(value)).parameters  # a subclass may take fewer than the fields
+            fields = {name: getattr(value, name) for name in wanted if hasattr(value, name)}
+            rows = {name: self.value(owner, f"{key}.{name}", item) for name, item in fields.items()}
             return {"dataclass": {"class": self._name(type(value)), "fields": rows}}
         if (function := _function_name(value)) is not None:
             return {"function": function}
@@ -169,8 +172,8 @@ class Builder:
         return made
 
     def _made(self, kind: Any, row: Mapping[str, Any]) -> Module:
-        config = {key: self._value(value) for key, value in row.get("config", {}).items()}
-        more = [self._value(value) for value in row.get("more", [])]
+        config = {key: self.value(value) for key, value in row.get("config", {}).items()}
+        more = [self.value(value) for value in row.get("more", [])]
         try:
             return kind(*config.values(), *more) if more else kind(**config)
         except (TypeError, ValueError) as error:
@@ -213,9 +216,10 @@ class Builder:
             ) from error
         return found
 
-    def _value(self, form: Any) -> Any:
+    def value(self, form: Any) -> Any:
+        """What a JSON form means."""
         if isinstance(form, list):
-            return [self._value(item) for item in form]
+            return [self.value(item) for item in form]
         if not isinstance(form, dict):
             return form
         kind, value = next(iter(form.items()), (None, None))
@@ -230,9 +234,9 @@ class Builder:
         if kind == "class":
             return self.kind(value)
         if kind == "tuple":
-            return tuple(self._value(item) for item in value)
+            return tuple(self.value(item) for item in value)
         if kind == "dict":
-            return {key: self._value(item) for key, item in value}
+            return {key: self.value(item) for key, item in value}
         if kind == "dtype":
             return np.dtype(value)
         if kind == "device":
@@ -243,7 +247,7 @@ class Builder:
         if kind == "zeros":
             return Tensor(np.zeros(value["shape"], value["dtype"]))
         if kind == "dataclass":
-            fields = {name: self._value(item) for name, item in value["fields"].items()}
+            fields = {name: self.value(item) for name, item in value["fields"].items()}
             made = self._class(value["class"])
             if not hasattr(made, "__dataclass_fields__"):
                 raise CheckpointError(f"{value['class']} is no dataclass")

@@ -56,14 +56,22 @@ def save_model(model: Module, folder: PathLike, *, extra: Any = None) -> None:
     describer = Describer()
     page: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "written by": __version__}
     page["model"] = describer.module(model)
+    page["penalties"] = [
+        [path, name, describer.value(module, f"the penalty on {name}", penalty)]
+        for path, module in model.named_modules()
+        for name, penalty in module._penalties.items()
+    ]
     page["frozen"] = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     text = json.dumps(page, indent=1)
-    with rng.unmarked():
-        twin = _built(json.loads(text), describer.kinds)
-        page["replaced"] = _replaced(model, twin, describer)
-        if page["replaced"]:
-            text = json.dumps(page, indent=1)
+    try:
+        with rng.unmarked():
             twin = _built(json.loads(text), describer.kinds)
+            page["replaced"] = _replaced(model, twin, describer)
+            if page["replaced"]:
+                text = json.dumps(page, indent=1)
+                twin = _built(json.loads(text), describer.kinds)
+    except CheckpointError as error:
+        raise StateError(f"save_model: {type(model).__name__} cannot be built again: {error}") from error
     _prove(model, twin)
     group = joined()
     if group is None or group.rank == 0:
@@ -179,6 +187,9 @@ def load_model(folder: PathLike, *, classes: Mapping[str, type] | None = None, d
         load_into(model, Path(folder) / WEIGHTS)
     except StateError as error:
         raise CheckpointError(f"{folder}: weights and architecture do not belong together: {error}") from error
+    builder = Builder(classes)
+    for path, name, penalty in page.get("penalties", []):
+        model.get_submodule(path).register_penalty(name, builder.value(penalty))
     parameters = dict(model.named_parameters())
     for name in page.get("frozen", []):
         if name in parameters:

@@ -124,6 +124,18 @@ def test_forms(name: str, tmp_path: Path) -> None:
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in twin.named_parameters()]
 
 
+def test_penalties(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    model[0].register_penalty("weight", nn.L2(0.25))
+    model[1].register_penalty("bias", nn.L1L2(0.5, 0.125))
+    twin = again(model, tmp_path / "m")
+    mine, theirs = model.penalty(), twin.penalty()
+    assert mine is not None and theirs is not None and mine.item() == theirs.item()
+    model[0].register_penalty("bias", lambda w: w.sum())
+    with pytest.raises(StateError, match=r"the penalty on bias of Linear is .*<lambda>"):
+        phalanx.save_model(model, tmp_path / "m")
+
+
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     phalanx.save_model(nn.Linear(3, 2), folder, extra={"labels": ["a", "b"], "w": phalanx.ones(2)})
