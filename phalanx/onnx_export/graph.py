@@ -120,8 +120,8 @@ class Graph:
         first = values[0]
         if not same(first, values[1]):
             raise ExportError(
-                f"{described(call)} got an array of shape {first.shape} that depends on the values of the inputs, but that "
-                "was made by NumPy: a graph of ops cannot hold how. Compute it with phalanx's functions, or give it as an input"
+                f"{described(call)} got an array of shape {first.shape} that depends on the values of the inputs, but "
+                "was made by NumPy or drawn at random: a graph of ops cannot hold how. Compute it with phalanx's functions, or give it as an input"
             )
         if first.ndim == 1 and all(same(value, np.arange(value.size, dtype=value.dtype)) for value in values):
             end = self.node(call, "Squeeze", self.size(call, operand.sizes[0]), self.integers(0))
