@@ -12,6 +12,7 @@ from .early_stopping import EarlyStopping
 from .history import History
 from .learning_rate import LearningRateMonitor, LRScheduler, ReduceLROnPlateau
 from .ledger_writer import LedgerWriter
+from .model_checkpoint import ModelCheckpoint
 from .progress import ProgressBar
 from .stops import LambdaCallback, TerminateOnNaN
 from .tensorboard import TensorBoard
@@ -29,6 +30,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateMonitor",
     "LedgerWriter",
+    "ModelCheckpoint",
     "ProgressBar",
     "ReduceLROnPlateau",
     "TensorBoard",

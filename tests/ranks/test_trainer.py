@@ -715,6 +715,32 @@ def test_last_best_and_all(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_weights_as_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def main() -> list[float]:
+        of = trainer()
+        chosen = [
+            callbacks.ModelCheckpoint(tmp_path / "best", save_best_only=True, mode="max"),
+            callbacks.ModelCheckpoint(tmp_path / "each" / "{epoch}-{val_accuracy:.2f}"),
+            callbacks.ModelCheckpoint(str(tmp_path / "{step}"), save_freq=7),
+        ]
+        of.fit(*data(), 3, batch_size=20, callbacks=chosen, verbose=0)
+        losses = of.history.history["val_loss"]
+        of.model.load_state_dict(phalanx.load(tmp_path / "best"))
+        assert of.evaluate(data()[1])["loss"] == max(losses) == chosen[0].best
+        names = [f"{n}-{v:.2f}" for n, v in enumerate(of.history.history["val_accuracy"], 1)]
+        assert sorted(path.name for path in (tmp_path / "each").iterdir()) == names
+        return losses
+
+    same(on_ranks(2, main))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["14", "7", "best", "each"]
+    (tmp_path / "file").write_text("")
+    of = trainer()
+    of.fit(data()[0], callbacks=[callbacks.ModelCheckpoint(tmp_path / "file" / "x")], verbose=0)
+    assert "phalanx: weights not written: " in capfd.readouterr().err
+    with pytest.raises(RangeError, match=r"cannot be filled in .'val_f1'.; there are: epoch, step, loss, accuracy"):
+        of.fit(data()[0], callbacks=[callbacks.ModelCheckpoint("{val_f1}")], verbose=0)
+
+
 def test_asked_to_stop_without_a_checkpoint(capfd: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         trainer().fit(data()[0], epochs=9, batch_size=20, callbacks=[AskForStop(3)], verbose=0)
@@ -810,6 +836,8 @@ def test_refusals_of_the_trainer() -> None:
         (lambda: callbacks.Checkpoint("x", save="worst"), "save"),
         (lambda: callbacks.Checkpoint("x", every=0), "every"),
         (lambda: callbacks.Checkpoint("x", save="best", every=5), "whole epochs"),
+        (lambda: callbacks.ModelCheckpoint("x", save_freq=0), "save_freq"),
+        (lambda: callbacks.ModelCheckpoint("x", save_freq=5, save_best_only=True), "whole epochs"),
         (lambda: callbacks.LRScheduler(lambda e, lr: lr, every="week"), "every"),
         (lambda: callbacks.TensorBoard(every_steps=0), "every_steps"),
         (lambda: callbacks.Timeline("x", steps=0), "steps"),
