@@ -24,8 +24,12 @@ def _finish(array: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
     return Tensor(to_device(array, device), requires_grad=requires_grad)
 
 
-def _shape(size: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes given one by one or as one sequence."""
+def _shape(size: tuple[Any, ...], named: Any = None) -> tuple[int, ...]:
+    """Sizes given one by one, as one sequence, or by the name ``size``."""
+    if named is not None:
+        if size:
+            raise ShapeError(f"sizes {size} and size={named!r}: give one of them")
+        size = (named,)
     if len(size) == 1 and not hasattr(size[0], "__index__"):
         size = tuple(size[0])
     shape = tuple(int(n) for n in size)
@@ -83,31 +87,31 @@ def from_numpy(array: np.ndarray) -> Tensor:
 # ---- constants and ranges --------------------------------------------------------------------------------------------
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 0, float32 without a dtype.
 
     >>> phalanx.zeros(2, 3).tolist()
     [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    return _finish(np.zeros(_shape(size), _default(dtype)), None, device, requires_grad)
+    return _finish(np.zeros(_shape(sizes, size), _default(dtype)), None, device, requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """All 1, float32 without a dtype.
 
     >>> phalanx.ones(3)
     tensor([1., 1., 1.])
     """
-    return _finish(np.ones(_shape(size), _default(dtype)), None, device, requires_grad)
+    return _finish(np.ones(_shape(sizes, size), _default(dtype)), None, device, requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(*sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Values not set, float32 without a dtype.
 
     >>> phalanx.empty(2, 3).shape
     (2, 3)
     """
-    return _finish(np.empty(_shape(size), _default(dtype)), None, device, requires_grad)
+    return _finish(np.empty(_shape(sizes, size), _default(dtype)), None, device, requires_grad)
 
 
 def full(

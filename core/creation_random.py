@@ -22,7 +22,12 @@ def _key(generator: Generator | None) -> rng.Key:
 
 
 def rand(
-    *size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Uniform in [0, 1).
 
@@ -30,18 +35,23 @@ def rand(
     >>> bool(((x >= 0) & (x < 1)).all())
     True
     """
-    return _finish(rng.uniform(_shape(size), _key(generator), _default(dtype)), dtype, device, requires_grad)
+    return _finish(rng.uniform(_shape(sizes, size), _key(generator), _default(dtype)), dtype, device, requires_grad)
 
 
 def randn(
-    *size: Any, generator: Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Standard normal.
 
     >>> phalanx.randn(2, 3).shape
     (2, 3)
     """
-    return _finish(rng.normal(_shape(size), _key(generator), _default(dtype)), dtype, device, requires_grad)
+    return _finish(rng.normal(_shape(sizes, size), _key(generator), _default(dtype)), dtype, device, requires_grad)
 
 
 def randint(

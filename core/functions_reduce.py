@@ -38,13 +38,13 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 
 @with_numpy_names
-def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum over ``dim``, NaN counting as 0.
 
     >>> phalanx.nansum(phalanx.tensor([1.0, float("nan"), 2.0]))
     tensor(3.)
     """
-    return _numbers(input).sum(dim, keepdim)
+    return _numbers(input).sum(dim, keepdim, dtype)
 
 
 def _numbers(input: Tensor) -> Any:
@@ -133,12 +133,13 @@ def norm(input: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False, dtyp
 
 
 @with_numpy_names
-def cumprod(input: Tensor, dim: int) -> Tensor:
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running products along ``dim``.
 
     >>> phalanx.cumprod(phalanx.tensor([1.0, 2.0, 3.0]), 0)
     tensor([1., 2., 6.])
     """
+    input = input if dtype is None else input.to(dtype)
     return apply(running.CUMPROD, input, axis=checked_dim("cumprod", dim, input.array.ndim))
 
 

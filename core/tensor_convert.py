@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import Array, Device, as_dtype, device_of, is_array
+from .backend import Array, Device, as_dtype, device_of, is_array, to_device
 from .errors import ShapeError
 from .graph import Variable, apply, wrap
 from .ops import arithmetic as elementary
@@ -96,27 +96,36 @@ class TensorConvert(Variable):
         """In int8."""
         return self.to("int8")
 
-    def new_tensor(self, data: Any, requires_grad: Any = False) -> Tensor:
-        """``data`` as a tensor of this one's dtype."""
-        tensor = wrap(array_from(data).astype(self.array.dtype))
-        tensor.requires_grad = requires_grad
-        return tensor
+    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
+        """``data`` as a tensor of this one's dtype and device, unless said otherwise."""
+        kind = self.array.dtype if dtype is None else as_dtype(dtype)
+        return self._made(np.array(array_from(data, kind)), None, device, requires_grad)
 
-    def new_zeros(self, *size: Any) -> Tensor:
-        """All 0, of this dtype."""
-        return wrap(np.zeros_like(self.array, shape=_size(size)))
+    def _made(self, array: Any, dtype: Any, device: Any, requires_grad: Any) -> Tensor:
+        """A new tensor in another dtype and elsewhere if asked for."""
+        array = array if dtype is None else array.astype(as_dtype(dtype), copy=False)
+        tensor = wrap(to_device(array, device_of(self.array) if device is None else device))
+        return tensor.requires_grad_() if requires_grad else tensor
 
-    def new_ones(self, *size: Any) -> Tensor:
-        """All 1, of this dtype."""
-        return wrap(np.ones_like(self.array, shape=_size(size)))
+    def new_zeros(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
+        """All 0, of this dtype and device unless said otherwise."""
+        return self._made(np.zeros_like(self.array, shape=_size(size), order="C"), dtype, device, requires_grad)
 
-    def new_full(self, size: Any, fill_value: Any) -> Tensor:
-        """All ``fill_value``, of this dtype."""
-        return wrap(np.full_like(self.array, fill_value, shape=size))
+    def new_ones(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
+        """All 1, of this dtype and device unless said otherwise."""
+        return self._made(np.ones_like(self.array, shape=_size(size), order="C"), dtype, device, requires_grad)
 
-    def new_empty(self, *size: Any) -> Tensor:
-        """Values not set, of this dtype."""
-        return wrap(np.empty_like(self.array, shape=_size(size)))
+    def new_full(
+        self, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: Any = False
+    ) -> Tensor:
+        """All ``fill_value``, of this dtype and device unless said otherwise."""
+        kind = self.array.dtype if dtype is None else as_dtype(dtype)
+        array = np.full_like(self.array, fill_value, dtype=kind, shape=_size((size,)), order="C")
+        return self._made(array, None, device, requires_grad)
+
+    def new_empty(self, *size: Any, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
+        """Values not set, of this dtype and device unless said otherwise."""
+        return self._made(np.empty_like(self.array, shape=_size(size), order="C"), dtype, device, requires_grad)
 
 
 def _size(given: tuple[Any, ...]) -> tuple[int, ...]:

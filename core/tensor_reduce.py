@@ -38,9 +38,10 @@ class TensorReduce(Variable):
         return apply(reduce.MEAN, x, axis=axes_of("mean", dim, x.array.ndim), keepdims=keepdim)
 
     @with_numpy_names
-    def prod(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    def prod(self, dim: int | None = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
         """Product over ``dim`` (None: all)."""
-        return apply(reduce.PROD, self, axis=axes_of("prod", dim, self.array.ndim), keepdims=keepdim)
+        x = self if dtype is None else self.to(dtype)  # type: ignore[attr-defined]
+        return apply(reduce.PROD, x, axis=axes_of("prod", dim, x.array.ndim), keepdims=keepdim)
 
     @with_numpy_names
     def amax(self, dim: Dim = (), keepdim: bool = False) -> Tensor:
@@ -91,9 +92,10 @@ class TensorReduce(Variable):
         return apply(reduce.ALL, self, axis=axes_of("all", dim, self.array.ndim), keepdims=keepdim)
 
     @with_numpy_names
-    def cumsum(self, dim: int) -> Tensor:
+    def cumsum(self, dim: int, dtype: Any = None) -> Tensor:
         """Running sums along ``dim``."""
-        return apply(reduce.CUMSUM, self, axis=checked_dim("cumsum", dim, self.array.ndim))
+        x = self if dtype is None else self.to(dtype)  # type: ignore[attr-defined]
+        return apply(reduce.CUMSUM, x, axis=checked_dim("cumsum", dim, x.array.ndim))
 
     @with_numpy_names
     def var(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .core.backend import gpu_count
 from .core.kernels.table import PROVIDERS
+from .core.rng import manual_seed
 
-__all__ = ["device_count", "is_available"]
+__all__ = ["device_count", "is_available", "manual_seed", "manual_seed_all"]
 
 
 def device_count() -> int:
@@ -20,3 +21,7 @@ def is_available() -> bool:
     >>> device = phalanx.device("cuda" if phalanx.cuda.is_available() else "cpu")
     """
     return device_count() > 0
+
+
+manual_seed_all = manual_seed
+"""One seed serves all devices: randomness is keyed."""

@@ -75,6 +75,9 @@ x.short(); n.byte(); n.char(); x.arctan(); x.fix(); x.split_with_sizes([1, 3], 1
 x[0, 0].is_nonzero(); x.is_same_size(y); x.is_same_size(y[0]); float(t.finfo(t.float32).eps); float(t.finfo(t.float64).min); t.iinfo(t.int16).max; t.pi; t.inf; t.e; t.newaxis; x[:, t.newaxis]; t.zeros(2, dtype=t.promote_types(t.int64, t.float32))
 t.zeros(2, dtype=t.result_type(n, 1.5)); t.zeros(2, dtype=t.result_type(n, x)); t.zeros(2, dtype=t.promote_types(t.int32, t.uint8))
 t.special.expit(x); t.special.entr(x); t.special.ndtr(x); t.special.ndtri(x.sigmoid()); t.special.xlog1py(x, y.abs()); t.special.gammaln(x.abs()); t.special.psi(x.abs().detach()); t.special.logit(x.sigmoid())
+t.zeros(size=(2, 3)); t.ones(size=(2,)); t.empty(size=(0, 2)); t.randn(size=(2, 3)).shape == (2, 3); t.rand(size=(2,)).shape == (2,); x.new_zeros(2, dtype=t.int64); x.new_ones((2, 2), dtype=t.float32, device="cpu")
+x.new_full((2,), 3, dtype=t.int32); x.new_full((2,), 3); x.new_tensor([1, 2], dtype=t.int64); x.new_zeros(2, requires_grad=True) * 1; x.new_empty(0, 3); n.new_ones(2); n.prod(1, dtype=t.float64); x.cumsum(1, dtype=t.float32)
+t.cumprod(n, 1, dtype=t.float64); t.nansum(x, dtype=t.float32); t.prod(x, dtype=t.float32)
 """  # the line ends separate as well
 # what is the same in both libraries but for a kind of argument or result that ours refuses or names otherwise
 DIFFERS = {"t.linalg.lstsq(x.T.detach(), y.T.detach())[0]": "t.linalg.lstsq(x.T.detach(), y.T.detach())"}
