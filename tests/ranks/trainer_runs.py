@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import phalanx
 from phalanx import callbacks, nn, optim
 from phalanx.core.hashing import hash_array
 from phalanx.data import TensorDataset
+from phalanx.dist.communicators.threads import run_threads
 
 SAMPLES, HELD_OUT, FEATURES, CLASSES = 107, 23, 12, 4
 
@@ -73,6 +77,65 @@ def full_fit(folder: Path | None = None, epochs: int = 3, every: int | None = No
         callbacks=chosen, verbose=0,
     )  # fmt: skip
     return of
+
+
+# -- ranks that are threads ----------------------------------------------------------------------------------------------
+
+
+def on_ranks(size: int, function: Callable[[], Any], *, shards: int | None = 4, seed: int = 5) -> list[Any]:
+    """``function`` on ranks that leave in order; a SystemExit is a result."""
+
+    def main() -> Any:
+        phalanx.init(shards=shards, seed=seed)
+        try:
+            return function()
+        except SystemExit as end:
+            return f"exit {end.code}"
+        finally:
+            phalanx.shutdown()
+
+    return run_threads(main, size, timeout_s=20.0)
+
+
+def same(results: list[Any]) -> Any:
+    """What all ranks gave, which must be one thing."""
+    assert all(result == results[0] for result in results), results
+    return results[0]
+
+
+@contextmanager
+def left_in_order() -> Iterator[None]:
+    """Around a test: no group before, none after, no thread left."""
+    phalanx.shutdown()
+    before = set(threading.enumerate())
+    yield
+    phalanx.shutdown()
+    assert not [t for t in threading.enumerate() if t.name.startswith("phalanx-comm") and t not in before]
+
+
+class AskForStop(callbacks.Callback):
+    """As SIGTERM does, to one rank."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step_begin(self, step: int, logs: dict[str, Any]) -> None:
+        if step == self.at and phalanx.rank() == phalanx.size() - 1:
+            phalanx.request_stop("the budget is spent")
+
+
+class StopAt(callbacks.Callback):
+    """Only one rank asks, at one of the hooks."""
+
+    def __init__(self, rank: int, hook: str, at: int) -> None:
+        setattr(self, hook, lambda number, logs: self._ask(rank, number == at))
+
+    def _ask(self, rank: int, now: bool) -> None:
+        if now and phalanx.rank() == rank:
+            self.trainer.stop(f"rank {rank} has enough")
+
+
+# -- a job of its own ----------------------------------------------------------------------------------------------------
 
 
 class Enough(callbacks.Callback):
