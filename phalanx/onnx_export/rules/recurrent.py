@@ -49,6 +49,11 @@ def _recurrent(graph: Graph, call: Call) -> Any:
     )
 
 
+@rule("take_rows", "put_rows")
+def _packed(graph: Graph, call: Call) -> str:
+    raise ExportError(f"{described(call)}: packed sequences cannot be exported: give padded ones")
+
+
 def _bias(graph: Graph, call: Call, position: int, turned: Any) -> str:
     """Both biases of a direction, one behind the other."""
     first, second = call.inputs[position : position + 2]
