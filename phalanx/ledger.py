@@ -59,6 +59,12 @@ class Ledger:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
+    def close(self) -> None:
+        """Close the file; every line is there already, and a later :meth:`record` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
 
 def tensor_hashes(model: Module, optimizer: Any) -> dict[str, dict[str, int]]:
     """The hash of each tensor by its name: of the weights, of the optimizer's state, of the buffers.

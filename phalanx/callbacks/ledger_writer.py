@@ -28,3 +28,7 @@ class LedgerWriter(Callback):
 
     def on_step_end(self, step: int, logs: Logs) -> None:
         self._ledger.record(self.trainer.step)
+
+    def close(self) -> None:
+        if self._ledger is not None:
+            self._ledger.close()
