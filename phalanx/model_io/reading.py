@@ -56,7 +56,10 @@ def contents(path: Path) -> Contents:
 
 def read(entry: Entry) -> np.ndarray:
     """The array of one tensor, in memory of its own."""
-    stored = np.empty(entry.shape, stored_dtype(entry.word))
+    try:
+        stored = np.empty(entry.shape, stored_dtype(entry.word))
+    except (ValueError, OverflowError) as error:
+        raise _damaged(entry.path, f"tensor {entry.name} of shape {entry.shape}: {error}") from error
     with telling("read", entry.path), open(entry.path, "rb") as file:
         file.seek(entry.offset)
         count = file.readinto(stored.reshape(-1).view(np.uint8).data) if entry.nbytes else 0

@@ -152,27 +152,32 @@ def load_into(
     table = contents(Path(path))
     entries = dict(table.entries) | {name: table.entries[kept] for name, kept in _dropped(table).items()}
     places = _renamed(entries, rename)
-    targets = model.state_dict(keep_vars=True)
-    missing = [name for name in targets if name not in places]
-    if missing:
-        there = {id(targets[name]) for name in places if name in targets}
-        missing = [name for name in missing if id(targets[name]) not in there]
-    unexpected = [name for name in places if name not in targets]
     turned = re.compile(transpose) if transpose is not None else None
-    flipped = {name for name, (entry, old) in places.items() if turned is not None and turned.fullmatch(old)}
-    fitting = {name: place for name, place in places.items() if name in targets}
+    flipped = {name for name, (_, old) in places.items() if turned is not None and turned.fullmatch(old)}
+    targets = model.state_dict(keep_vars=True)
+    hooked = any(module._state_hooks.get("loading") for module in model.modules())  # these may translate names, too
+    missing, unexpected = _differences(targets, places)
     mismatched = [
         f"{name}: {why}"
-        for name, (entry, _) in fitting.items()
-        if (why := _mismatch(targets[name], entry, name in flipped))
+        for name, (entry, _) in places.items()
+        if name in targets and (why := _mismatch(targets[name], entry, name in flipped))
     ]
-    if mismatched or (strict and (missing or unexpected)):
+    if not hooked and (mismatched or (strict and (missing or unexpected))):
         raise StateError(_complaint(path, model, missing, unexpected, mismatched))
-    arrays = {name: read(entry) for name, (entry, _) in fitting.items()}
-    for name, array in arrays.items():
-        target = targets[name].array
-        target[...] = to_device(array.T if name in flipped else array, targets[name].device)
-    return IncompatibleKeys(missing, unexpected)
+    state = {}
+    for name, (entry, _) in places.items():
+        if hooked or name in targets:
+            array = read(entry).T if name in flipped else read(entry)
+            state[name] = array.astype(targets[name].dtype, copy=False) if name in targets else array
+    found = model.load_state_dict(state, strict=strict and hooked)
+    return found if hooked else IncompatibleKeys(missing, unexpected)
+
+
+def _differences(targets: Mapping[str, Any], places: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Names that the file lacks, but for those that are tied to one that is there, and names that the model lacks."""
+    there = {id(targets[name]) for name in places if name in targets}
+    missing = [name for name, tensor in targets.items() if name not in places and id(tensor) not in there]
+    return missing, [name for name in places if name not in targets]
 
 
 def _renamed(entries: Mapping[str, Entry], rename: Rename | None) -> dict[str, tuple[Entry, str]]:
