@@ -27,7 +27,7 @@ LONG = re.compile(
     r"|test_optimizer_state\.py::test_resumed_elsewhere.*\[(?!adam\]|nadam|muon|by hand)"
     r"|test_watch\.py::test_a_stopped_rank_is_called_stopped\[mpi"
     r"|test_data_training\.py::test_worker_processes_of_ranks_are_no_ranks\[run"
-    r"|test_workers\.py::test_(what_befalls_a_worker.*\[(exit|raise|odd|sleep)|a_collate_function_crosses|persistent_workers)"
+    r"|test_workers\.py::test_(what_befalls_a_worker.*\[(exit|raise|odd|sleep)|a_collate_function_crosses|persistent_workers|a_loop_inside)"
     r"|test_safetensors\.py::test_the_recipe_for_a_pickle"
     r"|test_onnx\.py::test_from_pytorch_to_onnxruntime\[ResNet18-options1"
     r"|test_predict\.py::test_ranks_share_the_samples\[run 3"

@@ -71,6 +71,9 @@ class IterableDataset(Dataset):
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(f"{type(self).__name__} must define __iter__")
 
+    def __add__(self, other: Any) -> ChainDataset:  # type: ignore[override]
+        return ChainDataset([self, other])
+
 
 def is_stream(dataset: Any) -> bool:
     """Whether samples can only be read one after another."""

@@ -279,6 +279,8 @@ def labels_of(source: Any) -> np.ndarray:
         return labels_of(source.dataset)[source.indices]
     if hasattr(source, "datasets") and hasattr(source, "cumulative_sizes"):
         return np.concatenate([labels_of(part) for part in source.datasets])
+    if hasattr(source, "dataset") and getattr(source, "target_transform", source) is None:
+        return labels_of(source.dataset)  # transforms of inputs leave the labels
     for name in ("targets", "labels"):
         if hasattr(source, name):
             return labels_of(getattr(source, name))

@@ -6,3 +6,4 @@ from . import datasets as datasets  # type: ignore[no-redef]
 from . import tables as tables  # type: ignore[no-redef]
 from . import text as text  # type: ignore[no-redef]
 from . import transforms as transforms  # type: ignore[no-redef]
+from . import utils as utils

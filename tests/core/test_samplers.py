@@ -9,13 +9,16 @@ from phalanx.core import rng
 from phalanx.core.data import (
     BalancedSampler,
     BatchSampler,
+    ChainDataset,
     DataLoader,
     Dataset,
+    IterableDataset,
     MapDataset,
     Placement,
     RandomSampler,
     Sampler,
     SequentialSampler,
+    StackDataset,
     SubsetRandomSampler,
     TensorDataset,
     TransformDataset,
@@ -251,3 +254,29 @@ def test_mapped_and_transformed():
     changed = TransformDataset(images, transforms.RandomCrop(4), lambda y: y + 1)
     assert changed[2][0].shape == (1, 4, 4) and changed[2][1].item() == 3 and not changed.keyed
     assert TransformDataset(images, transforms.RandomCrop(4)).keyed
+    assert labels_of(TransformDataset(images, transforms.RandomCrop(4))).tolist() == [0, 1, 2]
+
+
+def test_stacked_and_chained():
+    stacked = StackDataset(Squares(), [4, 5, 6, 7])
+    assert stacked[2] == ((2, 4), 6) and len(stacked) == 4 and stacked.keyed
+    assert StackDataset(a=Squares(), b="abcd")[1] == {"a": (1, 1), "b": "b"} and not StackDataset("ab").keyed
+    with pytest.raises(ShapeError, match=r"\[4, 2\]"):
+        StackDataset(Squares(), [1, 2])
+    with pytest.raises(RangeError, match="by position or by name"):
+        StackDataset()
+
+    class Stream(IterableDataset):
+        keyed = True
+        epoch = 0
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __iter__(self):
+            return iter([self.epoch, 7])
+
+    chained = Stream() + Stream()
+    assert type(chained) is ChainDataset and chained.keyed
+    loader = DataLoader(chained, 3)
+    assert [[x.tolist() for x in loader] for _ in range(2)] == [[[0, 7, 0], [7]], [[1, 7, 1], [7]]]

@@ -1,11 +1,13 @@
 """Public data sets under torchvision's names, and those in files of one's own."""
 
+from ..image_files import read_picture
 from .arrays import CsvDataset, NpzDataset
 from .bible import BibleText
 from .cifar import CIFAR10, CIFAR100
-from .folder import DatasetFolder, ImageFolder, read_picture
+from .folder import DatasetFolder, ImageFolder
 from .imdb import IMDB
 from .mnist import KMNIST, MNIST, FashionMNIST
+from .pima import PimaDiabetes
 
 __all__ = [
     "CIFAR10",
@@ -19,5 +21,6 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "NpzDataset",
+    "PimaDiabetes",
     "read_picture",
 ]

@@ -1,4 +1,4 @@
-"""Pictures and other files in folders named after their classes. Pillow, where installed, reads what is not .npy or .ppm."""
+"""Pictures and other files in folders named after their classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from ...errors import DataError
 from ..dataset import Dataset
+from ..image_files import EXTENSIONS, read_picture
 from ..transforms import ToTensor
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 _TO_TENSOR = ToTensor()
 
 
@@ -98,7 +98,7 @@ class ImageFolder(DatasetFolder):
 
     With ``transform`` the image is what it makes of the uint8 array of H×W×3; pictures of different sizes need one that
     makes them equal (Resize, crops). Formats: Pillow's, where installed (``pip install "phalanx[images]"``), and without
-    it .ppm, .pgm and .npy.
+    it .png, .ppm, .pgm and .npy.
 
     >>> import pathlib, tempfile
     >>> root = pathlib.Path(tempfile.mkdtemp())
@@ -132,61 +132,3 @@ class ImageFolder(DatasetFolder):
     def imgs(self) -> list[tuple[str, int]]:
         """torchvision's other name for ``samples``."""
         return self.samples
-
-
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
-    """The picture in a file as uint8 H×W×3.
-
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp() + "/dot.ppm"
-    >>> _ = open(path, "wb").write(b"P6 1 1 255 " + bytes([9, 8, 7]))
-    >>> phalanx.data.datasets.read_picture(path).tolist()
-    [[[9, 8, 7]]]
-    """
-    path = Path(path)
-    try:
-        if path.suffix == ".npy":
-            return _three_channels(np.load(path, allow_pickle=False), path)
-        if path.suffix in (".ppm", ".pgm"):
-            return _three_channels(_read_netpbm(path.read_bytes(), path), path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    try:
-        from PIL import Image  # noqa: PLC0415
-    except ImportError:
-        raise DataError(f'{path}: reading {path.suffix} files needs Pillow: pip install "phalanx[images]"') from None
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _three_channels(array: np.ndarray, path: Path) -> np.ndarray:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        raise DataError(f"{path} holds {array.dtype} of shape {array.shape}, expected uint8 of H×W, H×W×1 or H×W×3")
-    array = array if array.ndim == 3 else array[..., None]
-    return np.repeat(array, 3, 2) if array.shape[2] == 1 else array
-
-
-def _read_netpbm(content: bytes, path: Path) -> np.ndarray:
-    """Binary PGM (P5) and PPM (P6) of 8 bits."""
-    words: list[bytes] = []
-    place = 0
-    while len(words) < 4 and place < len(content):
-        if content[place : place + 1] == b"#":
-            place = content.index(b"\n", place)
-        elif content[place : place + 1].isspace():
-            place += 1
-        else:
-            end = place
-            while end < len(content) and not content[end : end + 1].isspace():
-                end += 1
-            words.append(content[place:end])
-            place = end
-    if len(words) < 4 or words[0] not in (b"P5", b"P6") or words[3] != b"255":
-        raise DataError(f"{path} is no binary PGM or PPM of 8 bits: it begins with {content[:12]!r}")
-    width, height, channels = int(words[1]), int(words[2]), 3 if words[0] == b"P6" else 1
-    return (
-        np.frombuffer(content, np.uint8, height * width * channels, place + 1).reshape(height, width, channels).copy()
-    )
