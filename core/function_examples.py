@@ -63,16 +63,10 @@ sort | sort(p.tensor([3.0, 1.0, 2.0]), descending=True) | ValuesIndices(values=t
 argsort | argsort(p.tensor([3.0, 1.0, 2.0])) | tensor([1, 2, 0])
 topk | topk(p.tensor([3.0, 1.0, 2.0]), 2).values | tensor([3., 2.])
 matmul | matmul(p.ones(2, 3), p.ones(3)).tolist() | [3.0, 3.0]
-mm | mm(p.ones(2, 3), p.ones(3, 1)).tolist() | [[3.0], [3.0]]
-bmm | bmm(p.ones(2, 1, 3), p.ones(2, 3, 1)).tolist() | [[[3.0]], [[3.0]]]
-mv | mv(p.ones(2, 3), p.ones(3)).tolist() | [3.0, 3.0]
-dot | dot(p.tensor([1.0, 2.0]), p.tensor([3.0, 4.0])) | tensor(11.)
-reshape | reshape(p.arange(6), (2, -1)).tolist() | [[0, 1, 2], [3, 4, 5]]
 flatten | flatten(p.zeros(2, 3, 4), 1).shape | (2, 12)
 unflatten | unflatten(p.zeros(2, 6), 1, (2, 3)).shape | (2, 2, 3)
 ravel | ravel(p.tensor([[1, 2], [3, 4]])) | tensor([1, 2, 3, 4])
 transpose | transpose(p.zeros(2, 3, 4), 0, 2).shape | (4, 3, 2)
-permute | permute(p.zeros(2, 3, 4), (2, 0, 1)).shape | (4, 2, 3)
 movedim | movedim(p.zeros(2, 3, 4), 0, -1).shape | (3, 4, 2)
 t | t(p.tensor([[1, 2], [3, 4]])).tolist() | [[1, 3], [2, 4]]
 adjoint | adjoint(p.zeros(2, 3, 4)).shape | (2, 4, 3)
@@ -84,7 +78,6 @@ roll | roll(p.tensor([1, 2, 3]), 1) | tensor([3, 1, 2])
 narrow | narrow(p.arange(5), 0, 1, 3) | tensor([1, 2, 3])
 select | select(p.tensor([[1, 2], [3, 4]]), 1, 0) | tensor([1, 3])
 unbind | unbind(p.tensor([[1, 2], [3, 4]])) | (tensor([1, 2]), tensor([3, 4]))
-split | split(p.arange(5), 2) | (tensor([0, 1]), tensor([2, 3]), tensor([4]))
 chunk | chunk(p.arange(4), 2) | (tensor([0, 1]), tensor([2, 3]))
 gather | gather(p.tensor([[1, 2], [3, 4]]), 1, p.tensor([[1], [0]])).tolist() | [[2], [3]]
 index_select | index_select(p.tensor([[1, 2], [3, 4]]), 0, p.tensor([1, 1])).tolist() | [[3, 4], [3, 4]]

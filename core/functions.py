@@ -70,6 +70,8 @@ def _method(name: str) -> Callable[..., Any]:
         return method(input if isinstance(input, Tensor) else as_tensor(input), *args, **kwargs)
 
     function.__qualname__ = function.__name__ = name
+    first, *rest = inspect.signature(method).parameters.values()
+    function.__signature__ = inspect.Signature([first.replace(name="input"), *rest])  # type: ignore[attr-defined]
     function.__doc__ = f"{inspect.cleandoc(method.__doc__ or '')}\n\n{EXAMPLES[name]}\n"
     return function
 
@@ -101,15 +103,15 @@ cumsum, logsumexp = _method("cumsum"), _method("logsumexp")
 softmax, log_softmax = _method("softmax"), _method("log_softmax")
 sort, argsort, topk = _method("sort"), _method("argsort"), _method("topk")
 
-matmul, mm, bmm, mv, dot = (_method(n) for n in ("matmul", "mm", "bmm", "mv", "dot"))
+matmul = _method("matmul")
 
-reshape, flatten, unflatten, ravel = (_method(n) for n in ("reshape", "flatten", "unflatten", "ravel"))
+flatten, unflatten, ravel = (_method(n) for n in ("flatten", "unflatten", "ravel"))
 transpose = swapaxes = swapdims = _method("transpose")
-permute, t, adjoint = _method("permute"), _method("t"), _method("adjoint")
+t, adjoint = _method("t"), _method("adjoint")
 movedim = moveaxis = _method("movedim")
 squeeze, unsqueeze, broadcast_to = _method("squeeze"), _method("unsqueeze"), _method("broadcast_to")
 repeat_interleave, roll = _method("repeat_interleave"), _method("roll")
-narrow, select, unbind, split, chunk = (_method(n) for n in ("narrow", "select", "unbind", "split", "chunk"))
+narrow, select, unbind, chunk = (_method(n) for n in ("narrow", "select", "unbind", "chunk"))
 gather, index_select, masked_select = _method("gather"), _method("index_select"), _method("masked_select")
 nonzero, tril, triu, diag = _method("nonzero"), _method("tril"), _method("triu"), _method("diag")
 clone, detach, numel = _method("clone"), _method("detach"), _method("numel")

@@ -96,12 +96,17 @@ def _scattered(name: str, input: Tensor, dim: int, index: Tensor, src: Any) -> t
 _OLD_NAMES = {"add": "sum", "multiply": "prod"}
 
 
-def scatter(input: Tensor, dim: int, index: Tensor, src: Any, *, reduce: str | None = None) -> Tensor:
-    """``out[index[i][j]][j] = src[i][j]`` for dim 0, and so on; ``src`` may be a number.
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
+    """``out[index[i][j]][j] = src[i][j]`` for dim 0, and so on; a number may be given as ``src`` or ``value``.
 
     >>> phalanx.scatter(phalanx.zeros(3), 0, phalanx.tensor([2, 0]), phalanx.tensor([1.0, 2.0]))
     tensor([2., 0., 1.])
     """
+    if (src is None) == (value is None):
+        raise RangeError("scatter: src or value expected, one of them")
+    src = value if src is None else src
     if reduce is not None:
         if reduce not in _OLD_NAMES:
             raise RangeError(f'scatter: reduce is None, "add" or "multiply", got {reduce!r}')

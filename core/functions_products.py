@@ -35,6 +35,49 @@ def _wants(name: str, ndim: int, *tensors: Any) -> None:
         raise ShapeError(f"{name}: tensors of {ndim} dimensions expected, got shapes {shapes}")
 
 
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of two matrices (``matmul`` also takes vectors and batches).
+
+    >>> phalanx.mm(phalanx.ones(2, 3), phalanx.ones(3, 1)).tolist()
+    [[3.0], [3.0]]
+    """
+    _wants("mm", 2, input, mat2)
+    return binary(MATMUL, input, mat2)
+
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The products of two batches of matrices, (B, n, m) and (B, m, p).
+
+    >>> phalanx.bmm(phalanx.ones(2, 1, 3), phalanx.ones(2, 3, 1)).tolist()
+    [[[3.0]], [[3.0]]]
+    """
+    _wants("bmm", 3, input, mat2)
+    if input.shape[0] != mat2.shape[0]:
+        raise ShapeError(f"bmm: batches of one size expected, got shapes {input.shape} and {mat2.shape}")
+    return binary(MATMUL, input, mat2)
+
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """The product of a matrix and a vector.
+
+    >>> phalanx.mv(phalanx.ones(2, 3), phalanx.ones(3))
+    tensor([3., 3.])
+    """
+    _wants("mv", 2, input)
+    _wants("mv", 1, vec)
+    return binary(MATMUL, input, vec)
+
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """The product of two vectors.
+
+    >>> phalanx.dot(phalanx.tensor([1.0, 2.0]), phalanx.tensor([3.0, 4.0]))
+    tensor(11.)
+    """
+    _wants("dot", 1, input, tensor)
+    return binary(MATMUL, input, tensor)
+
+
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """``beta * input + alpha * (mat1 @ mat2)``.
 

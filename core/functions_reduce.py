@@ -55,12 +55,13 @@ def _numbers(input: Tensor) -> Any:
 
 
 @with_numpy_names
-def nanmean(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+def nanmean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Mean over ``dim`` of what is not NaN; NaN where nothing else is.
 
     >>> phalanx.nanmean(phalanx.tensor([1.0, float("nan"), 2.0]))
     tensor(1.5)
     """
+    input = input if dtype is None else input.to(dtype)
     if input.dtype.kind != "f":
         raise DTypeError(f"nanmean: a floating tensor expected, got {input.dtype}; convert it with .float()")
     count = input.isnan().logical_not().sum(dim, keepdim)

@@ -23,6 +23,33 @@ def _given(tensors: tuple[Any, ...]) -> list[Any]:
     return list(tensors[0]) if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else list(tensors)
 
 
+def reshape(input: Tensor, shape: Any) -> Tensor:
+    """The same elements in another shape; one size may be -1.
+
+    >>> phalanx.reshape(phalanx.arange(6), (2, -1)).tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+    return input.reshape(shape)
+
+
+def permute(input: Tensor, dims: Any) -> Tensor:
+    """The dimensions in the order ``dims``.
+
+    >>> phalanx.permute(phalanx.zeros(2, 3, 4), (2, 0, 1)).shape
+    (4, 2, 3)
+    """
+    return input.permute(dims)
+
+
+def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Parts of one size (the last may be smaller), or of the given sizes, along ``dim``.
+
+    >>> phalanx.split(phalanx.arange(5), 2)
+    (tensor([0, 1]), tensor([2, 3]), tensor([4]))
+    """
+    return tensor.split(split_size_or_sections, dim)
+
+
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 

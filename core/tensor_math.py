@@ -272,5 +272,3 @@ class TensorMath(Variable):
     def matmul(self, other: Tensor) -> Tensor:
         """Matrix product with all of ``torch.matmul``'s cases: vectors, matrices, batches of matrices."""
         return binary(MATMUL, self, other)
-
-    mm = bmm = mv = dot = matmul

@@ -63,6 +63,7 @@ class TensorMore(Variable):
     diagonal, diag_embed, diagflat, trace = shape.diagonal, shape.diag_embed, shape.diagflat, shape.trace
 
     # products and matrices
+    mm, bmm, mv, dot = products.mm, products.bmm, products.mv, products.dot
     addmm, addmv, addr = products.addmm, products.addmv, products.addr
     baddbmm, addbmm, inner, vdot = products.baddbmm, products.addbmm, products.inner, products.vdot
     outer, ger = products.outer, products.ger

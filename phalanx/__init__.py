@@ -23,17 +23,17 @@ _NAMES_OF: dict[str, str] = {
     """,
     "core.functions": """
         abs absolute add adjoint all allclose amax amin any arange arctan argmax argmin argsort as_tensor asarray atan
-        bernoulli bmm broadcast_to cat ceil chunk clamp clamp_max clamp_min clip clone column_stack concat concatenate
-        cos cumsum detach device diag div divide dot dstack einsum empty empty_like enable_grad eq equal erf exp expm1
-        eye fix flatten flip floor floor_divide from_numpy full full_like gather ge gelu greater greater_equal gt
-        hstack index_select inference_mode is_floating_point is_grad_enabled is_tensor isclose isfinite isinf isnan le
-        lerp less less_equal linspace log log10 log1p log2 log_softmax logical_and logical_not logical_or logical_xor
-        logspace logsumexp lt masked_fill masked_select matmul max maximum mean min minimum mm moveaxis movedim mul
-        multinomial multiply mv narrow ne neg negative no_grad nonzero normal not_equal numel ones ones_like permute
-        pow prod rand rand_like randint randint_like randn randn_like randperm ravel reciprocal relu remainder
-        repeat_interleave reshape roll row_stack rsqrt scalar_tensor select set_grad_enabled sgn sigmoid sign sin
-        softmax sort split sqrt square squeeze stack std sub subtract sum swapaxes swapdims t tan tanh tensor topk
-        transpose tril triu true_divide trunc unbind unflatten unsqueeze var vstack where zeros zeros_like
+        bernoulli broadcast_to cat ceil chunk clamp clamp_max clamp_min clip clone column_stack concat concatenate cos
+        cumsum detach device diag div divide dstack einsum empty empty_like enable_grad eq equal erf exp expm1 eye fix
+        flatten flip floor floor_divide from_numpy full full_like gather ge gelu greater greater_equal gt hstack
+        index_select inference_mode is_floating_point is_grad_enabled is_tensor isclose isfinite isinf isnan le lerp
+        less less_equal linspace log log10 log1p log2 log_softmax logical_and logical_not logical_or logical_xor
+        logspace logsumexp lt masked_fill masked_select matmul max maximum mean min minimum moveaxis movedim mul
+        multinomial multiply narrow ne neg negative no_grad nonzero normal not_equal numel ones ones_like pow prod
+        rand rand_like randint randint_like randn randn_like randperm ravel reciprocal relu remainder
+        repeat_interleave roll row_stack rsqrt scalar_tensor select set_grad_enabled sgn sigmoid sign sin softmax sort
+        sqrt square squeeze stack std sub subtract sum swapaxes swapdims t tan tanh tensor topk transpose tril triu
+        true_divide trunc unbind unflatten unsqueeze var vstack where zeros zeros_like
     """,
     "core.autograd": "grad",
     "core.functions_elementary": """
@@ -54,8 +54,8 @@ _NAMES_OF: dict[str, str] = {
         rsub xlogy
     """,
     "core.functions_products": """
-        addbmm addmm addmv addr baddbmm cdist chain_matmul corrcoef cov cross ger inner kron outer pdist tensordot
-        vdot
+        addbmm addmm addmv addr baddbmm bmm cdist chain_matmul corrcoef cov cross dot ger inner kron mm mv outer pdist
+        tensordot vdot
     """,
     "core.functions_reduce": """
         aminmax count_nonzero cummax cummin cumprod cumulative_trapezoid diff logcumsumexp nanmean nansum norm
@@ -63,8 +63,8 @@ _NAMES_OF: dict[str, str] = {
     """,
     "core.functions_shape": """
         atleast_1d atleast_2d atleast_3d block_diag broadcast_shapes broadcast_tensors cartesian_prod combinations
-        diag_embed diagflat diagonal dsplit fliplr flipud hsplit meshgrid rot90 tensor_split tile trace tril_indices
-        triu_indices unravel_index vander vsplit
+        diag_embed diagflat diagonal dsplit fliplr flipud hsplit meshgrid permute reshape rot90 split tensor_split
+        tile trace tril_indices triu_indices unravel_index vander vsplit
     """,
     "core.linalg": "cholesky det inverse logdet matrix_power pinverse slogdet",
     "core.tensor": "Tensor",

@@ -58,7 +58,6 @@ from .core.functions import as_tensor as as_tensor
 from .core.functions import asarray as asarray
 from .core.functions import atan as atan
 from .core.functions import bernoulli as bernoulli
-from .core.functions import bmm as bmm
 from .core.functions import broadcast_to as broadcast_to
 from .core.functions import cat as cat
 from .core.functions import ceil as ceil
@@ -78,7 +77,6 @@ from .core.functions import device as device
 from .core.functions import diag as diag
 from .core.functions import div as div
 from .core.functions import divide as divide
-from .core.functions import dot as dot
 from .core.functions import dstack as dstack
 from .core.functions import einsum as einsum
 from .core.functions import empty as empty
@@ -139,13 +137,11 @@ from .core.functions import maximum as maximum
 from .core.functions import mean as mean
 from .core.functions import min as min
 from .core.functions import minimum as minimum
-from .core.functions import mm as mm
 from .core.functions import moveaxis as moveaxis
 from .core.functions import movedim as movedim
 from .core.functions import mul as mul
 from .core.functions import multinomial as multinomial
 from .core.functions import multiply as multiply
-from .core.functions import mv as mv
 from .core.functions import narrow as narrow
 from .core.functions import ne as ne
 from .core.functions import neg as neg
@@ -157,7 +153,6 @@ from .core.functions import not_equal as not_equal
 from .core.functions import numel as numel
 from .core.functions import ones as ones
 from .core.functions import ones_like as ones_like
-from .core.functions import permute as permute
 from .core.functions import pow as pow
 from .core.functions import prod as prod
 from .core.functions import rand as rand
@@ -172,7 +167,6 @@ from .core.functions import reciprocal as reciprocal
 from .core.functions import relu as relu
 from .core.functions import remainder as remainder
 from .core.functions import repeat_interleave as repeat_interleave
-from .core.functions import reshape as reshape
 from .core.functions import roll as roll
 from .core.functions import row_stack as row_stack
 from .core.functions import rsqrt as rsqrt
@@ -185,7 +179,6 @@ from .core.functions import sign as sign
 from .core.functions import sin as sin
 from .core.functions import softmax as softmax
 from .core.functions import sort as sort
-from .core.functions import split as split
 from .core.functions import sqrt as sqrt
 from .core.functions import square as square
 from .core.functions import squeeze as squeeze
@@ -301,14 +294,18 @@ from .core.functions_products import addmm as addmm
 from .core.functions_products import addmv as addmv
 from .core.functions_products import addr as addr
 from .core.functions_products import baddbmm as baddbmm
+from .core.functions_products import bmm as bmm
 from .core.functions_products import cdist as cdist
 from .core.functions_products import chain_matmul as chain_matmul
 from .core.functions_products import corrcoef as corrcoef
 from .core.functions_products import cov as cov
 from .core.functions_products import cross as cross
+from .core.functions_products import dot as dot
 from .core.functions_products import ger as ger
 from .core.functions_products import inner as inner
 from .core.functions_products import kron as kron
+from .core.functions_products import mm as mm
+from .core.functions_products import mv as mv
 from .core.functions_products import outer as outer
 from .core.functions_products import pdist as pdist
 from .core.functions_products import tensordot as tensordot
@@ -344,7 +341,10 @@ from .core.functions_shape import fliplr as fliplr
 from .core.functions_shape import flipud as flipud
 from .core.functions_shape import hsplit as hsplit
 from .core.functions_shape import meshgrid as meshgrid
+from .core.functions_shape import permute as permute
+from .core.functions_shape import reshape as reshape
 from .core.functions_shape import rot90 as rot90
+from .core.functions_shape import split as split
 from .core.functions_shape import tensor_split as tensor_split
 from .core.functions_shape import tile as tile
 from .core.functions_shape import trace as trace

@@ -78,6 +78,8 @@ t.special.expit(x); t.special.entr(x); t.special.ndtr(x); t.special.ndtri(x.sigm
 t.zeros(size=(2, 3)); t.ones(size=(2,)); t.empty(size=(0, 2)); t.randn(size=(2, 3)).shape == (2, 3); t.rand(size=(2,)).shape == (2,); x.new_zeros(2, dtype=t.int64); x.new_ones((2, 2), dtype=t.float32, device="cpu")
 x.new_full((2,), 3, dtype=t.int32); x.new_full((2,), 3); x.new_tensor([1, 2], dtype=t.int64); x.new_zeros(2, requires_grad=True) * 1; x.new_empty(0, 3); n.new_ones(2); n.prod(1, dtype=t.float64); x.cumsum(1, dtype=t.float32)
 t.cumprod(n, 1, dtype=t.float64); t.nansum(x, dtype=t.float32); t.prod(x, dtype=t.float32)
+t.mm(input=x, mat2=y.T); t.bmm(x.reshape(3, 2, 2), mat2=y.reshape(3, 2, 2)); t.mv(x, vec=y[0]); t.dot(x[0], tensor=y[0]); t.reshape(x, shape=(2, 6)); t.permute(x, dims=(1, 0)); t.split(x, split_size_or_sections=2); t.sum(input=x, dim=1)
+t.scatter(x, 1, n[:, :1], value=2.0); x.scatter(1, n[:, :1], 3.0); t.nanmean(x.log().float(), dtype=t.float64); x.mm(y.T); x.mv(y[0]); x[0].dot(y[0])
 """  # the line ends separate as well
 # what is the same in both libraries but for a kind of argument or result that ours refuses or names otherwise
 DIFFERS = {"t.linalg.lstsq(x.T.detach(), y.T.detach())[0]": "t.linalg.lstsq(x.T.detach(), y.T.detach())"}
@@ -131,6 +133,10 @@ REFUSALS = [
     (lambda: phalanx.trace(X[0]), ShapeError, "a matrix expected"),
     (lambda: phalanx.meshgrid(X[0], indexing="yx"), RangeError, "indexing"),
     (lambda: phalanx.baddbmm(X, X, X), ShapeError, "3 dimensions"),
+    (lambda: phalanx.mm(X, X[0]), ShapeError, "mm: tensors of 2 dimensions"),
+    (lambda: phalanx.bmm(phalanx.zeros(2, 1, 1), phalanx.zeros(1, 1, 1)), ShapeError, "batches of one size"),
+    (lambda: phalanx.dot(X, X), ShapeError, "dot: tensors of 1 dimensions"),
+    (lambda: phalanx.scatter(X, 0, I), RangeError, "src or value"),
     (lambda: phalanx.tensordot(X, phalanx.zeros(3, 2), 1), ShapeError, r"\[2\] of a do not equal \[3\]"),
     (lambda: phalanx.cross(X, X), ShapeError, "size 3"),
     (lambda: phalanx.matrix_power(X[:1], 2), ShapeError, "square matrices"),
