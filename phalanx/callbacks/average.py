@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..core.optim import EMA as Average
@@ -17,8 +17,8 @@ class EMA(Callback):
         warmup: forget the start sooner, as ``optim.EMA`` does.
         keep: at the end of the fit the model has the averaged weights.
 
-    Validation, ``trainer.evaluate`` and ``trainer.predict`` see the averaged weights, training goes on with its own. The average
-    is part of checkpoints; what EarlyStopping and ``trainer.load_weights`` put back are the weights of training.
+    Validation, ``trainer.evaluate`` and ``trainer.predict`` see the averaged weights, and the best weights of EarlyStopping and
+    ModelCheckpoint are those; training goes on with its own. A Checkpoint holds both.
 
     >>> model = nn.Linear(2, 1)
     >>> average = phalanx.callbacks.EMA(0.9)
@@ -35,7 +35,6 @@ class EMA(Callback):
         self.keep = keep
         self.average: Average | None = decay if isinstance(decay, Average) else None
         self._options: dict[str, Any] = {"decay": decay, "warmup": warmup}
-        self._swapped = ExitStack()
 
     def reset(self) -> None:
         if self.average is None:
@@ -44,14 +43,8 @@ class EMA(Callback):
     def on_step_end(self, step: int, logs: Logs) -> None:
         self._made.update()
 
-    def on_evaluate_begin(self, logs: Logs) -> None:
-        if self.average is not None:
-            self._swapped.enter_context(self.average.swapped())
-
-    def on_evaluate_end(self, logs: Logs) -> None:
-        self._swapped.close()
-
-    on_predict_begin, on_predict_end = on_evaluate_begin, on_evaluate_end
+    def evaluated_weights(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.average is None else self.average.swapped()
 
     def on_fit_end(self, logs: Logs) -> None:
         if self.keep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..core.errors import RangeError
@@ -58,13 +59,17 @@ class Callback:
         """Before an evaluation, within a fit or alone."""
 
     def on_evaluate_end(self, logs: Logs) -> None:
-        """After an evaluation, also one that failed (then without ``logs``)."""
+        """After an evaluation; ``logs`` are its numbers."""
 
     def on_predict_begin(self, logs: Logs) -> None:
         """Before ``trainer.predict`` computes."""
 
     def on_predict_end(self, logs: Logs) -> None:
-        """After ``trainer.predict``, also when it failed."""
+        """After ``trainer.predict`` has computed."""
+
+    def evaluated_weights(self) -> AbstractContextManager[Any]:
+        """Within it the model has the weights that evaluation and prediction shall see; by default its own."""
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs: JSON, arrays and Tensors. All ranks call; equal on all of them."""

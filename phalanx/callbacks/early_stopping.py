@@ -59,8 +59,9 @@ class EarlyStopping(Callback):
         if self.monitor.better(value, self.best):
             self.best, self.best_epoch, self.wait = value, epoch, 0
             if self.restore_best_weights:
-                state = self.trainer.model.state_dict()
-                self._weights = {name: tensor.array.copy() for name, tensor in state.items()}
+                with self.trainer.evaluated_weights():
+                    state = self.trainer.model.state_dict()
+                    self._weights = {name: tensor.array.copy() for name, tensor in state.items()}
             return
         self.wait += 1
         if self.wait >= max(1, self.patience):

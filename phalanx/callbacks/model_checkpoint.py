@@ -23,7 +23,7 @@ class ModelCheckpoint(Callback):
         save_best_only: only when ``monitor`` has improved; else after every epoch.
         save_freq: ``"epoch"``, or a number of steps (then ``monitor`` does not count).
 
-    What a fit resumes from is a :class:`Checkpoint`. A write that fails is told and training goes on.
+    With :class:`EMA` these are the averaged weights. What a fit resumes from is a :class:`Checkpoint`. A write that fails is told and training goes on.
 
     >>> best = phalanx.callbacks.ModelCheckpoint("best.safetensors", "val_accuracy", save_best_only=True)
     >>> best.best is None
@@ -81,7 +81,8 @@ class ModelCheckpoint(Callback):
             ) from error
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(self.trainer.module, path)
+            with self.trainer.evaluated_weights():
+                save(self.trainer.module, path)
             self.path = path
         except (CheckpointError, OSError) as problem:
             print(f"phalanx: weights not written: {problem}; training goes on", file=sys.stderr, flush=True)

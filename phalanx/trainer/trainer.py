@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..callbacks.base import Callback, CallbackList
@@ -283,7 +284,7 @@ class Trainer:
         """``loss`` and metrics over ``data`` (as for :meth:`fit`), each sample once; exact, equal on all ranks. All must call."""
         logs: dict[str, Any] = {}
         self._active.call("on_evaluate_begin", logs)
-        try:
+        with self.evaluated_weights():
             if self._computes_itself:
                 model: Module = WholeLoss(self.module, self.compute_loss)
                 logs |= evaluate(model, data, self.metrics, loss=loss_of, batch_size=batch_size)
@@ -293,17 +294,24 @@ class Trainer:
                     penalty = self.module.penalty()
                 if penalty is not None and "loss" in logs:
                     logs["loss"] += float(penalty.item())
-        finally:
-            self._active.call("on_evaluate_end", logs)
+        self._active.call("on_evaluate_end", logs)
         return logs
 
     def predict(self, data: Any, *, batch_size: int | None = None) -> Any:
         """The model's outputs for all of ``data``, in the order of samples, on all ranks, which all must call."""
         self._active.call("on_predict_begin", {})
-        try:
-            return predict(self.module, data, batch_size=batch_size)
-        finally:
-            self._active.call("on_predict_end", {})
+        with self.evaluated_weights():
+            outputs = predict(self.module, data, batch_size=batch_size)
+        self._active.call("on_predict_end", {})
+        return outputs
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """Within this block the model has the weights that evaluation sees: averages, where callbacks.EMA keeps them. All ranks."""
+        with ExitStack() as stack:
+            for callback in self._active:
+                stack.enter_context(callback.evaluated_weights())
+            yield
 
 
 def _optimizer(given: Any, model: Module) -> Any:

@@ -417,6 +417,24 @@ def test_an_average_is_evaluated_and_training_goes_on_without_it(tmp_path: Path)
     assert kept[0]["weights"] != plain["weights"] and kept[0]["history"] == averaged["history"]
 
 
+def test_the_best_weights_are_those_that_were_evaluated(tmp_path: Path) -> None:
+    def main() -> Any:
+        of = trainer()
+        chosen = [
+            callbacks.EMA(0.9),
+            callbacks.EarlyStopping(restore_best_weights=True, patience=9),
+            callbacks.ModelCheckpoint(tmp_path / "best", save_best_only=True),
+        ]
+        history = of.fit(*data(), 3, batch_size=20, callbacks=chosen, verbose=0).history
+        bare = phalanx.evaluate(of.module, data()[1], loss=nn.CrossEntropyLoss())["loss"]
+        of.module.load_state_dict(phalanx.load(tmp_path / "best"))
+        written = phalanx.evaluate(of.module, data()[1], loss=nn.CrossEntropyLoss())["loss"]
+        assert bare == written == min(history["val_loss"])
+        return result(of)
+
+    assert same(on_ranks(1, main)) == same(on_ranks(2, main))
+
+
 def test_a_trainer_finds_the_ranks_and_keeps_the_seed() -> None:
     def main() -> tuple[int, int, int]:
         phalanx.manual_seed(7)
