@@ -74,9 +74,13 @@ def unflatten(form: Any, tensor_of: Callable[[str], Any]) -> Any:
     if kind in ("list", "tuple") and isinstance(rows, list):
         items = [unflatten(row, tensor_of) for row in rows]
         return items if kind == "list" else tuple(items)
-    if kind == "dict" and isinstance(rows, list) and all(isinstance(row, list) and len(row) == 2 for row in rows):
+    if kind == "dict" and isinstance(rows, list) and all(_is_item(row) for row in rows):
         return {key: unflatten(row, tensor_of) for key, row in rows}
     raise CheckpointError(f"unknown form {form!r} in the file's metadata")
+
+
+def _is_item(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == 2 and not isinstance(row[0], list | dict)
 
 
 def state_of(model: Module) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
@@ -323,6 +324,7 @@ DAMAGED = {
     "metadata of numbers": build({"__metadata__": {"a": 1}, "b": row()}),
     "a form that is no JSON": build({"__metadata__": {"phalanx": "{"}, "b": row()}),
     "a form of another kind": build({"__metadata__": {"phalanx": '{"call": []}'}, "b": row()}),
+    "a form with a list as a key": build({"__metadata__": {"phalanx": '{"dict": [[[1], 2]]}'}, "b": row()}),
     "a form that names what is not there": build({"__metadata__": {"phalanx": '{"tensor": "x"}'}, "b": row()}),
 }
 
@@ -334,6 +336,18 @@ def test_damage_is_one_clear_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         phalanx.load(path)
     assert len(str(caught.value)) < 900
+
+
+def test_no_flipped_byte_is_another_error(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    phalanx.save({"w": np.ones((2, 3), np.float32), "n": 3, "more": [np.zeros(2, np.int64)]}, path)
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    for place in range(end):
+        value = (data[place] ^ 1, data[place] ^ 128, 0)[place % 3]
+        path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
+        with contextlib.suppress(CheckpointError):
+            phalanx.load(path)
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
