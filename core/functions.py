@@ -44,6 +44,9 @@ from .einsum import einsum as einsum
 from .errors import DTypeError, RangeError, ShapeError
 from .function_examples import EXAMPLES
 from .functions_shape import atleast_3d
+from .functions_shape import permute as permute
+from .functions_shape import reshape as reshape
+from .functions_shape import split as split
 from .graph import Variable, apply
 from .mode import enable_grad as enable_grad
 from .mode import inference_mode as inference_mode
