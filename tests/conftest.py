@@ -26,7 +26,7 @@ LONG = re.compile(
     r"|test_zero\.py::test_equal_bits\[(adamax|radam|adagrad|adadelta|rprop|asgd|rmsprop)-"
     r"|test_optimizer_state\.py::test_resumed_elsewhere.*\[(?!adam\]|nadam|muon|by hand)"
     r"|test_watch\.py::test_a_stopped_rank_is_called_stopped\[mpi"
-    r"|test_data_training\.py::test_worker_processes_of_ranks_are_no_ranks\[run"
+    r"|test_data_training\.py::test_(worker_processes_of_ranks_are_no_ranks\[run|no_worker_outlives)"
     r"|test_workers\.py::test_(what_befalls_a_worker.*\[(exit|raise|odd|sleep)|a_collate_function_crosses|persistent_workers|a_loop_inside)"
     r"|test_safetensors\.py::test_the_recipe_for_a_pickle"
     r"|test_onnx\.py::test_from_pytorch_to_onnxruntime\[ResNet18-options1"

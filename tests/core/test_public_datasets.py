@@ -283,6 +283,15 @@ def test_unmeasured_values_of_the_pima_table_are_missing(tmp_path, monkeypatch):
         pima.read(b"@relation iris\n")
 
 
+def test_the_whole_bible_is_there():
+    """From wherever this machine has it, as Fashion-MNIST in test_datasets.py."""
+    book = BibleText()
+    assert len(book.verses) == 31102 and len({name for name, *_ in book.verses}) == 66 and len(book) == 4137850
+    assert book.text.startswith("In the beginning God created the heaven and the earth.\n")
+    assert book.verses[-1] == ("Rev", 22, 21, "The grace of our Lord Jesus Christ be with you all. Amen.")
+    assert len(set(book.text)) == 63
+
+
 # -- folders and files --------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Training on data of every kind: random transforms, mixed batches, drawn samples, streams, token files.
 
-As a script: ``data_training.py KIND FOLDER [WORKERS]`` prints a line about the result on rank 0.
+As a script: ``data_training.py KIND FOLDER WORKERS [EPOCHS]`` prints a line about the result on rank 0.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ def train(
 
 def main() -> None:
     kind, folder, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    epochs = int(sys.argv[4]) if len(sys.argv) > 4 else 2
     phalanx.init(shards=4, seed=5)
-    result = train(kind, folder, workers=workers)
+    result = train(kind, folder, epochs, workers=workers)
     if phalanx.rank() == 0:
         print("result", hash(tuple(value for _, value in result)), flush=True)
     phalanx.shutdown()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
+import uuid
+from pathlib import Path
+
 import pytest
 
 import phalanx
 from phalanx.dist.communicators.threads import run_threads
-from tests.jobs import ROOT, run_job
+from tests.jobs import ROOT, Job, launch_command, run_job
 from tests.ranks import data_training
 
 
@@ -46,6 +53,39 @@ def test_worker_processes_of_ranks_are_no_ranks(how, tmp_path):
     assert code == 0, alone
     (result,) = [line.partition("result ")[2] for line in output.splitlines() if "result " in line]
     assert alone.strip().splitlines()[-1].endswith(result) and result.strip()
+
+
+def alive(mark):
+    """Living processes with the mark in their environment, worker processes among them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0] if entry.name.isdigit() else "Z"
+            if state != "Z" and f"DATA_MARK={mark}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes())
+    return found
+
+
+def wait_until(true, seconds):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.mark.parametrize("how, number", [("run 2", signal.SIGKILL), ("mpirun 2", signal.SIGTERM)])
+def test_no_worker_outlives_its_job(how, number, tmp_path):
+    mark = uuid.uuid4().hex
+    job = Job(
+        [*launch_command(how), SCRIPT, "pictures", str(tmp_path), "1", "100000"], extra={"DATA_MARK": mark}
+    ).start()
+    try:
+        assert wait_until(lambda: sum(b"worker_main" in line for line in alive(mark)) == 2, 60)
+        os.kill(job.process.pid, number)
+        assert wait_until(lambda: not alive(mark), 20), alive(mark)
+    finally:
+        job.end()
+        job.process.communicate(timeout=20)
 
 
 def test_a_rank_that_reads_itself_is_seen(monkeypatch):
