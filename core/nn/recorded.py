@@ -69,6 +69,8 @@ class Recorded:
 
 def _kept(value: Any) -> Any:
     """What is remembered of an argument: no tensor, module or object of somebody's stays alive for it."""
+    if isinstance(value, FunctionType) and "<" in value.__qualname__:  # a lambda or a local one: nothing finds it again
+        return Lost(value.__qualname__)
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Recorded):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,14 @@ def test_forms(name: str, tmp_path: Path) -> None:
     assert_twins(model, twin)
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in twin.parameters()]
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in twin.named_parameters()]
+
+
+def test_modules_are_copied_and_pickled_as_before() -> None:
+    model = saved_classes.Net(5, saved_classes.Sizes(), act=F.relu)
+    for twin in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_twins(model, twin)
+    picked = Local(lambda x: x)
+    assert_twins(picked, pickle.loads(pickle.dumps(picked)))
 
 
 def test_penalties(tmp_path: Path) -> None:

@@ -31,6 +31,11 @@ def _matmul(graph: Graph, call: Call) -> str:
     return graph.node(call, "MatMul", *(graph.array(call, operand, output_dtype(call)) for operand in call.inputs))
 
 
+@rule("det")
+def _det(graph: Graph, call: Call) -> str:
+    return graph.node(call, "Det", first(graph, call))
+
+
 def scale_and_shift(graph: Graph, call: Call, position: int, shape: tuple[int, ...]) -> tuple[str, str]:
     """The names of weight and bias at ``position`` and behind it; ones and zeros where there are none."""
     names = []
