@@ -315,10 +315,19 @@ class Trainer:
 
 
 def _optimizer(given: Any, model: Module) -> Any:
-    if given is None or isinstance(given, Optimizer):
-        return given
-    if callable(given):
-        return given(model.parameters())
-    raise TypeError(
-        f"Trainer expects an optimizer of phalanx.optim, or a function that makes one of parameters, got {given!r}"
-    )
+    """The optimizer, which must update the model's parameters and no others: nobody would sum their gradients over ranks."""
+    if given is None:
+        return None
+    if not isinstance(given, Optimizer) and not callable(given):
+        raise TypeError(
+            f"Trainer expects an optimizer of phalanx.optim, or a function that makes one of parameters, got {given!r}"
+        )
+    optimizer = given if isinstance(given, Optimizer) else given(model.parameters())
+    own = set(model.parameters())
+    foreign = sum(p not in own for group in optimizer.param_groups for p in group["params"])
+    if foreign:
+        raise StateError(
+            f"Trainer: the optimizer updates {foreign} parameters that are not in the model: make it of model.parameters(), and "
+            "let modules with parameters (of a loss, too) belong to the model"
+        )
+    return optimizer

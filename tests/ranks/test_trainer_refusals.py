@@ -66,6 +66,11 @@ def test_refusals_of_the_trainer() -> None:
         ({"precision": "bf16"}, RangeError, "knows precision \"float32\" here, got 'bf16'"),
         ({"metrics": "accurate"}, RangeError, "is no metric"),
         ({"optimizer": 3}, TypeError, "expects an optimizer"),
+        (
+            {"optimizer": optim.SGD(net().parameters(), lr=0.1)},
+            StateError,
+            "updates 6 parameters that are not in the model",
+        ),
         ({"loss": 3}, TypeError, "module or function"),
     ):
         with pytest.raises(error, match=words):
