@@ -117,7 +117,8 @@ def _off(a: Any, b: Any) -> float:
     if a.shape != b.shape:
         return float("nan")
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return float(np.where(same, 0.0, np.abs(a - b) / (1 + np.abs(b))).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        return float(np.where(same, 0.0, np.abs(a - b) / (1 + np.abs(b))).max(initial=0.0))
 
 
 def _seed(array: Any) -> Any:
