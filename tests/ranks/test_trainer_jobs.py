@@ -54,10 +54,11 @@ def test_what_one_rank_meets_ends_all(how: str, arguments: list[str], step: int,
     ("first", "number", "then"),
     [
         ("run 2", signal.SIGTERM, "alone"),
-        pytest.param("mpirun 2", signal.SIGUSR1, "run 3", marks=pytest.mark.whole),
-        pytest.param("alone", signal.SIGTERM, "mpirun 2", marks=pytest.mark.whole),
+        ("mpirun 2", signal.SIGUSR1, "run 3"),
+        ("alone", signal.SIGTERM, "mpirun 2"),
     ],
 )
+@pytest.mark.whole
 def test_asked_to_stop_it_saves_and_another_goes_on(first: str, number: int, then: str, tmp_path: Path) -> None:
     long = ["--epochs", "40"]
     job = Job([*launch_command(first), SCRIPT, str(tmp_path), "--shards", "4", *long]).start()
