@@ -66,7 +66,7 @@ class Trainer:
         optimizer: Any = None,
         loss: Callable[..., Any] | None = None,
         metrics: Any = (),
-        callbacks: Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] = (),
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -85,7 +85,7 @@ class Trainer:
         self.optimizer = _optimizer(optimizer, self.model)
         self.loss = None if loss is None else WeightedLoss(loss)
         self.metrics = known_metrics.get_all(metrics)
-        self.callbacks = list(callbacks)
+        self.callbacks = _several(callbacks)
         self.clip_norm, self.clip_value = clip_norm, clip_value
         self.precision = precision_of(precision)
         self.together = (
@@ -168,7 +168,7 @@ class Trainer:
         sample_weight: Any = None,
         accumulate: int = 1,
         initial_epoch: int = 0,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] = (),
         scheduler: Any = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = "auto",
@@ -210,7 +210,7 @@ class Trainer:
         )
         if loader is not train:  # a later fit goes on in another order, with other masks
             loader.epoch, loader.step = self._epochs_done, self._steps
-        chosen = [*callbacks, *for_verbosity(verbose)]
+        chosen = [*_several(callbacks), *for_verbosity(verbose)]
         if scheduler is not None:
             chosen.append(scheduler if isinstance(scheduler, LRScheduler) else LRScheduler(scheduler))
         if checkpoint_dir is not None:
@@ -312,6 +312,10 @@ class Trainer:
             for callback in self._active:
                 stack.enter_context(callback.evaluated_weights())
             yield
+
+
+def _several(callbacks: Callback | Iterable[Callback]) -> list[Callback]:
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
 
 
 def _optimizer(given: Any, model: Module) -> Any:

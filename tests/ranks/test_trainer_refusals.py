@@ -46,7 +46,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "class weights": ({"class_weight": [1.0, 2.0]}, RangeError, "classes 0 to 1, the targets have 0 to 3"),
     "class names": ({"class_weight": {"cat": 2.0}}, RangeError, "classes 0, 1, ... as keys"),
     "callback class": ({"callbacks": [callbacks.TerminateOnNaN]}, TypeError, "call it to make one"),
-    "monitor": ({"callbacks": [callbacks.EarlyStopping()]}, RangeError, "Give fit.. validation data"),
+    "monitor": ({"callbacks": callbacks.EarlyStopping()}, RangeError, "Give fit.. validation data"),
     "verbose": ({"verbose": 7}, RangeError, "verbose"),
     "scheduler": ({"scheduler": 0.1}, TypeError, "a scheduler with step"),
 }  # fmt: skip
