@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phalanx.core.data import DataLoader, datasets, fetch, fingerprint, sources
+from phalanx.core.data import DataLoader, Placement, datasets, fetch, fingerprint, set_placement, sources
 from phalanx.core.data import transforms as T
 from phalanx.core.data.datasets import mnist
 from phalanx.core.data.fetch import FileSet, Source, cache_root, write_atomically
@@ -24,6 +24,14 @@ from phalanx.core.tensor import Tensor
 CONTENT = {"a": b"first file", "b": b"second file" * 1000}
 DIGESTS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """Whatever a test before this one left."""
+    before = set_placement(Placement())
+    yield
+    set_placement(before)
 
 
 def counting(calls, content=CONTENT, name="shop"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phalanx.core.data import DataLoader, fingerprint, sources
+from phalanx.core.data import DataLoader, Placement, fingerprint, set_placement, sources
 from phalanx.core.data import transforms as T
 from phalanx.core.data.datasets import (
     CIFAR10,
@@ -40,6 +40,14 @@ from phalanx.core.errors import DataError, RangeError, ShapeError
 from phalanx.data import utils
 
 RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    """Whatever a test before this one left."""
+    before = set_placement(Placement())
+    yield
+    set_placement(before)
 
 
 def md5(content):
