@@ -1,0 +1,96 @@
+"""Each example runs alone and on several ranks, with equal bits, and reaches the result that it states."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import ROOT, run_job
+
+EXAMPLES = ROOT / "examples"
+TEXT = "".join(
+    f"{number} and the {'lamp' if number % 3 else 'lion'} said unto the {number * 7} others,\n" for number in range(400)
+)
+SMALL = {
+    "keras_mnist_mlp.py": "--epochs 1 --limit 128",
+    "keras_cifar_cnn.py": "--epochs 1 --limit 48 --batch-size 16",
+    "cifar_resnet.py": "--epochs 1 --limit 48 --batch-size 16 --width 4",
+    "lstm_text.py": "--epochs 1 --limit 64 --batch-size 16",
+    "vae.py": "--epochs 1 --limit 256",
+    "char_gpt.py": "--steps 3 --limit 8 --layers 1 --width 32 --block-size 32 --batch-size 8 --text {folder}/text --folder {folder}/gpt",
+    "tabular.py": "--epochs 2",
+}
+"""A form of each that takes seconds; fashion_mnist.py is what tests/ranks/ run."""
+RESULT = r"(?:held-out|test) (?:loss|accuracy) [\d.]+"
+
+
+def run(name: str, how: str, folder: Path, *arguments: str, timeout_s: float = 120.0) -> str:
+    """The output of an example, which must succeed."""
+    (folder / "text").write_text(TEXT)
+    code, output = run_job(how, *arguments, script=str(EXAMPLES / name), timeout_s=timeout_s)
+    assert code == 0, f"{name}, {how}:\n{output[-4000:]}"
+    return output
+
+
+def small_words(name: str, folder: Path) -> list[str]:
+    """The options of the small form."""
+    return [word.format(folder=folder) for word in SMALL[name].split()]
+
+
+def small(name: str, how: str, folder: Path) -> tuple[list[str], list[str]]:
+    """(lines of the ledger, lines with results) of the small form with four shards."""
+    path = folder / f"ledger {how}"
+    output = run(name, how, folder, *small_words(name, folder), "--shards", "4", "--ledger", str(path))
+    results = re.findall(RESULT, output)
+    assert results, output
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 1
+    return lines, results
+
+
+def test_every_example_is_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SMALL, "fashion_mnist.py"}
+
+
+def test_every_example_is_short_and_says_how_to_run_it() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        text = path.read_text()
+        head = text.split('"""')[1]
+        assert len(text.splitlines()) <= 150, path.name
+        for way in ("python examples/", "phalanx run -n 2 examples/", "mpirun -n 2 python examples/"):
+            assert f"\n{way}{path.name}" in head, (path.name, way)
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", head))
+        assert options <= set(re.findall(r"\"(--[a-z-]+)\"", text)), path.name
+        assert {"--shards", "--seed", "--ledger"} <= set(re.findall(r"\"(--[a-z-]+)\"", text)), path.name
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_equal_ledgers_alone_and_on_two_ranks(name: str, tmp_path: Path) -> None:
+    assert small(name, "alone", tmp_path) == small(name, "run 2", tmp_path)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", SMALL)
+def test_equal_ledgers_on_four_ranks_and_under_mpirun(name: str, tmp_path: Path) -> None:
+    alone = small(name, "alone", tmp_path)
+    for how in ("run 4", "threads 2", "mpirun 2"):
+        assert small(name, how, tmp_path) == alone, how
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", SMALL)
+def test_runs_without_shards(name: str, tmp_path: Path) -> None:
+    for how in ("alone", "run 2"):
+        assert re.search(RESULT, run(name, how, tmp_path, *small_words(name, tmp_path)))
+
+
+def test_the_gpt_writes_again_and_the_autoencoder_draws(tmp_path: Path) -> None:
+    words = small_words("char_gpt.py", tmp_path)
+    first = run("char_gpt.py", "alone", tmp_path, *words, "--sample", "20", "--prompt", "the")
+    again = run("char_gpt.py", "alone", tmp_path, *words, "--steps", "0", "--sample", "20", "--prompt", "the")
+    assert first.partition("bits)")[2].startswith("\nthe") and again.endswith(first.partition("held-out")[2])
+    run("vae.py", "alone", tmp_path, *small_words("vae.py", tmp_path), "--samples", str(tmp_path / "vae.png"))
+    assert (tmp_path / "vae.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "vae.png").stat().st_size > 10_000
