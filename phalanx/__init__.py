@@ -87,6 +87,10 @@ _NAMES_OF: dict[str, str] = {
     "progress_bar": "progress",
     "trainer.trainer": "Trainer",
     "core.dtype_limits": "finfo iinfo promote_types result_type",
+    "core.compat": """
+        BoolTensor ByteTensor DoubleTensor FloatTensor IntTensor LongTensor compile get_default_dtype
+        set_default_dtype use_deterministic_algorithms
+    """,
 }
 """Module (below phalanx) -> the public names that come from it. Type checkers read ``__init__.pyi``: the same names."""
 

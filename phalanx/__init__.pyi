@@ -13,6 +13,16 @@ from . import optim as optim
 from . import special as special
 from . import utils as utils
 from .core.autograd import grad as grad
+from .core.compat import BoolTensor as BoolTensor
+from .core.compat import ByteTensor as ByteTensor
+from .core.compat import DoubleTensor as DoubleTensor
+from .core.compat import FloatTensor as FloatTensor
+from .core.compat import IntTensor as IntTensor
+from .core.compat import LongTensor as LongTensor
+from .core.compat import compile as compile
+from .core.compat import get_default_dtype as get_default_dtype
+from .core.compat import set_default_dtype as set_default_dtype
+from .core.compat import use_deterministic_algorithms as use_deterministic_algorithms
 from .core.dtype_limits import finfo as finfo
 from .core.dtype_limits import iinfo as iinfo
 from .core.dtype_limits import promote_types as promote_types

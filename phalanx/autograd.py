@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .core.anomaly import detect_anomaly, set_detect_anomaly
 from .core.autograd import backward, grad
+from .core.compat import Variable
 from .core.gradcheck import gradcheck
 from .core.mode import enable_grad, inference_mode, no_grad, set_grad_enabled
 from .core.user_function import Context, Function, once_differentiable
@@ -11,6 +12,7 @@ from .core.user_function import Context, Function, once_differentiable
 __all__ = [
     "Context",
     "Function",
+    "Variable",
     "backward",
     "detect_anomaly",
     "enable_grad",

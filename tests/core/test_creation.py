@@ -101,3 +101,15 @@ def test_what_a_shard_draws_does_not_depend_on_its_neighbours() -> None:
     whole = drawn([0, 1, 2])
     assert drawn([2]) == {2: whole[2], 12: whole[12]}
     assert len({str(numbers) for numbers in whole.values()}) == 6
+
+
+def test_old_constructors_take_data_or_sizes() -> None:
+    assert phalanx.FloatTensor([[1, 2], [3, 4]]).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert phalanx.LongTensor(2, 3).shape == (2, 3) and phalanx.LongTensor(4).shape == (4,)
+    assert phalanx.LongTensor(phalanx.tensor([1.0, 2.0])).tolist() == [1, 2]
+    assert phalanx.DoubleTensor(np.ones(2)).dtype == np.float64
+    with pytest.raises(RangeError, match="float32 is fixed, got float64"):
+        phalanx.set_default_dtype(phalanx.float64)
+    assert phalanx.compile(phalanx.relu) is phalanx.relu and phalanx.compile(mode="x")(phalanx.relu) is phalanx.relu
+    x = phalanx.ones(2)
+    assert phalanx.autograd.Variable(x) is x
