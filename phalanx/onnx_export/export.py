@@ -20,7 +20,7 @@ from .errors import ExportError, StaticError
 from .example import Example
 from .graph import Graph
 from .judge import Judge
-from .proto import Node, Page, Port, package, write
+from .proto import Body, Node, Page, Port, package, write
 from .rule import RULES
 from .runs import Call, Operand, Run, described, join, varies
 from .sizes import Axes, Symbols, find_symbols, make_runs
@@ -186,6 +186,9 @@ def _drop_unused(graph: Graph, outputs: set[str]) -> None:
     for node in reversed(graph.nodes):
         if used.intersection(node.outputs):
             used.update(node.inputs)
+            for body in node.attributes.values():
+                if isinstance(body, Body):
+                    used.update(name for inner in body.nodes for name in inner.inputs)
             kept.append(node)
     graph.nodes = kept[::-1]
     graph.tensors = {name: array for name, array in graph.tensors.items() if name in used}

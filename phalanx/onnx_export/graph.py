@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,15 @@ class Graph:
         given = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(Node(kind, name, inputs, names, given))
         return names if outputs > 1 else names[0]
+
+    @contextmanager
+    def inside(self) -> Iterator[list[Node]]:
+        """Within, nodes go into a list of their own: the body of an operator that repeats it."""
+        outer, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outer
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """The name of a small constant; equal ones are one."""

@@ -27,6 +27,14 @@ class Port(NamedTuple):
     shape: tuple[int | str | None, ...]
 
 
+class Body(NamedTuple):
+    """What an operator repeats: a graph as an attribute, which also sees the names around it."""
+
+    nodes: Sequence[Node]
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+
+
 class Node(NamedTuple):
     """One ONNX operator."""
 
@@ -94,16 +102,22 @@ def write(page: Page, path: Path, apart: bool | None, judge: Callable[[Any], Non
 
 def _model(onnx: Any, page: Page) -> Any:
     helper = onnx.helper
-
-    def ports(row: Sequence[Port]) -> list[Any]:
-        return [helper.make_tensor_value_info(port.name, element_type(port.dtype), port.shape) for port in row]
-
-    nodes = [helper.make_node(n.kind, n.inputs, n.outputs, name=n.name, **n.attributes) for n in page.nodes]
-    graph = helper.make_graph(nodes, "phalanx", ports(page.inputs), ports(page.outputs))
+    graph = _graph(helper, "phalanx", page)
     opsets = [helper.make_opsetid("", page.opset)]
     model = helper.make_model(graph, opset_imports=opsets, producer_name="phalanx", producer_version=__version__)
     model.ir_version = helper.find_min_ir_version_for(opsets)
     return model
+
+
+def _graph(helper: Any, name: str, page: Page | Body) -> Any:
+    def ports(row: Sequence[Port]) -> list[Any]:
+        return [helper.make_tensor_value_info(port.name, element_type(port.dtype), port.shape) for port in row]
+
+    nodes = []
+    for n in page.nodes:
+        attributes = {k: _graph(helper, n.name, v) if isinstance(v, Body) else v for k, v in n.attributes.items()}
+        nodes.append(helper.make_node(n.kind, n.inputs, n.outputs, name=n.name, **attributes))
+    return helper.make_graph(nodes, name, ports(page.inputs), ports(page.outputs))
 
 
 def session(model: Any) -> Any | None:

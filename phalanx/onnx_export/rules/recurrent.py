@@ -8,8 +8,10 @@ import numpy as np
 
 from ..errors import ExportError
 from ..graph import Graph
+from ..proto import Body, Port
 from ..rule import rule
 from ..runs import Call, described
+from .arithmetic import Formula
 from .layers import present
 
 _KINDS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
@@ -23,7 +25,7 @@ def _recurrent(graph: Graph, call: Call) -> Any:
     if "sizes" in call.attributes and call.attributes["sizes"].value is not None:
         raise ExportError(f"{described(call)}: packed sequences cannot be exported: give padded ones")
     if call.op == "lstm" and present(call, 7):
-        raise ExportError(f"{described(call)}: ONNX's LSTM has no projection (proj_size)")
+        return _projected(graph, call)
     order, weights = _ORDER[call.op], 1 + states
     hidden = call.inputs[weights + 1].value.shape[1]
 
@@ -47,6 +49,35 @@ def _recurrent(graph: Graph, call: Call) -> Any:
         graph.node(call, "Squeeze", y, graph.integers(1)),
         *(graph.node(call, "Squeeze", name, graph.integers(0)) for name in last),
     )
+
+
+def _projected(graph: Graph, call: Call) -> tuple[str, str, str]:
+    """ONNX's LSTM has no projection: the steps as the body of a Scan."""
+    dtype = call.inputs[0].value.dtype
+    x, h, c = (graph.array(call, operand) for operand in call.inputs[:3])
+    w_ih, w_hh, w_hr = (
+        graph.node(call, "Transpose", graph.array(call, call.inputs[at]), perm=[1, 0]) for at in (3, 4, 7)
+    )
+    shares = graph.node(call, "MatMul", x, w_ih)
+    if present(call, 5):
+        biases = (graph.array(call, operand) for operand in call.inputs[5:7])
+        shares = graph.node(call, "Add", shares, graph.node(call, "Add", *biases))
+    before = [graph.fresh(f"{call.layer}/step:{word}") for word in ("h", "c", "gates")]
+    with graph.inside() as nodes:
+        f = Formula(graph, call, dtype)
+        parts = {"num_outputs": 4} if graph.opset >= 18 else {}
+        i, forget, g, o = f.split(f.add(before[2], f.mat_mul(before[0], w_hh)), outputs=4, axis=-1, **parts)
+        cell = f.add(f.mul(f.sigmoid(forget), before[1]), f.mul(f.sigmoid(i), f.tanh(g)))
+        hidden = f.mat_mul(f.mul(f.sigmoid(o), f.tanh(cell)), w_hr)
+        after = (hidden, cell, f.identity(hidden))
+    rows: tuple[int | str | None, ...] = (None, None)
+    body = Body(nodes, [Port(name, dtype, rows) for name in before], [Port(name, dtype, rows) for name in after])
+    backwards = [int(bool(call.get("reverse")))]
+    last, memory, y = graph.node(
+        call, "Scan", h, c, shares, outputs=3, body=body, num_scan_inputs=1,
+        scan_input_directions=backwards, scan_output_directions=backwards,
+    )  # fmt: skip
+    return y, last, memory
 
 
 @rule("take_rows", "put_rows")
