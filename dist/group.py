@@ -15,6 +15,7 @@ from ..core.collective import provide
 from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
 from ..core.faults import set_position
+from ..core.kernels.table import choose as choose_kernels
 from ..core.rank_local import of_rank
 from . import env, excepthook, processor
 from .communicators.alone import AloneCommunicator
@@ -158,6 +159,7 @@ def init(
     timeout_s: float | None = None,
     stall_s: float = STALL_S,
     shared_memory: bool = True,
+    kernels: str | None = None,
 ) -> Group:
     """Find the other ranks and set up this one. Call it first, on every rank, with equal arguments.
 
@@ -172,6 +174,7 @@ def init(
         backend: ``"mpi"`` or ``"zmq"`` instead of what the launcher implies.
         timeout_s: deadline of each operation between ranks, in seconds (default 600, or ``PHALANX_TIMEOUT_S``).
         shared_memory: let ranks of one host sum gradients in memory that they share; the bits are the same without.
+        kernels: ``"reference"`` or ``"fast"``, as ``phalanx.kernels.choose``; None: what was chosen before.
         stall_s: after so many seconds in which nothing came, one line says who is missing and where that rank stands.
 
     Raises LaunchError when the environment contradicts itself or the ranks differ in processor or libraries.
@@ -192,6 +195,8 @@ def init(
     if previous is not None and previous.size > 1:
         raise LaunchError(f"rank {previous.rank} of {previous.size}: phalanx.init() was called twice")
     shutdown()
+    if kernels is not None:
+        choose_kernels(kernels)
     group = _connect(backend, timeout_s, shared_memory)
     group.shards, group.seed = shards, seed
     rng.manual_seed(seed)
@@ -257,7 +262,7 @@ def _prepare_diagnosis(group: Group, stall_s: float) -> None:
 
 def _agree(group: Group) -> None:
     """Arguments and processors must be equal, or the bits (or even the number of messages) would differ."""
-    mine = {"shards": group.shards, "seed": group.seed, **group.fingerprint}
+    mine = {"shards": group.shards, "seed": group.seed, "kernels": "reference", **group.fingerprint}
     rows = group.control.all_gather_object(mine, name="init").wait()
     for rank, row in enumerate(rows):
         differing = [key for key in mine if row.get(key) != rows[0].get(key)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from ..core.kernels.table import chosen, describe
 from .errors import LaunchError
 
 
@@ -64,13 +65,14 @@ def fingerprint() -> dict[str, Any]:
         for pool in threadpool_info()
         if pool["user_api"] == "blas"
     )
-    return {
+    found = {
         "processor": _model(),
         "features": " ".join(_features()),
         "numpy": np.__version__,
         "blas": pools,
         "denormals": bool(np.float32(1e-40) * np.float32(1.0) > 0),
     }
+    return found if chosen() == "reference" else found | {"kernels": describe()}
 
 
 def _model() -> str:

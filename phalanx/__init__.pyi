@@ -5,6 +5,8 @@ from . import callbacks as callbacks
 from . import compression as compression
 from . import cuda as cuda
 from . import data as data
+from . import keras as keras
+from . import kernels as kernels
 from . import linalg as linalg
 from . import metrics as metrics
 from . import nn as nn

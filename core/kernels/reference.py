@@ -40,7 +40,14 @@ def as_rows(x: Array) -> Array:
     return wide(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-# ---- linear ----------------------------------------------------------------------------------------------------------
+# ---- products --------------------------------------------------------------------------------------------------------
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """``a @ b``; float16 is multiplied and summed in float32 and rounded once. Raises ValueError if shapes do not fit."""
+    if a.dtype == np.float16:
+        return deliver(np.matmul(a.astype(np.float32), b.astype(np.float32)), a.dtype, out)
+    return np.matmul(a, b) if out is None else np.matmul(a, b, out=out)
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -276,6 +283,7 @@ def dropout_apply(x: Array, keep: Array, scale: float) -> Array:
 
 KERNELS: dict[str, Callable[..., Array]] = {
     **reference_erf.KERNELS,
+    "matmul": matmul,
     "linear_forward": linear_forward,
     "linear_input_gradient": linear_input_gradient,
     "linear_weight_gradient": linear_weight_gradient,

@@ -2,14 +2,19 @@
 
 Each name has a reference in plain array code (``reference*.py``), which is the oracle for every faster provider. Providers
 are modules that load at the first look-up, so that nobody pays for a library that he does not use. Which provider
-serves a name is a function of name and device alone, never of a clock.
+serves a call is a function of what was chosen, name, device, shape and dtype, never of a clock. All kernels of one name take and
+give the same things, so that what one has saved for backward another can use.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from collections.abc import Callable
 from typing import Any
+
+from ..errors import RangeError
 
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": (
@@ -26,22 +31,88 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
         ".reference_special",
     ),
 }
-"""Device kind -> modules of this package, later ones override earlier ones."""
+"""Device kind -> modules of this package, later ones override earlier ones. Each lists its kernels in ``KERNELS``."""
+
+FAST: dict[str, tuple[str, ...]] = {"cpu": (".cpu.provide_onednn",)}
+"""The same for what comes on top with "fast". ``load()`` of each gives its kernels, or raises ImportError saying what is missing
+and what that costs; ``describe()`` names what decides the bits."""
+
+VARIABLE = "PHALANX_KERNELS"
+"""The environment's choice, for programs that make none."""
+
+CHOICES = ("reference", "fast")
 
 _kernels: dict[str, dict[str, Callable[..., Any]]] = {}
+_chosen: str | None = None
 
 
-def kernels(device: str = "cpu") -> dict[str, Callable[..., Any]]:
-    """All kernels of a device by name; loads its providers once. A provider lists its kernels in ``KERNELS``."""
-    table = _kernels.get(device)
-    if table is None:
-        table = {}
+def choose(kernels: str) -> None:
+    """Use these kernels from now on: "reference" (plain NumPy), or "fast" (oneDNN where it is installed and serves).
+
+    For the whole process, whatever the environment says; call it before training, not within. Bits differ between the two.
+    Raises RangeError for another name.
+
+    >>> phalanx.kernels.choose("reference")
+    >>> phalanx.kernels.chosen()
+    'reference'
+    """
+    global _chosen
+    _chosen = _known(kernels, "kernels")
+    _kernels.clear()
+    if kernels == "fast":
+        table()  # what is missing is said here, once
+
+
+def _known(kernels: str, name: str) -> str:
+    if kernels not in CHOICES:
+        raise RangeError(f"{name} must be one of {', '.join(CHOICES)}, got {kernels!r}")
+    return kernels
+
+
+def chosen() -> str:
+    """Which kernels are used: "reference" or "fast". Without :func:`choose` the variable ``PHALANX_KERNELS`` says it.
+
+    >>> phalanx.kernels.chosen() in ("reference", "fast")
+    True
+    """
+    global _chosen
+    if _chosen is None:
+        _chosen = _known(os.environ.get(VARIABLE) or "reference", VARIABLE)
+    return _chosen
+
+
+def describe(device: str = "cpu") -> str:
+    """What computes: the choice, and the libraries that decide the bits with their versions.
+
+    >>> phalanx.kernels.choose("reference")
+    >>> phalanx.kernels.describe()
+    'reference'
+    """
+    names = []
+    for module in FAST.get(device, ()) if chosen() == "fast" else ():
+        try:
+            names.append(importlib.import_module(module, __package__).describe())
+        except ImportError:
+            names.append(f"no {module.rpartition('_')[2]}")
+    return ": ".join([chosen(), *([", ".join(names)] if names else [])])
+
+
+def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
+    """All kernels of a device by name; loads its providers once."""
+    found = _kernels.get(device)
+    if found is None:
+        found = {}
         for module in PROVIDERS[device]:
-            table.update(importlib.import_module(module, __package__).KERNELS)
-        _kernels[device] = table
-    return table
+            found.update(importlib.import_module(module, __package__).KERNELS)
+        for module in FAST.get(device, ()) if chosen() == "fast" else ():
+            try:
+                found.update(importlib.import_module(module, __package__).load())
+            except ImportError as error:
+                warnings.warn(f"fast kernels: {error}", stacklevel=3)
+        _kernels[device] = found
+    return found
 
 
 def kernel(name: str, device: str = "cpu") -> Callable[..., Any]:
     """The function behind ``name`` on ``device``."""
-    return kernels(device)[name]
+    return table(device)[name]

@@ -5,22 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
+from ..backend import device_kind
 from ..errors import ShapeError
+from ..kernels.table import kernel
 from ..op import Array, define
 from .arithmetic import Gradients, Needs
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
-    """``a @ b``; float16 is multiplied and summed in float32 and rounded once."""
-    if a.dtype == np.float16:
-        y = np.matmul(a.astype(np.float32), b.astype(np.float32))
-        if out is None:
-            return y.astype(np.float16)
-        out[...] = y
-        return out
-    return np.matmul(a, b) if out is None else np.matmul(a, b, out=out)
+    """``a @ b``, in ``out`` if there is one."""
+    return kernel("matmul", device_kind(a))(a, b, out)
 
 
 def _matmul(a: Array, b: Array) -> tuple[Array, Any]:

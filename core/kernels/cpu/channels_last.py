@@ -1,0 +1,73 @@
+"""Images whose channels lie next to each other: logical (N, C, S) as everywhere, in memory (N, S, C).
+
+Convolution, pooling and batch norm are faster in this layout, and what comes out of one goes into the next as it is.
+Elementwise NumPy code keeps the layout of its inputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...op import Array
+from .onednn import Pool, Primitive, dense, layout, reorder
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a logical ``shape`` (N, C, S) that lies as (N, S, C)."""
+    inner = dense(shape[:1] + shape[2:] + shape[1:2])
+    return inner[:1] + inner[-1:] + inner[1:-1]
+
+
+def to_last(x: Array) -> Array:
+    """The view (N, S, C) of (N, C, S)."""
+    return np.moveaxis(x, 1, -1) if x.ndim != 4 else x.transpose(0, 2, 3, 1)
+
+
+def to_first(x: Array) -> Array:
+    """The view (N, C, S) of (N, S, C)."""
+    return np.moveaxis(x, -1, 1) if x.ndim != 4 else x.transpose(0, 3, 1, 2)
+
+
+def empty(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Array:
+    """A new array of logical ``shape`` (N, C, S) in memory (N, S, C); as the (N, S, C) that it is."""
+    return np.empty(shape[:1] + shape[2:] + shape[1:2], dtype)
+
+
+class _Copy:
+    """A reorder from one set of strides to channels last."""
+
+    __slots__ = ("primitive",)
+
+    def __init__(self, shape: tuple[int, ...], given: tuple[int, ...]) -> None:
+        made = reorder(layout(shape, given), layout(shape, strides(shape)))
+        assert isinstance(made, Primitive)
+        self.primitive = made
+
+
+_copies = Pool(_Copy)
+
+
+def arranged(x: Array) -> Array:
+    """float32 ``x`` (N, C, S) as a C-contiguous (N, S, C): itself if it lies so already, else a copy."""
+    last = to_last(x)
+    if last.flags.c_contiguous and last.flags.aligned:
+        return last
+    if not x.flags.c_contiguous or not x.flags.aligned or x.dtype != FLOAT32:
+        return np.ascontiguousarray(last) if last.flags.aligned else last.copy()
+    key = (x.shape, dense(x.shape))
+    unit = _copies.take(key)
+    if unit is None:
+        return np.ascontiguousarray(last)
+    target = empty(x.shape)
+    unit.primitive(x, target)
+    _copies.give(key, unit)
+    return target
+
+
+def is_last(x: Array) -> bool:
+    """Whether ``x`` (N, C, S) lies as (N, S, C) already."""
+    return bool(to_last(x).flags.c_contiguous)

@@ -1,0 +1,411 @@
+"""oneDNN through its C interface: the only file that owns the library and cffi.
+
+``pip install phalanx[cpu]`` brings both; nothing is compiled. oneDNN 3 keeps its binary interface from release to release; the
+declarations below are the part that is used here, and the version is checked when the library is loaded.
+
+What this file takes care of, so that no kernel has to:
+
+- A primitive here is used by one thread at a time (ranks may be threads): :class:`Pool` lends a free one, or makes one more. Its
+  scratch memory is ours and lent in the same way, never the library's, which would belong to the thread that made the primitive.
+- Arrays live at least as long as the primitive runs: they are held by the frame that waits for it.
+- Sums change with the number of threads, and OpenMP counts threads for each thread of ours anew: every run sets it.
+- Mathematics is strict float32 whatever ``ONEDNN_DEFAULT_FPMATH_MODE`` says.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...backend import Array, empty_aligned
+
+PACKAGE, FILE = "onednn-cpu-gomp", "libdnnl.so.3"
+MISSING = (
+    "matrix products and convolutions run on NumPy alone, at about a third to a half of the speed on AVX-512 processors; "
+    'pip install "phalanx[cpu]"'
+)
+"""What it costs to have no oneDNN, and what to do about it."""
+
+_DECLARATIONS = """
+typedef int status;
+typedef void *engine, *stream, *primitive, *pd, *memory, *attr, *post_ops, *md;
+typedef const int64_t *dims;
+typedef struct { int major, minor, patch; const char *hash; unsigned cpu_runtime, gpu_runtime; } version;
+typedef struct { int arg; memory memory; } exec_arg;
+
+const version *dnnl_version(void);
+int dnnl_get_effective_cpu_isa(void);
+status dnnl_engine_create(engine *, int kind, size_t index);
+status dnnl_stream_create(stream *, engine, unsigned flags);
+status dnnl_memory_desc_create_with_strides(md *, int ndims, dims, int type, dims strides);
+status dnnl_memory_desc_create_with_tag(md *, int ndims, dims, int type, int tag);
+status dnnl_memory_desc_destroy(md);
+int dnnl_memory_desc_equal(md, md);
+size_t dnnl_memory_desc_get_size(md);
+status dnnl_memory_create(memory *, md, engine, void *);
+status dnnl_memory_set_data_handle(memory, const void *);
+status dnnl_memory_destroy(memory);
+status dnnl_post_ops_create(post_ops *);
+status dnnl_post_ops_append_eltwise(post_ops, int algorithm, float alpha, float beta);
+status dnnl_post_ops_destroy(post_ops);
+status dnnl_primitive_attr_create(attr *);
+status dnnl_primitive_attr_set_post_ops(attr, post_ops);
+status dnnl_primitive_attr_set_scratchpad_mode(attr, int mode);
+status dnnl_primitive_attr_set_fpmath_mode(attr, int mode);
+status dnnl_primitive_attr_destroy(attr);
+status dnnl_primitive_desc_query(pd, int what, int index, void *result);
+md dnnl_primitive_desc_query_md(pd, int what, int index);
+status dnnl_primitive_desc_destroy(pd);
+status dnnl_primitive_create(primitive *, pd);
+status dnnl_primitive_execute(primitive, stream, int, const exec_arg *);
+status dnnl_primitive_destroy(primitive);
+status dnnl_reorder_primitive_desc_create(pd *, md source, engine, md target, engine, attr);
+status dnnl_matmul_primitive_desc_create(pd *, engine, md source, md weights, md bias, md target, attr);
+status dnnl_convolution_forward_primitive_desc_create(pd *, engine, int, int, md, md, md, md, dims, dims, dims, dims, attr);
+status dnnl_convolution_backward_data_primitive_desc_create(
+    pd *, engine, int, md, md, md, dims, dims, dims, dims, pd, attr);
+status dnnl_convolution_backward_weights_primitive_desc_create(
+    pd *, engine, int, md, md, md, md, dims, dims, dims, dims, pd, attr);
+status dnnl_pooling_forward_primitive_desc_create(pd *, engine, int, int, md, md, dims, dims, dims, dims, dims, attr);
+status dnnl_pooling_backward_primitive_desc_create(pd *, engine, int, md, md, dims, dims, dims, dims, dims, pd, attr);
+status dnnl_batch_normalization_forward_primitive_desc_create(pd *, engine, int, md, md, float, unsigned, attr);
+status dnnl_batch_normalization_backward_primitive_desc_create(
+    pd *, engine, int, md, md, md, float, unsigned, pd, attr);
+status dnnl_layer_normalization_forward_primitive_desc_create(pd *, engine, int, md, md, md, float, unsigned, attr);
+status dnnl_layer_normalization_backward_primitive_desc_create(
+    pd *, engine, int, md, md, md, md, float, unsigned, pd, attr);
+int omp_get_max_threads(void);
+void omp_set_num_threads(int);
+"""
+
+# dnnl_types.h, dnnl_common_types.h and dnnl_config.h of 3.2
+_CPU, _IN_ORDER, _OPENMP, _FORMAT_ANY, _SCRATCHPAD_USER, _STRICT = 1, 1, 2, 1, 1, 0
+FLOAT, UINT8, INT32 = 3, 6, 4
+FORWARD, INFERENCE, BACKWARD, BACKWARD_DATA = 64, 96, 128, 160
+CONVOLUTION, POOLING_MAX, POOLING_MEAN, POOLING_MEAN_INSIDE = 1, 511, 767, 1023
+RELU, TANH, GELU, GELU_TANH, SIGMOID, SILU = 32, 33, 49, 43, 41, 44
+GIVEN_STATISTICS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
+SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE, SCRATCHPAD = 1, 17, 33, 41, 49, 50, 51, 52, 64, 80
+DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
+_QUERY_IMPLEMENTATION, _QUERY_SCRATCHPAD = 8, 136
+QUERY = {
+    SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134, WORKSPACE: 135,
+}  # fmt: skip
+"""Argument of a primitive -> how to ask for its layout."""
+
+
+class Unavailable(ImportError):
+    """oneDNN is not here or cannot be used; the text says why."""
+
+
+class Unsupported(Exception):
+    """oneDNN has nothing better than plain loops for this shape: the caller takes the reference."""
+
+
+# ---- the library -----------------------------------------------------------------------------------------------------
+
+
+class _Library(NamedTuple):
+    ffi: Any
+    c: Any
+    omp: Any
+    engine: Any
+    stream: Any
+    version: tuple[int, int, int]
+
+
+def _candidates() -> Iterable[str]:
+    """Where the library may lie: where pip puts the data files of a wheel, then where the loader looks."""
+    yield str(Path(sys.prefix) / "lib" / FILE)
+    try:
+        files = metadata.files(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    yield from (str(file.locate()) for file in files if file.name == FILE)
+    yield FILE
+
+
+def _open(ffi: Any) -> Any:
+    problems = []
+    for name in _candidates():
+        try:
+            return ffi.dlopen(name)
+        except OSError as error:
+            problems.append(str(error))
+    raise Unavailable(f"oneDNN ({FILE} of {PACKAGE}) could not be loaded: {problems[-1]}")
+
+
+def _created(ffi: Any, create: Any, *args: Any) -> Any:
+    place = ffi.new("void **")
+    _check(create(place, *args), create)
+    return place[0]
+
+
+def _check(status: int, call: Any) -> None:
+    if status == 3:  # unimplemented
+        raise Unsupported(f"oneDNN has no implementation: {call}")
+    if status:
+        raise RuntimeError(f"oneDNN: {call} returned status {status}")
+
+
+@lru_cache(1)
+def load() -> _Library:
+    """The library, loaded at the first call. Raises Unavailable, saying why."""
+    try:
+        import cffi  # noqa: PLC0415 - optional library, owned by this file
+    except ImportError as error:
+        raise Unavailable(f"oneDNN needs cffi ({error})") from None
+    ffi = cffi.FFI()
+    ffi.cdef(_DECLARATIONS)
+    c = _open(ffi)
+    found = c.dnnl_version()
+    version = (found.major, found.minor, found.patch)
+    if version[0] != 3 or version < (3, 2, 0):
+        raise Unavailable(f"oneDNN must be of version 3.2 or a later 3, found {'.'.join(map(str, version))}")
+    if found.cpu_runtime != _OPENMP:
+        raise Unavailable(f"oneDNN must be built for OpenMP ({PACKAGE} is), found runtime {found.cpu_runtime}")
+    engine = _created(ffi, c.dnnl_engine_create, _CPU, 0)
+    stream = _created(ffi, c.dnnl_stream_create, engine, _IN_ORDER)
+    return _Library(ffi, c, ffi.dlopen("libgomp.so.1"), engine, stream, version)
+
+
+def describe() -> str:
+    """Version and instruction set, which decide the bits: "oneDNN 3.2.0 isa 0x..."."""
+    library = load()
+    return f"oneDNN {'.'.join(map(str, library.version))} isa {library.c.dnnl_get_effective_cpu_isa():#x}"
+
+
+_threads = 1
+_pools: list[Pool] = []
+
+
+def threads() -> int:
+    """How many threads one primitive may use."""
+    return _threads
+
+
+def set_threads(count: int) -> None:
+    """Let primitives use ``count`` threads from now on: one by default. Bits change with it."""
+    global _threads
+    _threads = count
+    for pool in _pools:
+        pool.clear()
+
+
+# ---- descriptions ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(4096)
+def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: int = FLOAT) -> Any:
+    """How an array of ``shape`` lies in memory: ``strides`` in elements, None if the primitive may choose."""
+    library = load()
+    ffi, c = library.ffi, library.c
+    size = ffi.new("int64_t[12]", shape)
+    if strides is None:
+        made = _created(ffi, c.dnnl_memory_desc_create_with_tag, len(shape), size, kind, _FORMAT_ANY)
+    else:
+        steps = ffi.new("int64_t[12]", strides)
+        made = _created(ffi, c.dnnl_memory_desc_create_with_strides, len(shape), size, kind, steps)
+    return ffi.gc(made, c.dnnl_memory_desc_destroy)
+
+
+def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a C-contiguous array, in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(1, size)
+    return tuple(reversed(strides))
+
+
+def numbers(values: Iterable[int]) -> Any:
+    """Sizes, strides or paddings as C wants them."""
+    return load().ffi.new("int64_t[12]", tuple(values))
+
+
+@lru_cache(64)
+def attributes(activation: int | None = None, alpha: float = 0.0, beta: float = 0.0) -> Any:
+    """Scratch memory from us, strict mathematics, perhaps an activation after the primitive."""
+    library = load()
+    ffi, c = library.ffi, library.c
+    made = ffi.gc(_created(ffi, c.dnnl_primitive_attr_create), c.dnnl_primitive_attr_destroy)
+    _check(c.dnnl_primitive_attr_set_scratchpad_mode(made, _SCRATCHPAD_USER), "scratchpad mode")
+    _check(c.dnnl_primitive_attr_set_fpmath_mode(made, _STRICT), "fpmath mode")
+    if activation is not None:
+        after = ffi.gc(_created(ffi, c.dnnl_post_ops_create), c.dnnl_post_ops_destroy)
+        _check(c.dnnl_post_ops_append_eltwise(after, activation, alpha, beta), "post-op")
+        _check(c.dnnl_primitive_attr_set_post_ops(made, after), "post-ops")
+    return made
+
+
+def plan(kind: str, *args: Any, activation: int | None = None, alpha: float = 0.0, beta: float = 0.0) -> Any:
+    """What a primitive of ``kind`` ("matmul", "convolution_forward", ...) will do with these layouts and options.
+
+    Raises Unsupported where oneDNN has only its plain loops, which are slower than the reference.
+    """
+    library = load()
+    ffi, c = library.ffi, library.c
+    _set_omp(library)
+    create = getattr(c, f"dnnl_{kind}_primitive_desc_create")
+    given = [ffi.NULL if each is None else each for each in args]
+    made = ffi.gc(
+        _created(ffi, create, library.engine, *given, attributes(activation, alpha, beta)),
+        c.dnnl_primitive_desc_destroy,
+    )
+    text = ffi.new("char **")
+    _check(c.dnnl_primitive_desc_query(made, _QUERY_IMPLEMENTATION, 0, text), "implementation")
+    name = ffi.string(text[0]).decode()
+    if "ref" in name.replace(":", "_").split("_"):
+        raise Unsupported(f"{kind}: oneDNN would use {name}")
+    return made
+
+
+def wanted(made: Any, argument: int) -> Any:
+    """The layout that a planned primitive wants one of its arguments in."""
+    return load().c.dnnl_primitive_desc_query_md(made, QUERY[argument], 0)
+
+
+def nbytes(form: Any) -> int:
+    """Bytes of memory that an array laid out in ``form`` takes."""
+    return int(load().c.dnnl_memory_desc_get_size(form))
+
+
+def _set_omp(library: _Library) -> None:
+    omp = library.omp
+    if omp.omp_get_max_threads() != _threads:
+        omp.omp_set_num_threads(_threads)
+
+
+# ---- primitives ------------------------------------------------------------------------------------------------------
+
+
+class _Scratch:
+    """Memory to work in: a few growing buffers, each lent to one thread at a time."""
+
+    def __init__(self) -> None:
+        self.free: list[Array] = []
+
+    def take(self, size: int) -> Array:
+        """At least ``size`` bytes of memory with any content, as uint8. Hand it back by :meth:`give`."""
+        try:
+            buffer = self.free.pop()
+        except IndexError:
+            return empty_aligned(size, np.uint8)
+        return buffer if buffer.size >= size else empty_aligned(size, np.uint8)
+
+    def give(self, buffer: Array) -> None:
+        self.free.append(buffer)
+
+
+scratch = _Scratch()
+
+
+class Primitive:
+    """A primitive with a place for each argument: ``primitive(*arrays)`` hands their addresses over and runs it."""
+
+    __slots__ = ("_arguments", "_keep", "_library", "_memories", "_primitive", "_scratch")
+
+    def __init__(self, made: Any, arguments: dict[int, Any]) -> None:
+        """``made`` is from :func:`plan`; ``arguments``: argument -> layout, in the order of the calls' arrays."""
+        library = load()
+        ffi, c = library.ffi, library.c
+        form = c.dnnl_primitive_desc_query_md(made, _QUERY_SCRATCHPAD, 0)
+        self._scratch = 0 if form == ffi.NULL else nbytes(form)
+        if self._scratch:
+            arguments = {**arguments, SCRATCHPAD: form}
+        self._primitive = ffi.gc(_created(ffi, c.dnnl_primitive_create, made), c.dnnl_primitive_destroy)
+        self._arguments = ffi.new("exec_arg[]", len(arguments))
+        self._memories = []
+        for place, (argument, form) in zip(self._arguments, arguments.items(), strict=True):
+            memory = ffi.gc(_created(ffi, c.dnnl_memory_create, form, library.engine, ffi.NULL), c.dnnl_memory_destroy)
+            self._memories.append(memory)
+            place.arg, place.memory = argument, memory
+        self._keep = (made, arguments)
+        self._library = library
+
+    def __call__(self, *arrays: Array) -> None:
+        """Run on ``arrays``, as many as there are arguments, each laid out as was said."""
+        library, memories = self._library, self._memories
+        put, pointer = library.c.dnnl_memory_set_data_handle, library.ffi.from_buffer
+        for memory, array in zip(memories, arrays, strict=False):
+            put(memory, pointer(array) if array.flags.c_contiguous else _address(array))
+        buffer = None
+        if self._scratch:
+            buffer = scratch.take(self._scratch)
+            put(memories[-1], pointer(buffer))
+        _set_omp(library)
+        status = library.c.dnnl_primitive_execute(self._primitive, library.stream, len(memories), self._arguments)
+        if buffer is not None:
+            scratch.give(buffer)
+        _check(status, "execute")
+
+
+def _address(array: Array) -> Any:
+    """Where the first element of an array lies that is not C-contiguous."""
+    ffi = load().ffi
+    return ffi.from_buffer(array.T) if array.flags.f_contiguous else ffi.cast("void *", array.ctypes.data)
+
+
+def reorder(source: Any, target: Any) -> Primitive | None:
+    """What copies an array from one layout to another; None if they are the same."""
+    library = load()
+    ffi, c = library.ffi, library.c
+    if c.dnnl_memory_desc_equal(source, target):
+        return None
+    _set_omp(library)
+    create, engine = c.dnnl_reorder_primitive_desc_create, library.engine
+    made = ffi.gc(_created(ffi, create, source, engine, target, engine, attributes()), c.dnnl_primitive_desc_destroy)
+    return Primitive(made, {SRC: source, DST: target})
+
+
+class Pool:
+    """Ready-made units (primitives, or what consists of some) by key; each is lent to one thread at a time.
+
+    A key that oneDNN has no good implementation for stays in the table as such: :meth:`take` gives None, quickly.
+    """
+
+    CAPACITY = 1024
+    """Keys that are kept; the oldest goes first. Making a unit again costs 0.05 to 0.3 ms: oneDNN has a cache of its own."""
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build = build
+        self._units: dict[Any, list[Any] | None] = {}
+        self._lock = Lock()
+        _pools.append(self)
+
+    def take(self, key: Any) -> Any:
+        """A unit that nobody else uses, or None where the reference should be used. Hand it back by :meth:`give`."""
+        units = self._units.get(key, ())
+        if units is None:
+            return None
+        try:
+            return units.pop()  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
+            pass
+        try:
+            unit = self._build(*key)
+        except Unsupported:
+            unit = None
+        with self._lock:
+            if len(self._units) >= self.CAPACITY:
+                del self._units[next(iter(self._units))]
+            self._units[key] = None if unit is None else self._units.get(key) or []
+        return unit
+
+    def give(self, key: Any, unit: Any) -> None:
+        """Hand a unit back."""
+        units = self._units.get(key)
+        if units is not None:
+            units.append(unit)
+
+    def clear(self) -> None:
+        """Forget all units."""
+        with self._lock:
+            self._units = {}
