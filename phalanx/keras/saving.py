@@ -1,0 +1,89 @@
+"""Models and weights in files: the folders of ``phalanx.save_model`` and safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import CheckpointError
+from ..model_io.folder import load_extra, save_model
+from ..model_io.folder import load_model as _load_model
+from ..model_io.state import load_into
+from ..model_io.state import save as save_state
+
+PathLike = str | os.PathLike[str]
+
+
+class Savable:
+    """The part of a Model that is saved."""
+
+    name: str
+    built: bool
+    __dict__: dict[str, Any]
+
+    def save(self, filepath: PathLike, overwrite: bool = True, **unused: Any) -> None:
+        """Write architecture, weights and what ``compile`` was given by name to the folder ``filepath``; rank 0 writes."""
+        self._expect_built("save")
+        if not overwrite and Path(filepath).exists():
+            raise CheckpointError(f"{filepath} is there already, and overwrite is False")
+        save_model(self, filepath, extra={"compiled": _by_name(self.__dict__["_compiled"])})  # type: ignore[arg-type]
+
+    def save_weights(self, filepath: PathLike, overwrite: bool = True) -> None:
+        """Write all weights as one safetensors file; rank 0 writes."""
+        self._expect_built("save_weights")
+        save_state(self, filepath)
+
+    def load_weights(self, filepath: PathLike, skip_mismatch: bool = False, by_name: bool = False) -> None:
+        """Take the weights that :meth:`save_weights` wrote. Raises StateError that lists what does not fit."""
+        self._expect_built("load_weights")
+        load_into(self, filepath, strict=not (skip_mismatch or by_name))  # type: ignore[arg-type]
+
+    def _expect_built(self, who: str) -> None:
+        if not self.built or not self.state_dict():  # type: ignore[attr-defined]
+            if not self.built:
+                raise ValueError(f"{who}: {self.name} has no weights yet; give it an input shape, or call it once")
+
+
+def load_model(
+    filepath: PathLike, custom_objects: Mapping[str, type] | None = None, compile: bool = True, **unused: Any
+) -> Any:
+    """The model that ``model.save`` wrote, compiled as it was where names said it all.
+
+    ``custom_objects`` gives classes of one's own by name, as is needed for those that a script defined.
+
+    >>> import os, tempfile
+    >>> from phalanx import keras
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.keras")
+    >>> keras.Sequential([keras.Input(shape=(3,)), keras.layers.Dense(2)]).save(path)
+    >>> keras.models.load_model(path).output_shape
+    (None, 2)
+    """
+    model = _load_model(filepath, classes=custom_objects)
+    model.eval()
+    given = (load_extra(filepath) or {}).get("compiled") or {}
+    if compile and given.get("loss") is not None and hasattr(model, "compile"):
+        model.compile(**given)
+    return model
+
+
+def _by_name(given: dict[str, Any]) -> dict[str, Any]:
+    """What of ``compile``'s arguments can be written down; an optimizer with its options by name is not."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key == "optimizer":
+            found[key] = getattr(value, "name", None)
+        elif _is_plain(value):
+            found[key] = value
+    if found.get("optimizer") is None or "loss" not in found:
+        return {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, str | int | float)
