@@ -16,7 +16,7 @@ from .errors import DTypeError, GraphError, ShapeError
 from .graph import Variable, apply
 from .mode import mode
 from .ops import arithmetic as elementary
-from .tensor_convert import TensorConvert
+from .tensor_convert import TensorConvert, floats_from
 from .tensor_convert import array_from as array_from
 from .tensor_hooks import TensorHooks
 from .tensor_math import TensorMath
@@ -32,8 +32,9 @@ _new = object.__new__
 class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, TensorHooks, TensorOperators):
     """An array with a gradient.
 
-    ``Tensor(array)`` shares the array's memory; ``phalanx.tensor(data)`` copies. With ``requires_grad`` it is a leaf whose
-    ``.grad`` :meth:`backward` adds to. Arrays keep their dtype; Python floats become float32, Python ints int64.
+    ``Tensor(array)`` shares the array's memory and keeps its dtype; ``phalanx.tensor(data)`` copies. With ``requires_grad`` it
+    is a leaf whose ``.grad`` :meth:`backward` adds to. As in PyTorch ``Tensor([1, 2])`` is float32 (``phalanx.tensor`` keeps
+    integers), and ``Tensor(2, 3)`` has these sizes (and zeros in it).
 
     >>> x = phalanx.Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
     >>> (x * x).sum().backward()
@@ -43,9 +44,10 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
 
     __slots__ = ()
 
-    def __init__(self, data: Any = (), requires_grad: bool = False, dtype: Any = None) -> None:
+    def __init__(self, data: Any = (), *sizes: int, requires_grad: bool = False, dtype: Any = None) -> None:
         if not is_array(data):
-            data = data.array if isinstance(data, Variable) else array_from(data, dtype)
+            data = data.array if isinstance(data, Variable) else floats_from(data, sizes) if dtype is None else data
+            data = array_from(data, dtype)
         self.array = data if dtype is None else data.astype(as_dtype(dtype), copy=False)
         self.requires_grad = requires_grad
         self._node = self._grad = self._slot = self._listener = self._weight = self._hooks = self.name = None

@@ -161,3 +161,11 @@ def array_from(data: Any, dtype: Any = None) -> Array:
         return array.astype(as_dtype(dtype), copy=False)
     as_dtype(array.dtype)
     return array
+
+
+def floats_from(data: Any, sizes: tuple[int, ...]) -> Array:
+    """What ``Tensor(...)`` takes without a dtype: integers are sizes, lists become float32, others as :func:`array_from`."""
+    if sizes or data.__class__ is int:
+        return np.zeros((data, *sizes), np.float32)
+    array = array_from(data)
+    return array.astype(np.float32) if isinstance(data, list | tuple) and array.dtype.kind in "iub" else array

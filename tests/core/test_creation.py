@@ -113,3 +113,13 @@ def test_old_constructors_take_data_or_sizes() -> None:
     assert phalanx.compile(phalanx.relu) is phalanx.relu and phalanx.compile(mode="x")(phalanx.relu) is phalanx.relu
     x = phalanx.ones(2)
     assert phalanx.autograd.Variable(x) is x
+
+
+def test_the_class_itself_makes_floats_as_in_pytorch() -> None:
+    assert phalanx.Tensor([1, 2]).dtype == np.float32 and phalanx.Tensor([True]).dtype == np.float32
+    assert phalanx.Tensor(2, 3).shape == (2, 3) and phalanx.Tensor(4).shape == (4,)
+    assert (
+        phalanx.Tensor(np.ones(2, np.int64)).dtype == np.int64 and phalanx.Tensor([1], dtype="int64").dtype == np.int64
+    )
+    assert phalanx.Tensor(2.5).shape == () and phalanx.Tensor().shape == (0,)
+    assert phalanx.nn.Parameter(phalanx.Tensor(3, 2)).shape == (3, 2)
