@@ -132,6 +132,16 @@ def save_image(tensor: Any, path: str | os.PathLike[str], **options: Any) -> Non
     write_atomically(path, file.getvalue())
 
 
+def to_pillow(pixels: np.ndarray) -> Any:
+    """uint8 H×W, H×W×1 or H×W×3 as a Pillow image."""
+    try:
+        from PIL import Image  # noqa: PLC0415
+    except ImportError:
+        raise DataError('pictures as Pillow has them need Pillow: pip install "phalanx[images]"') from None
+    flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return Image.fromarray(np.ascontiguousarray(flat))
+
+
 def _by_pillow(pixels: np.ndarray, kind: str, file: io.BytesIO) -> None:
     try:
         from PIL import Image  # noqa: PLC0415

@@ -153,6 +153,18 @@ def test_before_and_after_to_tensor_are_the_same(transform):
         assert apart.max() < 1e-6 if transform in EITHER else np.median(apart) < 0.02
 
 
+def test_pillows_images_come_and_go():
+    pytest.importorskip("PIL")
+    for image in (PICTURE, PICTURE[..., :1], PICTURE[..., 0], FLOATS):
+        made = T.ToPILImage()(image)
+        assert made.size == (15, 12)
+        expected = T.PILToTensor()(PICTURE if image is FLOATS else image).numpy()
+        assert (T.PILToTensor()(made).numpy() == expected).all()
+    assert (np.asarray(T.CenterCrop(4)(T.ToPILImage()(PICTURE))) == PICTURE[4:8, 6:10]).all()
+    with pytest.raises(DTypeError, match="int64"):
+        T.ToPILImage()(np.zeros((3, 3), np.int64))
+
+
 def test_combining():
     flip = T.RandomHorizontalFlip(1.0)
     assert (T.RandomApply([flip, flip], p=1.0)(PICTURE) == PICTURE).all()

@@ -17,7 +17,17 @@ from .automatic import (
 )
 from .base import Compose, Lambda, RandomApply, RandomChoice, RandomOrder, Transform
 from .colour import ColorJitter, GaussianBlur, RandomErasing
-from .convert import ConvertImageDtype, Grayscale, Normalize, PILToTensor, RandomGrayscale, ToDtype, ToImage, ToTensor
+from .convert import (
+    ConvertImageDtype,
+    Grayscale,
+    Normalize,
+    PILToTensor,
+    RandomGrayscale,
+    ToDtype,
+    ToImage,
+    ToPILImage,
+    ToTensor,
+)
 from .crop import CenterCrop, FiveCrop, Pad, RandomCrop, RandomHorizontalFlip, RandomVerticalFlip, Resize
 from .geometry import RandomAffine, RandomPerspective, RandomResizedCrop, RandomRotation
 from .mix import CutMix, MixUp
@@ -58,6 +68,7 @@ __all__ = [
     "Resize",
     "ToDtype",
     "ToImage",
+    "ToPILImage",
     "ToTensor",
     "Transform",
     "TrivialAugmentWide",

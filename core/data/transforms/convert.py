@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import DTypeError, RangeError, ShapeError
 from ...tensor import Tensor
+from ..image_files import to_pillow
 from .base import Transform, chance, probability
 from .pixels import in_float, like, on_planes, planes_of
 
@@ -45,6 +46,23 @@ class PILToTensor(Transform):
     def __call__(self, image: Any) -> Tensor:
         planes = planes_of(np.asarray(image), "PILToTensor")
         return Tensor(np.ascontiguousarray(planes if planes.ndim == 3 else planes[None]))
+
+
+class ToPILImage(Transform):
+    """A Tensor of C×H×W (floating point in [0, 1], or uint8) or an array of H×W or H×W×C as a Pillow image.
+
+    >>> from phalanx.data import transforms
+    >>> transforms.ToPILImage()(phalanx.zeros(3, 4, 6)).size
+    (6, 4)
+    """
+
+    def __call__(self, image: Any) -> Any:
+        planes = planes_of(image, "ToPILImage")
+        if planes.dtype.kind == "f":
+            planes = np.clip(np.rint(planes.astype(np.float64) * 255), 0, 255).astype(np.uint8)
+        if planes.dtype != np.uint8:
+            raise DTypeError(f"ToPILImage expects floating point in [0, 1] or uint8, got {planes.dtype}")
+        return to_pillow(planes if planes.ndim == 2 else planes.transpose(1, 2, 0))
 
 
 class ConvertImageDtype(Transform):
