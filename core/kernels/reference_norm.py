@@ -55,6 +55,17 @@ def batch_norm_apply(x: Array, mean: Array, inverse_std: Array, weight: Array | 
     return y.reshape(x.shape).astype(x.dtype, copy=False)
 
 
+def batch_norm_train(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """Batch norm by the batch's own statistics: y (N, C, ...), mean, M2 and inverse_std (C,)."""
+    mean, deviations = batch_norm_statistics(x)
+    count = max(1, x.size // max(1, x.shape[1]))
+    variance = deviations / deviations.dtype.type(count)
+    inverse_std = 1.0 / array_module(x).sqrt(variance + variance.dtype.type(eps))
+    return batch_norm_apply(x, mean, inverse_std, weight, bias), mean, deviations, inverse_std
+
+
 def batch_norm_backward(
     gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, training: bool
 ) -> tuple[Array, Array, Array]:
@@ -150,6 +161,7 @@ def rms_norm_input_gradient(gradient: Array, xhat: Array, inverse: Array, weight
 KERNELS: dict[str, Callable[..., Array]] = {
     "batch_norm_statistics": batch_norm_statistics,
     "batch_norm_apply": batch_norm_apply,
+    "batch_norm_train": batch_norm_train,
     "batch_norm_backward": batch_norm_backward,
     "layer_norm_forward": layer_norm_forward,
     "layer_norm_input_gradient": layer_norm_input_gradient,

@@ -35,11 +35,7 @@ def _batch_norm_train(
 ) -> tuple[tuple[Array, Array, Array], Any]:
     expect.one_float_dtype("batch_norm", input=x)
     _check_channels("batch_norm", x, weight=weight, bias=bias)
-    device = device_kind(x)
-    mean, deviations = kernel("batch_norm_statistics", device)(x)
-    count = max(1, x.size // max(1, x.shape[1]))
-    inverse_std = _inverse_std(deviations / deviations.dtype.type(count), eps)
-    y = kernel("batch_norm_apply", device)(x, mean, inverse_std, weight, bias)
+    y, mean, deviations, inverse_std = kernel("batch_norm_train", device_kind(x))(x, weight, bias, eps)
     return (y, mean, deviations), (x, mean, inverse_std, weight)
 
 

@@ -225,6 +225,11 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two layouts are equal."""
+    return bool(load().c.dnnl_memory_desc_equal(one, other))
+
+
 def numbers(values: Iterable[int]) -> Any:
     """Sizes, strides or paddings as C wants them."""
     return load().ffi.new("int64_t[12]", tuple(values))
@@ -357,7 +362,7 @@ def reorder(source: Any, target: Any) -> Primitive | None:
     """What copies an array from one layout to another; None if they are the same."""
     library = load()
     ffi, c = library.ffi, library.c
-    if c.dnnl_memory_desc_equal(source, target):
+    if same(source, target):
         return None
     _set_omp(library)
     create, engine = c.dnnl_reorder_primitive_desc_create, library.engine

@@ -19,12 +19,14 @@ from .onednn import Pool, Primitive, dense, layout, nbytes, numbers, plan, reord
 
 FLOAT32 = np.dtype(np.float32)
 
+NARROW = 6
+"""Below so many channels a group the input gradient is left to the reference: oneDNN computes whole blocks of 16."""
+
 
 def padding_after(size: Size, window: Window, output: Size) -> Size:
-    """Padding behind the input that makes exactly ``output`` places; negative where the last elements are not met."""
-    return tuple(
-        (output[a] - 1) * window.stride[a] + window.reach(a) - size[a] - window.padding[a] for a in range(len(size))
-    )
+    """Padding behind the input so that there are ``output`` places; none where the last elements are not met."""
+    ends = ((output[a] - 1) * window.stride[a] + window.reach(a) - window.padding[a] for a in range(len(size)))
+    return tuple(max(0, end - n) for end, n in zip(ends, size, strict=True))
 
 
 class _Convolution:
@@ -112,7 +114,13 @@ def _exact(size: Size, window: Window, output: Size) -> bool:
 def conv_input_gradient(gradient: Array, weight: Array, shape: Size, window: Window, groups: int = 1) -> Array:
     """As ``reference_conv.conv_input_gradient``."""
     unit, output = None, gradient.shape[2:]
-    if _serves(gradient, None, weight.shape, weight.dtype) and min(shape) > 0 and _exact(shape[2:], window, output):
+    wide = weight.shape[1] >= NARROW or weight.shape[1] == groups > 1
+    if (
+        wide
+        and _serves(gradient, None, weight.shape, weight.dtype)
+        and min(shape) > 0
+        and _exact(shape[2:], window, output)
+    ):
         key = ("input gradient", tuple(shape), weight.shape, output, window, groups)
         unit = _convolutions.take(key)
     if unit is None:

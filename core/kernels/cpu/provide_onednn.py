@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import onednn, onednn_conv, onednn_matmul
+from . import onednn, onednn_conv, onednn_matmul, onednn_norm, onednn_pool
 from .onednn import describe
 
 __all__ = ["describe", "load"]
@@ -17,4 +17,4 @@ def load() -> dict[str, Callable[..., Any]]:
         onednn.load()
     except onednn.Unavailable as error:
         raise onednn.Unavailable(f"{error}; {onednn.MISSING}") from None
-    return onednn_matmul.KERNELS | onednn_conv.KERNELS
+    return onednn_matmul.KERNELS | onednn_conv.KERNELS | onednn_norm.KERNELS | onednn_pool.KERNELS

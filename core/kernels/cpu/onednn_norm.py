@@ -1,0 +1,188 @@
+"""Batch norm and layer norm by oneDNN: float32. All other dtypes and empty inputs go to the reference.
+
+In 3.2 it is fast for batch norm only where channels lie last, so others are rearranged first. Sums over samples and places are plain ones
+in float32: over 50,000 of them mean and variance are good to 1e-5, where the reference keeps 1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...op import Array
+from .. import reference_norm
+from . import channels_last, onednn
+from .onednn import Pool, Primitive, layout, plan
+
+FLOAT32 = np.dtype(np.float32)
+BOTH = onednn.USE_SCALE | onednn.USE_SHIFT
+
+
+# ---- batch norm ------------------------------------------------------------------------------------------------------
+
+
+def _forms(samples: int, channels: int, places: int) -> tuple[Any, Any]:
+    """Layouts of the input (N, C, 1, S), channels last, and of what there is one of for each channel."""
+    shape = (samples, channels, 1, places)
+    return layout(shape, channels_last.strides(shape)), layout((channels,), (1,))
+
+
+class _BatchNorm:
+    """Forward of one shape: y and the statistics of the batch."""
+
+    __slots__ = ("primitive",)
+
+    def __init__(self, samples: int, channels: int, places: int, eps: float) -> None:
+        x, each = _forms(samples, channels, places)
+        made = plan("batch_normalization_forward", onednn.FORWARD, x, x, eps, BOTH)
+        arguments = {onednn.SRC: x, onednn.SCALE: each, onednn.SHIFT: each}
+        self.primitive = Primitive(made, arguments | {onednn.DST: x, onednn.MEAN: each, onednn.VARIANCE: each})
+
+
+class _BatchNormGradient:
+    """Backward of one shape, by the batch's own statistics or by given ones."""
+
+    __slots__ = ("primitive",)
+
+    def __init__(self, samples: int, channels: int, places: int, training: bool) -> None:
+        x, each = _forms(samples, channels, places)
+        flags = BOTH | (0 if training else onednn.GIVEN_STATISTICS)
+        ahead = plan("batch_normalization_forward", onednn.FORWARD, x, x, 0.0, flags)
+        made = plan("batch_normalization_backward", onednn.BACKWARD, x, x, x, 0.0, flags, ahead)
+        arguments = {onednn.DIFF_DST: x, onednn.SRC: x, onednn.MEAN: each, onednn.VARIANCE: each, onednn.SCALE: each}
+        self.primitive = Primitive(
+            made, arguments | {onednn.DIFF_SRC: x, onednn.DIFF_SCALE: each, onednn.DIFF_SHIFT: each}
+        )
+
+
+_batch_norms, _batch_norm_gradients = Pool(_BatchNorm), Pool(_BatchNormGradient)
+
+
+def _takes(x: Array) -> bool:
+    return bool(x.dtype == FLOAT32 and x.ndim >= 2 and x.size)
+
+
+def _sizes(x: Array) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+def _per_channel(values: Array | None, channels: int, missing: float) -> Array:
+    if values is None:
+        return np.full(channels, missing, FLOAT32)
+    return np.ascontiguousarray(values, FLOAT32)
+
+
+def batch_norm_train(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """As ``reference_norm.batch_norm_train``, in one call; y has its channels last."""
+    key = (*_sizes(x), eps)
+    unit = _batch_norms.take(key) if _takes(x) else None
+    if unit is None:
+        return reference_norm.batch_norm_train(x, weight, bias, eps)
+    channels, y = x.shape[1], channels_last.empty(x.shape)
+    mean, variance = np.empty(channels, FLOAT32), np.empty(channels, FLOAT32)
+    scale, shift = _per_channel(weight, channels, 1.0), _per_channel(bias, channels, 0.0)
+    unit.primitive(channels_last.arranged(x), scale, shift, y, mean, variance)
+    _batch_norms.give(key, unit)
+    count = FLOAT32.type(x.size // channels)
+    return channels_last.to_first(y), mean, variance * count, 1.0 / np.sqrt(variance + FLOAT32.type(eps))
+
+
+def batch_norm_backward(
+    gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, training: bool
+) -> tuple[Array, Array, Array]:
+    """As ``reference_norm.batch_norm_backward``; dx has its channels last."""
+    key = (*_sizes(x), training)
+    unit = _batch_norm_gradients.take(key) if _takes(x) and gradient.dtype == FLOAT32 else None
+    if unit is None:
+        return reference_norm.batch_norm_backward(gradient, x, mean, inverse_std, weight, training)
+    channels, dx = x.shape[1], channels_last.empty(x.shape)
+    variance = np.reciprocal(np.square(inverse_std, dtype=FLOAT32))  # eps is in it already
+    dw, db = np.empty(channels, FLOAT32), np.empty(channels, FLOAT32)
+    unit.primitive(
+        channels_last.arranged(gradient), channels_last.arranged(x), _per_channel(mean, channels, 0.0), variance,
+        _per_channel(weight, channels, 1.0), dx, dw, db,
+    )  # fmt: skip
+    _batch_norm_gradients.give(key, unit)
+    return channels_last.to_first(dx), dw, db
+
+
+# ---- layer norm ------------------------------------------------------------------------------------------------------
+
+
+class _LayerNorm:
+    """Rows to zero mean and unit variance."""
+
+    __slots__ = ("primitive",)
+
+    def __init__(self, rows: int, features: int, eps: float) -> None:
+        x, each = layout((rows, features), (features, 1)), layout((rows,), (1,))
+        made = plan("layer_normalization_forward", onednn.FORWARD, x, x, each, eps, 0)
+        self.primitive = Primitive(made, {onednn.SRC: x, onednn.DST: x, onednn.MEAN: each, onednn.VARIANCE: each})
+
+
+class _LayerNormGradient:
+    """Gradient of the rows and, beside it, of the weight."""
+
+    __slots__ = ("primitive",)
+
+    def __init__(self, rows: int, features: int) -> None:
+        x, each = layout((rows, features), (features, 1)), layout((rows,), (1,))
+        weight = layout((features,), (1,))
+        ahead = plan("layer_normalization_forward", onednn.FORWARD, x, x, each, 0.0, onednn.USE_SCALE)
+        made = plan("layer_normalization_backward", onednn.BACKWARD, x, x, x, each, 0.0, onednn.USE_SCALE, ahead)
+        arguments = {onednn.DIFF_DST: x, onednn.SRC: x, onednn.MEAN: each, onednn.VARIANCE: each}
+        arguments |= {onednn.SCALE: weight, onednn.DIFF_SRC: x, onednn.DIFF_SCALE: weight}
+        self.primitive = Primitive(made, arguments)
+
+
+_layer_norms, _layer_norm_gradients = Pool(_LayerNorm), Pool(_LayerNormGradient)
+
+
+def layer_norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, features: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """As ``reference_norm.layer_norm_forward``."""
+    unit, key = None, (x.size // max(1, features), features, eps)
+    if x.dtype == FLOAT32 and x.size:
+        unit = _layer_norms.take(key)
+    if unit is None:
+        return reference_norm.layer_norm_forward(x, weight, bias, features, eps)
+    rows = np.ascontiguousarray(x).reshape(key[:2])
+    xhat, mean, variance = np.empty_like(rows), np.empty(len(rows), FLOAT32), np.empty(len(rows), FLOAT32)
+    unit.primitive(rows, xhat, mean, variance)
+    _layer_norms.give(key, unit)
+    inverse_std = 1.0 / np.sqrt(variance + FLOAT32.type(eps))
+    y = xhat if weight is None else xhat * weight.reshape(-1)
+    if bias is not None:
+        y = np.add(y, bias.reshape(-1), out=None if y is xhat else y)
+    return y.reshape(x.shape), xhat, inverse_std[:, None]
+
+
+def layer_norm_input_gradient(gradient: Array, xhat: Array, inverse_std: Array, weight: Array | None) -> Array:
+    """As ``reference_norm.layer_norm_input_gradient``."""
+    unit, key = None, xhat.shape
+    if gradient.dtype == FLOAT32 == xhat.dtype and xhat.size:
+        unit = _layer_norm_gradients.take(key)
+    if unit is None:
+        return reference_norm.layer_norm_input_gradient(gradient, xhat, inverse_std, weight)
+    rows, features = xhat.shape
+    g = np.ascontiguousarray(gradient).reshape(xhat.shape)
+    dx, dw = np.empty_like(xhat), np.empty(features, FLOAT32)
+    scale = _per_channel(None if weight is None else weight.reshape(-1), features, 1.0)
+    unit.primitive(g, xhat, np.zeros(rows, FLOAT32), np.ones(rows, FLOAT32), scale, dx, dw)
+    _layer_norm_gradients.give(key, unit)
+    dx *= inverse_std
+    return dx.reshape(gradient.shape)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "batch_norm_train": batch_norm_train,
+    "batch_norm_backward": batch_norm_backward,
+    "layer_norm_forward": layer_norm_forward,
+    "layer_norm_input_gradient": layer_norm_input_gradient,
+}
