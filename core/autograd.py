@@ -146,6 +146,7 @@ def grad(
     Args:
         outputs: a Tensor or several; ``grad_outputs``: theirs, None for single elements, whose gradient is 1.
         inputs: a Tensor or several, leaves or not, that want gradients.
+        retain_graph: keep what the graph saved, for another pass through it.
         allow_unused: None instead of an error for an input that no output depends on; ``materialize_grads``: zeros.
 
     With a DataParallel these are the gradients of this rank's own loss, not summed over shards. Raises GraphError for an

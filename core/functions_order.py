@@ -293,8 +293,9 @@ def unique(
     return_counts: bool = False,
     dim: int | None = None,
 ) -> Any:
-    """The distinct elements in order (with ``dim`` the distinct slices along it); on request for each element its
-    position among them, and how often each occurs.
+    """The distinct elements in order, or with ``dim`` the distinct slices along it.
+
+    ``return_inverse``: also the position of each element among them; ``return_counts``: also how often each occurs.
 
     >>> phalanx.unique(phalanx.tensor([3, 1, 3]), return_counts=True)
     (tensor([1, 3]), tensor([1, 2]))
@@ -313,8 +314,9 @@ def unique(
 def unique_consecutive(
     input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
 ) -> Any:
-    """The first of every run of equal elements (with ``dim`` of equal slices); on request for each element the number of
-    its run, and the lengths.
+    """The first of every run of equal elements, or with ``dim`` of equal slices.
+
+    ``return_inverse``: also the number of each element's run; ``return_counts``: also the lengths.
 
     >>> phalanx.unique_consecutive(phalanx.tensor([1, 1, 2, 1]), return_counts=True)
     (tensor([1, 2, 1]), tensor([2, 1, 1]))

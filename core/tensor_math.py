@@ -153,7 +153,7 @@ class TensorMath(Variable):
         return apply(RELU, self)
 
     def gelu(self, approximate: str = "none") -> Tensor:
-        """``x * Phi(x)``; see ``nn.functional.gelu``."""
+        """``x * Phi(x)``; with ``approximate="tanh"`` by a tanh. See ``nn.functional.gelu``."""
         return apply(GELU, self, approximate=approximate)
 
     def sign(self) -> Tensor:

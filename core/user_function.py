@@ -19,6 +19,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Context:
     """What forward hands to backward (``ctx``): any attribute, and what these methods keep.
 
+    ``needs_input_grad`` says of each argument of forward whether it wants a gradient.
+
     >>> class Double(phalanx.autograd.Function):
     ...     @staticmethod
     ...     def forward(ctx, x):
@@ -164,7 +166,7 @@ def _checked(name: str, returned: Any, args: Sequence[Any], needs: Sequence[bool
 
 
 def once_differentiable(function: F) -> F:
-    """For backward functions written for PyTorch: gradients are of first order here, so nothing changes.
+    """The backward ``function`` as it is: gradients are of first order here anyway.
 
     >>> phalanx.autograd.once_differentiable(len) is len
     True
