@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -69,6 +70,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(group))
             groups[group].append(item)
     items[:] = [item for group in groups.values() for item in group] + others
+
+
+@pytest.fixture(autouse=True)
+def _alone_again():
+    """A test that called ``phalanx.init()`` in this process leaves its group at the end, also when it failed."""
+    yield
+    group = sys.modules.get("phalanx.dist.group")
+    if group is not None and group.joined() is not None:
+        group.shutdown()
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

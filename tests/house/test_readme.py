@@ -57,8 +57,8 @@ def test_the_example_is_as_short_as_it_says() -> None:
 
 
 def test_the_ways_to_wrap_a_model(tmp_path: Path) -> None:
-    """The second block of Python, on two ranks."""
-    (lines,) = BLOCKS[1:]
+    """The block of one line for each way, on two ranks."""
+    (lines,) = (block for block in BLOCKS[1:] if block.startswith("phalanx.DataParallel"))
     ways = [line.partition("#")[0].strip() for line in lines.splitlines() if line]
     assert len(ways) == 5 and all(way.startswith("phalanx.DataParallel(model") for way in ways)
     script = tmp_path / "ways.py"
@@ -70,6 +70,28 @@ def test_the_ways_to_wrap_a_model(tmp_path: Path) -> None:
     script.write_text(text)
     code, output = run_job("run 2", script=str(script))
     assert code == 0, output[-3000:]
+
+
+BEFORE = """
+import numpy as np
+import phalanx
+from phalanx import nn, optim
+x_train, y_train = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32), np.arange(80) % 10
+model = nn.Linear(6, 10)
+optimizer = optim.Adam(model.parameters())
+train = test = (x_train, y_train)
+"""
+
+
+@pytest.mark.parametrize("how", ["alone", "run 2"])
+def test_training_without_a_loop(how: str, tmp_path: Path) -> None:
+    """The blocks with the Trainer and with Keras."""
+    blocks = [block for block in BLOCKS if ".fit(" in block]
+    assert len(blocks) == 2
+    script = tmp_path / "fit.py"
+    script.write_text(BEFORE + "".join(blocks))
+    code, output = run_job(how, script=str(script))
+    assert code == 0 and "epoch 5/5" in output.lower(), output[-3000:]
 
 
 def test_every_make_target_exists() -> None:
