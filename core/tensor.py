@@ -48,6 +48,8 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         if not is_array(data):
             data = data.array if isinstance(data, Variable) else floats_from(data, sizes) if dtype is None else data
             data = array_from(data, dtype)
+        elif sizes:
+            raise DTypeError(f"Tensor(array, ...) takes options by name (requires_grad=True), got {sizes[0]!r}")
         self.array = data if dtype is None else data.astype(as_dtype(dtype), copy=False)
         self.requires_grad = requires_grad
         self._node = self._grad = self._slot = self._listener = self._weight = self._hooks = self.name = None

@@ -166,6 +166,8 @@ def array_from(data: Any, dtype: Any = None) -> Array:
 def floats_from(data: Any, sizes: tuple[int, ...]) -> Array:
     """What ``Tensor(...)`` takes without a dtype: integers are sizes, lists become float32, others as :func:`array_from`."""
     if sizes or data.__class__ is int:
+        if not all(type(size) is int and size >= 0 for size in (data, *sizes)):
+            raise ShapeError(f"Tensor(sizes) expects integers of at least 0, got {(data, *sizes)}")
         return np.zeros((data, *sizes), np.float32)
     array = array_from(data)
     return array.astype(np.float32) if isinstance(data, list | tuple) and array.dtype.kind in "iub" else array

@@ -10,7 +10,7 @@ import pytest
 
 import phalanx
 from phalanx.core import rng
-from phalanx.core.errors import RangeError
+from phalanx.core.errors import DTypeError, RangeError, ShapeError
 
 
 def test_random_numbers_follow_the_seed() -> None:
@@ -123,3 +123,9 @@ def test_the_class_itself_makes_floats_as_in_pytorch() -> None:
     )
     assert phalanx.Tensor(2.5).shape == () and phalanx.Tensor().shape == (0,)
     assert phalanx.nn.Parameter(phalanx.Tensor(3, 2)).shape == (3, 2)
+    with pytest.raises(DTypeError, match="options by name"):
+        phalanx.Tensor(np.ones(2), True)
+    with pytest.raises(ShapeError, match="integers of at least 0"):
+        phalanx.Tensor([1.0], True)
+    with pytest.raises(ShapeError, match="integers of at least 0"):
+        phalanx.Tensor(-1)
