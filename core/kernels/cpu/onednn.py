@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...backend import Array, empty_aligned
+from . import onednn_c
 
 PACKAGE, FILE = "onednn-cpu-gomp", "libdnnl.so.3"
 MISSING = (
@@ -32,73 +33,6 @@ MISSING = (
     'pip install "phalanx[cpu]"'
 )
 """What it costs to have no oneDNN, and what to do about it."""
-
-_DECLARATIONS = """
-typedef int status;
-typedef void *engine, *stream, *primitive, *pd, *memory, *attr, *post_ops, *md;
-typedef const int64_t *dims;
-typedef struct { int major, minor, patch; const char *hash; unsigned cpu_runtime, gpu_runtime; } version;
-typedef struct { int arg; memory memory; } exec_arg;
-
-const version *dnnl_version(void);
-int dnnl_get_effective_cpu_isa(void);
-status dnnl_engine_create(engine *, int kind, size_t index);
-status dnnl_stream_create(stream *, engine, unsigned flags);
-status dnnl_memory_desc_create_with_strides(md *, int ndims, dims, int type, dims strides);
-status dnnl_memory_desc_create_with_tag(md *, int ndims, dims, int type, int tag);
-status dnnl_memory_desc_destroy(md);
-int dnnl_memory_desc_equal(md, md);
-size_t dnnl_memory_desc_get_size(md);
-status dnnl_memory_create(memory *, md, engine, void *);
-status dnnl_memory_set_data_handle(memory, const void *);
-status dnnl_memory_destroy(memory);
-status dnnl_post_ops_create(post_ops *);
-status dnnl_post_ops_append_eltwise(post_ops, int algorithm, float alpha, float beta);
-status dnnl_post_ops_destroy(post_ops);
-status dnnl_primitive_attr_create(attr *);
-status dnnl_primitive_attr_set_post_ops(attr, post_ops);
-status dnnl_primitive_attr_set_scratchpad_mode(attr, int mode);
-status dnnl_primitive_attr_set_fpmath_mode(attr, int mode);
-status dnnl_primitive_attr_destroy(attr);
-status dnnl_primitive_desc_query(pd, int what, int index, void *result);
-md dnnl_primitive_desc_query_md(pd, int what, int index);
-status dnnl_primitive_desc_destroy(pd);
-status dnnl_primitive_create(primitive *, pd);
-status dnnl_primitive_execute(primitive, stream, int, const exec_arg *);
-status dnnl_primitive_destroy(primitive);
-status dnnl_reorder_primitive_desc_create(pd *, md source, engine, md target, engine, attr);
-status dnnl_matmul_primitive_desc_create(pd *, engine, md source, md weights, md bias, md target, attr);
-status dnnl_convolution_forward_primitive_desc_create(pd *, engine, int, int, md, md, md, md, dims, dims, dims, dims, attr);
-status dnnl_convolution_backward_data_primitive_desc_create(
-    pd *, engine, int, md, md, md, dims, dims, dims, dims, pd, attr);
-status dnnl_convolution_backward_weights_primitive_desc_create(
-    pd *, engine, int, md, md, md, md, dims, dims, dims, dims, pd, attr);
-status dnnl_pooling_forward_primitive_desc_create(pd *, engine, int, int, md, md, dims, dims, dims, dims, dims, attr);
-status dnnl_pooling_backward_primitive_desc_create(pd *, engine, int, md, md, dims, dims, dims, dims, dims, pd, attr);
-status dnnl_batch_normalization_forward_primitive_desc_create(pd *, engine, int, md, md, float, unsigned, attr);
-status dnnl_batch_normalization_backward_primitive_desc_create(
-    pd *, engine, int, md, md, md, float, unsigned, pd, attr);
-status dnnl_layer_normalization_forward_primitive_desc_create(pd *, engine, int, md, md, md, float, unsigned, attr);
-status dnnl_layer_normalization_backward_primitive_desc_create(
-    pd *, engine, int, md, md, md, md, float, unsigned, pd, attr);
-int omp_get_max_threads(void);
-void omp_set_num_threads(int);
-"""
-
-# dnnl_types.h, dnnl_common_types.h and dnnl_config.h of 3.2
-_CPU, _IN_ORDER, _OPENMP, _FORMAT_ANY, _SCRATCHPAD_USER, _STRICT = 1, 1, 2, 1, 1, 0
-FLOAT, UINT8, INT32 = 3, 6, 4
-FORWARD, INFERENCE, BACKWARD, BACKWARD_DATA = 64, 96, 128, 160
-CONVOLUTION, POOLING_MAX, POOLING_MEAN, POOLING_MEAN_INSIDE = 1, 511, 767, 1023
-RELU, TANH, GELU, GELU_TANH, SIGMOID, SILU = 32, 33, 49, 43, 41, 44
-GIVEN_STATISTICS, USE_SCALE, USE_SHIFT, FUSE_RELU = 1, 2, 4, 8
-SRC, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, WORKSPACE, SCRATCHPAD = 1, 17, 33, 41, 49, 50, 51, 52, 64, 80
-DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
-_QUERY_IMPLEMENTATION, _QUERY_SCRATCHPAD = 8, 136
-QUERY = {
-    SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134, WORKSPACE: 135,
-}  # fmt: skip
-"""Argument of a primitive -> how to ask for its layout."""
 
 
 class Unavailable(ImportError):
@@ -163,16 +97,16 @@ def load() -> _Library:
     except ImportError as error:
         raise Unavailable(f"oneDNN needs cffi ({error})") from None
     ffi = cffi.FFI()
-    ffi.cdef(_DECLARATIONS)
+    ffi.cdef(onednn_c.DECLARATIONS)
     c = _open(ffi)
     found = c.dnnl_version()
     version = (found.major, found.minor, found.patch)
     if version[0] != 3 or version < (3, 2, 0):
         raise Unavailable(f"oneDNN must be of version 3.2 or a later 3, found {'.'.join(map(str, version))}")
-    if found.cpu_runtime != _OPENMP:
+    if found.cpu_runtime != onednn_c.OPENMP:
         raise Unavailable(f"oneDNN must be built for OpenMP ({PACKAGE} is), found runtime {found.cpu_runtime}")
-    engine = _created(ffi, c.dnnl_engine_create, _CPU, 0)
-    stream = _created(ffi, c.dnnl_stream_create, engine, _IN_ORDER)
+    engine = _created(ffi, c.dnnl_engine_create, onednn_c.CPU, 0)
+    stream = _created(ffi, c.dnnl_stream_create, engine, onednn_c.IN_ORDER)
     return _Library(ffi, c, ffi.dlopen("libgomp.so.1"), engine, stream, version)
 
 
@@ -203,13 +137,13 @@ def set_threads(count: int) -> None:
 
 
 @lru_cache(4096)
-def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: int = FLOAT) -> Any:
+def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: int = onednn_c.FLOAT) -> Any:
     """How an array of ``shape`` lies in memory: ``strides`` in elements, None if the primitive may choose."""
     library = load()
     ffi, c = library.ffi, library.c
     size = ffi.new("int64_t[12]", shape)
     if strides is None:
-        made = _created(ffi, c.dnnl_memory_desc_create_with_tag, len(shape), size, kind, _FORMAT_ANY)
+        made = _created(ffi, c.dnnl_memory_desc_create_with_tag, len(shape), size, kind, onednn_c.FORMAT_ANY)
     else:
         steps = ffi.new("int64_t[12]", strides)
         made = _created(ffi, c.dnnl_memory_desc_create_with_strides, len(shape), size, kind, steps)
@@ -241,8 +175,8 @@ def attributes(activation: int | None = None, alpha: float = 0.0, beta: float = 
     library = load()
     ffi, c = library.ffi, library.c
     made = ffi.gc(_created(ffi, c.dnnl_primitive_attr_create), c.dnnl_primitive_attr_destroy)
-    _check(c.dnnl_primitive_attr_set_scratchpad_mode(made, _SCRATCHPAD_USER), "scratchpad mode")
-    _check(c.dnnl_primitive_attr_set_fpmath_mode(made, _STRICT), "fpmath mode")
+    _check(c.dnnl_primitive_attr_set_scratchpad_mode(made, onednn_c.SCRATCHPAD_USER), "scratchpad mode")
+    _check(c.dnnl_primitive_attr_set_fpmath_mode(made, onednn_c.STRICT), "fpmath mode")
     if activation is not None:
         after = ffi.gc(_created(ffi, c.dnnl_post_ops_create), c.dnnl_post_ops_destroy)
         _check(c.dnnl_post_ops_append_eltwise(after, activation, alpha, beta), "post-op")
@@ -265,7 +199,7 @@ def plan(kind: str, *args: Any, activation: int | None = None, alpha: float = 0.
         c.dnnl_primitive_desc_destroy,
     )
     text = ffi.new("char **")
-    _check(c.dnnl_primitive_desc_query(made, _QUERY_IMPLEMENTATION, 0, text), "implementation")
+    _check(c.dnnl_primitive_desc_query(made, onednn_c.QUERY_IMPLEMENTATION, 0, text), "implementation")
     name = ffi.string(text[0]).decode()
     if "ref" in name.replace(":", "_").split("_"):
         raise Unsupported(f"{kind}: oneDNN would use {name}")
@@ -274,7 +208,7 @@ def plan(kind: str, *args: Any, activation: int | None = None, alpha: float = 0.
 
 def wanted(made: Any, argument: int) -> Any:
     """The layout that a planned primitive wants one of its arguments in."""
-    return load().c.dnnl_primitive_desc_query_md(made, QUERY[argument], 0)
+    return load().c.dnnl_primitive_desc_query_md(made, onednn_c.QUERY[argument], 0)
 
 
 def nbytes(form: Any) -> int:
@@ -321,10 +255,10 @@ class Primitive:
         """``made`` is from :func:`plan`; ``arguments``: argument -> layout, in the order of the calls' arrays."""
         library = load()
         ffi, c = library.ffi, library.c
-        form = c.dnnl_primitive_desc_query_md(made, _QUERY_SCRATCHPAD, 0)
+        form = c.dnnl_primitive_desc_query_md(made, onednn_c.QUERY_SCRATCHPAD, 0)
         self._scratch = 0 if form == ffi.NULL else nbytes(form)
         if self._scratch:
-            arguments = {**arguments, SCRATCHPAD: form}
+            arguments = {**arguments, onednn_c.SCRATCHPAD: form}
         self._primitive = ffi.gc(_created(ffi, c.dnnl_primitive_create, made), c.dnnl_primitive_destroy)
         self._arguments = ffi.new("exec_arg[]", len(arguments))
         self._memories = []
@@ -367,7 +301,7 @@ def reorder(source: Any, target: Any) -> Primitive | None:
     _set_omp(library)
     create, engine = c.dnnl_reorder_primitive_desc_create, library.engine
     made = ffi.gc(_created(ffi, create, source, engine, target, engine, attributes()), c.dnnl_primitive_desc_destroy)
-    return Primitive(made, {SRC: source, DST: target})
+    return Primitive(made, {onednn_c.SRC: source, onednn_c.DST: target})
 
 
 class Pool:

@@ -14,7 +14,7 @@ import numpy as np
 from ...op import Array
 from .. import reference, reference_conv
 from ..window import Size, Window
-from . import channels_last, onednn
+from . import channels_last, onednn_c
 from .onednn import Pool, Primitive, dense, layout, nbytes, numbers, plan, reorder, scratch, wanted
 
 FLOAT32 = np.dtype(np.float32)
@@ -45,21 +45,31 @@ class _Convolution:
         added = layout(weight[:1], (1,)) if bias else None
         after = padding_after(shape[2:], window, output)
         steps = [numbers(n) for n in (window.stride, (d - 1 for d in window.dilation), window.padding, after)]
-        activation = onednn.RELU if relu else None
+        activation = onednn_c.RELU if relu else None
         made = plan(
-            "convolution_forward", onednn.FORWARD, onednn.CONVOLUTION, x, free, added, y, *steps, activation=activation
+            "convolution_forward",
+            onednn_c.FORWARD,
+            onednn_c.CONVOLUTION,
+            x,
+            free,
+            added,
+            y,
+            *steps,
+            activation=activation,
         )
         if kind == "forward":
-            form = wanted(made, onednn.WEIGHTS)
-            arguments = {onednn.SRC: x, onednn.WEIGHTS: form} | ({onednn.BIAS: added} if bias else {}) | {onednn.DST: y}
+            form = wanted(made, onednn_c.WEIGHTS)
+            arguments = (
+                {onednn_c.SRC: x, onednn_c.WEIGHTS: form} | ({onednn_c.BIAS: added} if bias else {}) | {onednn_c.DST: y}
+            )
         elif kind == "input gradient":
-            made = plan("convolution_backward_data", onednn.CONVOLUTION, x, free, y, *steps, made)
-            form = wanted(made, onednn.WEIGHTS)
-            arguments = {onednn.DIFF_DST: y, onednn.WEIGHTS: form, onednn.DIFF_SRC: x}
+            made = plan("convolution_backward_data", onednn_c.CONVOLUTION, x, free, y, *steps, made)
+            form = wanted(made, onednn_c.WEIGHTS)
+            arguments = {onednn_c.DIFF_DST: y, onednn_c.WEIGHTS: form, onednn_c.DIFF_SRC: x}
         else:
-            made = plan("convolution_backward_weights", onednn.CONVOLUTION, x, free, None, y, *steps, made)
-            form = wanted(made, onednn.DIFF_WEIGHTS)
-            arguments = {onednn.SRC: x, onednn.DIFF_DST: y, onednn.DIFF_WEIGHTS: form}
+            made = plan("convolution_backward_weights", onednn_c.CONVOLUTION, x, free, None, y, *steps, made)
+            form = wanted(made, onednn_c.DIFF_WEIGHTS)
+            arguments = {onednn_c.SRC: x, onednn_c.DIFF_DST: y, onednn_c.DIFF_WEIGHTS: form}
         self.primitive = Primitive(made, arguments)
         self.rearrange = reorder(form, user) if kind == "weight gradient" else reorder(user, form)
         self.weight_bytes = nbytes(form)

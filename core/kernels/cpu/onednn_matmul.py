@@ -12,19 +12,19 @@ import numpy as np
 
 from ...op import Array
 from .. import reference
-from . import onednn
+from . import onednn_c
 from .onednn import Pool, Primitive, dense, layout, plan
 
 SMALLEST = 80**3
 """Multiplications below which NumPy is faster: a call of oneDNN costs some 6 us more."""
 
 ACTIVATIONS: dict[str, tuple[int, float]] = {
-    "relu": (onednn.RELU, 0.0),
-    "tanh": (onednn.TANH, 0.0),
-    "sigmoid": (onednn.SIGMOID, 0.0),
-    "gelu": (onednn.GELU, 0.0),
-    "gelu_tanh": (onednn.GELU_TANH, 0.0),
-    "silu": (onednn.SILU, 1.0),
+    "relu": (onednn_c.RELU, 0.0),
+    "tanh": (onednn_c.TANH, 0.0),
+    "sigmoid": (onednn_c.SIGMOID, 0.0),
+    "gelu": (onednn_c.GELU, 0.0),
+    "gelu_tanh": (onednn_c.GELU_TANH, 0.0),
+    "silu": (onednn_c.SILU, 1.0),
 }
 """Name -> oneDNN's number and parameter."""
 
@@ -75,9 +75,9 @@ class _Product:
         algorithm, alpha = (None, 0.0) if activation is None else ACTIVATIONS[activation]
         made = plan("matmul", forms[0], forms[1], added, forms[2], activation=algorithm, alpha=alpha)
         arguments = (
-            {onednn.SRC: forms[0], onednn.WEIGHTS: forms[1]}
-            | ({onednn.BIAS: added} if bias else {})
-            | {onednn.DST: forms[2]}
+            {onednn_c.SRC: forms[0], onednn_c.WEIGHTS: forms[1]}
+            | ({onednn_c.BIAS: added} if bias else {})
+            | {onednn_c.DST: forms[2]}
         )
         self.primitive = Primitive(made, arguments)
 

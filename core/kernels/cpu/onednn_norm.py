@@ -14,11 +14,11 @@ import numpy as np
 
 from ...op import Array
 from .. import reference_norm
-from . import channels_last, onednn
+from . import channels_last, onednn_c
 from .onednn import Pool, Primitive, layout, plan
 
 FLOAT32 = np.dtype(np.float32)
-BOTH = onednn.USE_SCALE | onednn.USE_SHIFT
+BOTH = onednn_c.USE_SCALE | onednn_c.USE_SHIFT
 
 
 # ---- batch norm ------------------------------------------------------------------------------------------------------
@@ -37,9 +37,9 @@ class _BatchNorm:
 
     def __init__(self, samples: int, channels: int, places: int, eps: float) -> None:
         x, each = _forms(samples, channels, places)
-        made = plan("batch_normalization_forward", onednn.FORWARD, x, x, eps, BOTH)
-        arguments = {onednn.SRC: x, onednn.SCALE: each, onednn.SHIFT: each}
-        self.primitive = Primitive(made, arguments | {onednn.DST: x, onednn.MEAN: each, onednn.VARIANCE: each})
+        made = plan("batch_normalization_forward", onednn_c.FORWARD, x, x, eps, BOTH)
+        arguments = {onednn_c.SRC: x, onednn_c.SCALE: each, onednn_c.SHIFT: each}
+        self.primitive = Primitive(made, arguments | {onednn_c.DST: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each})
 
 
 class _BatchNormGradient:
@@ -49,12 +49,18 @@ class _BatchNormGradient:
 
     def __init__(self, samples: int, channels: int, places: int, training: bool) -> None:
         x, each = _forms(samples, channels, places)
-        flags = BOTH | (0 if training else onednn.GIVEN_STATISTICS)
-        ahead = plan("batch_normalization_forward", onednn.FORWARD, x, x, 0.0, flags)
-        made = plan("batch_normalization_backward", onednn.BACKWARD, x, x, x, 0.0, flags, ahead)
-        arguments = {onednn.DIFF_DST: x, onednn.SRC: x, onednn.MEAN: each, onednn.VARIANCE: each, onednn.SCALE: each}
+        flags = BOTH | (0 if training else onednn_c.GIVEN_STATISTICS)
+        ahead = plan("batch_normalization_forward", onednn_c.FORWARD, x, x, 0.0, flags)
+        made = plan("batch_normalization_backward", onednn_c.BACKWARD, x, x, x, 0.0, flags, ahead)
+        arguments = {
+            onednn_c.DIFF_DST: x,
+            onednn_c.SRC: x,
+            onednn_c.MEAN: each,
+            onednn_c.VARIANCE: each,
+            onednn_c.SCALE: each,
+        }
         self.primitive = Primitive(
-            made, arguments | {onednn.DIFF_SRC: x, onednn.DIFF_SCALE: each, onednn.DIFF_SHIFT: each}
+            made, arguments | {onednn_c.DIFF_SRC: x, onednn_c.DIFF_SCALE: each, onednn_c.DIFF_SHIFT: each}
         )
 
 
@@ -121,8 +127,10 @@ class _LayerNorm:
 
     def __init__(self, rows: int, features: int, eps: float) -> None:
         x, each = layout((rows, features), (features, 1)), layout((rows,), (1,))
-        made = plan("layer_normalization_forward", onednn.FORWARD, x, x, each, eps, 0)
-        self.primitive = Primitive(made, {onednn.SRC: x, onednn.DST: x, onednn.MEAN: each, onednn.VARIANCE: each})
+        made = plan("layer_normalization_forward", onednn_c.FORWARD, x, x, each, eps, 0)
+        self.primitive = Primitive(
+            made, {onednn_c.SRC: x, onednn_c.DST: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each}
+        )
 
 
 class _LayerNormGradient:
@@ -133,10 +141,10 @@ class _LayerNormGradient:
     def __init__(self, rows: int, features: int) -> None:
         x, each = layout((rows, features), (features, 1)), layout((rows,), (1,))
         weight = layout((features,), (1,))
-        ahead = plan("layer_normalization_forward", onednn.FORWARD, x, x, each, 0.0, onednn.USE_SCALE)
-        made = plan("layer_normalization_backward", onednn.BACKWARD, x, x, x, each, 0.0, onednn.USE_SCALE, ahead)
-        arguments = {onednn.DIFF_DST: x, onednn.SRC: x, onednn.MEAN: each, onednn.VARIANCE: each}
-        arguments |= {onednn.SCALE: weight, onednn.DIFF_SRC: x, onednn.DIFF_SCALE: weight}
+        ahead = plan("layer_normalization_forward", onednn_c.FORWARD, x, x, each, 0.0, onednn_c.USE_SCALE)
+        made = plan("layer_normalization_backward", onednn_c.BACKWARD, x, x, x, each, 0.0, onednn_c.USE_SCALE, ahead)
+        arguments = {onednn_c.DIFF_DST: x, onednn_c.SRC: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each}
+        arguments |= {onednn_c.SCALE: weight, onednn_c.DIFF_SRC: x, onednn_c.DIFF_SCALE: weight}
         self.primitive = Primitive(made, arguments)
 
 

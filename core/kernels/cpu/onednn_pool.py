@@ -15,7 +15,7 @@ import numpy as np
 from ...op import Array
 from .. import reference_pool
 from ..window import Size, Window
-from . import channels_last, onednn
+from . import channels_last, onednn_c
 from .onednn import Pool, Primitive, Unsupported, layout, numbers, plan, same, wanted
 from .onednn_conv import padding_after
 
@@ -39,16 +39,16 @@ class _Pooling:
         after = padding_after(shape[2:], window, output)
         none = (0,) * len(output)
         steps = [numbers(n) for n in (window.stride, window.kernel, none, window.padding, after)]
-        made = ahead = plan("pooling_forward", onednn.FORWARD, kind, x, y, *steps)
-        arguments = {onednn.SRC: x, onednn.DST: y}
+        made = ahead = plan("pooling_forward", onednn_c.FORWARD, kind, x, y, *steps)
+        arguments = {onednn_c.SRC: x, onednn_c.DST: y}
         if backward:
             made = plan("pooling_backward", kind, x, y, *steps, ahead)
-            arguments = {onednn.DIFF_DST: y, onednn.DIFF_SRC: x}
-        if kind == onednn.POOLING_MAX:
-            numbers_of_winners = wanted(ahead, onednn.WORKSPACE)
-            if not same(numbers_of_winners, layout(y_shape, channels_last.strides(y_shape), onednn.UINT8)):
+            arguments = {onednn_c.DIFF_DST: y, onednn_c.DIFF_SRC: x}
+        if kind == onednn_c.POOLING_MAX:
+            numbers_of_winners = wanted(ahead, onednn_c.WORKSPACE)
+            if not same(numbers_of_winners, layout(y_shape, channels_last.strides(y_shape), onednn_c.UINT8)):
                 raise Unsupported("pooling: the places of the maxima are kept in another form than the reference's")
-            arguments[onednn.WORKSPACE] = numbers_of_winners
+            arguments[onednn_c.WORKSPACE] = numbers_of_winners
         self.primitive = Primitive(made, arguments)
 
 
@@ -65,7 +65,7 @@ def _takes(x: Array, shape: Size, window: Window) -> bool:
 
 def max_pool_forward(x: Array, window: Window) -> tuple[Array, Array]:
     """As ``reference_pool.max_pool_forward``."""
-    key, unit = (onednn.POOLING_MAX, False, x.shape, window), None
+    key, unit = (onednn_c.POOLING_MAX, False, x.shape, window), None
     if _takes(x, x.shape, window) and math.prod(window.kernel) <= UINT8_PLACES and not np.isnan(x.max()):
         unit = _poolings.take(key)
     if unit is None:
@@ -81,7 +81,7 @@ def max_pool_forward(x: Array, window: Window) -> tuple[Array, Array]:
 
 def max_pool_backward(gradient: Array, index: Array, shape: Size, window: Window) -> Array:
     """As ``reference_pool.max_pool_backward``."""
-    key, unit = (onednn.POOLING_MAX, True, tuple(shape), window), None
+    key, unit = (onednn_c.POOLING_MAX, True, tuple(shape), window), None
     if _takes(gradient, shape, window) and index.dtype == np.uint8:
         unit = _poolings.take(key)
     if unit is None:
@@ -100,10 +100,10 @@ def _mean_kind(shape: Size, window: Window, count_include_pad: bool, divisor: in
     if divisor is not None and divisor != math.prod(window.kernel):
         return None
     if divisor is None and not count_include_pad:
-        return onednn.POOLING_MEAN_INSIDE
+        return onednn_c.POOLING_MEAN_INSIDE
     output = window.output(shape[2:])
     beyond = any(n > p for n, p in zip(padding_after(shape[2:], window, output), window.padding, strict=True))
-    return None if beyond and divisor is None else onednn.POOLING_MEAN  # what ceil_mode adds never counts
+    return None if beyond and divisor is None else onednn_c.POOLING_MEAN  # what ceil_mode adds never counts
 
 
 def avg_pool_forward(
