@@ -43,6 +43,7 @@ class DataParallel(Module):
 
     Args:
         module: the model; names in ``state_dict()`` are the module's own, without a prefix.
+        group: the ranks; by default those of ``phalanx.init()``.
         bucket_bytes: size of the slices that are reduced while backward goes on.
         overlap: start reductions within backward; the bits are the same without. None: unless all ranks are on one host and
             leave no core of it to spare: what does not wait for a wire could only take the core from backward.
@@ -62,7 +63,7 @@ class DataParallel(Module):
     All ranks must construct it, and must call ``optimizer.step()`` equally often.
 
     >>> import phalanx
-    >>> model = DataParallel(phalanx.nn.Linear(2, 1))
+    >>> model = phalanx.DataParallel(phalanx.nn.Linear(2, 1))
     >>> list(model.state_dict())
     ['weight', 'bias']
     """

@@ -298,7 +298,10 @@ def joined() -> Group | None:
 
 
 def shutdown() -> None:
-    """Leave the job in order: finish what runs and say goodbye to the other ranks. Called at exit by itself."""
+    """Leave the job in order: finish what runs and say goodbye to the other ranks. Called at exit by itself.
+
+    >>> phalanx.shutdown()
+    """
     group, _local.group = _local.group, None
     set_placement(Placement())
     if group is not None:
@@ -310,10 +313,18 @@ def shutdown() -> None:
 
 
 def rank() -> int:
-    """This process's number among all ranks, from 0."""
+    """This process's number among all ranks, from 0.
+
+    >>> phalanx.rank()
+    0
+    """
     return current().rank
 
 
 def size() -> int:
-    """How many ranks train together."""
+    """How many ranks train together.
+
+    >>> phalanx.size()
+    1
+    """
     return current().size

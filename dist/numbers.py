@@ -13,7 +13,7 @@ Number = TypeVar("Number", int, float)
 def sum_over_ranks(value: Number, *, name: str = "sum over ranks") -> Number:
     """The sum of every rank's ``value``, equal on all of them; exact for integers. All ranks must call.
 
-    >>> sum_over_ranks(3)
+    >>> phalanx.sum_over_ranks(3)
     3
     """
     group = current()

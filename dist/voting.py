@@ -28,7 +28,7 @@ def agreed(name: str) -> bool:
 
     The same answer on all ranks until the next step; no message is sent.
 
-    >>> agreed("stop early")
+    >>> phalanx.agreed("stop early")
     False
     """
     return name in current().agreed
@@ -37,7 +37,7 @@ def agreed(name: str) -> bool:
 def agree(flag: bool, *, name: str) -> bool:
     """Whether ``flag`` is true on any rank; the same answer on all of them, which must all call.
 
-    >>> agree(1 > 2, name="stop early")
+    >>> phalanx.agree(1 > 2, name="stop early")
     False
     """
     group = current()
@@ -47,6 +47,11 @@ def agree(flag: bool, *, name: str) -> bool:
 
 
 def request_stop(reason: str) -> None:
-    """Ask for an agreed stop, as SIGTERM does: after the next step the Checkpointer saves and ends the job with code 0."""
+    """Ask for an agreed stop, as SIGTERM does: after the next step the Checkpointer saves and ends the job with code 0.
+
+    Any rank may call, the others need not. ``reason`` is what rank 0 says then.
+
+    >>> phalanx.request_stop("the disk is nearly full")  # doctest: +SKIP
+    """
     group = current()
     group.stop_heard = group.stop_heard or reason

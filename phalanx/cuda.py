@@ -10,14 +10,17 @@ __all__ = ["device_count", "is_available", "manual_seed", "manual_seed_all"]
 
 
 def device_count() -> int:
-    """How many GPUs can be trained on: those that CuPy sees, once there are kernels for them."""
+    """How many GPUs can be trained on: those that CuPy sees, once there are kernels for them.
+
+    >>> phalanx.cuda.device_count() >= 0
+    True
+    """
     return gpu_count() if "cuda" in PROVIDERS else 0
 
 
 def is_available() -> bool:
     """Whether ``device("cuda")`` can be trained on.
 
-    >>> import phalanx
     >>> device = phalanx.device("cuda" if phalanx.cuda.is_available() else "cpu")
     """
     return device_count() > 0

@@ -24,7 +24,7 @@ class Ledger:
 
     All ranks must call :meth:`record`. Raises CommunicatorError naming the rank that differs.
 
-    >>> Ledger(None, None, None).record(1)
+    >>> phalanx.Ledger(None, None, None).record(1)
     """
 
     def __init__(

@@ -19,7 +19,10 @@ T = TypeVar("T")
 def progress(items: Iterable[T], description: str = "", total: int | None = None) -> Iterator[T]:
     """Yield ``items`` and show how far they are: steps, rate and time left.
 
-    >>> list(progress([1, 2], "counting"))
+    ``description`` stands before the bar; ``total``: how many there are, where ``items`` has no length. One bar a job: on rank 0, on a
+    terminal.
+
+    >>> list(phalanx.progress([1, 2], "counting"))
     [1, 2]
     """
     if not is_shown():

@@ -17,7 +17,7 @@ def default_collate(samples: Sequence[Any]) -> Any:
 
     Tuples and lists become a list of batches, dicts a dict of batches, strings stay as they are.
 
-    >>> images, labels = default_collate([(np.zeros(3, np.float32), 1), (np.ones(3, np.float32), 2)])
+    >>> images, labels = phalanx.data.default_collate([(np.zeros(3, np.float32), 1), (np.ones(3, np.float32), 2)])
     >>> images.shape, labels.numpy().tolist()
     ((2, 3), [1, 2])
     """

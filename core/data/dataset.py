@@ -32,7 +32,7 @@ SPLIT_EPOCH = 0xFFFFFFFF
 class Dataset:
     """Base of data sets: ``len(dataset)`` samples, ``dataset[i]`` the i-th.
 
-    >>> class Squares(Dataset):
+    >>> class Squares(phalanx.data.Dataset):
     ...     def __len__(self): return 5
     ...     def __getitem__(self, index): return index * index
     >>> Squares()[3]
@@ -85,7 +85,7 @@ def is_stream(dataset: Any) -> bool:
 class TensorDataset(Dataset):
     """Samples are the rows of Tensors or arrays of equal length.
 
-    >>> data = TensorDataset(np.zeros((4, 2), np.float32), np.arange(4))
+    >>> data = phalanx.data.TensorDataset(np.zeros((4, 2), np.float32), np.arange(4))
     >>> len(data), data[2][1].item()
     (4, 2)
     """
@@ -118,7 +118,7 @@ class TensorDataset(Dataset):
 class Subset(Dataset):
     """The samples of ``dataset`` at ``indices``, in that order.
 
-    >>> Subset(TensorDataset(np.arange(10)), [7, 3])[0][0].item()
+    >>> phalanx.data.Subset(phalanx.data.TensorDataset(np.arange(10)), [7, 3])[0][0].item()
     7
     """
 
@@ -150,7 +150,7 @@ class Subset(Dataset):
 class ConcatDataset(Dataset):
     """The samples of several data sets, one after another.
 
-    >>> both = ConcatDataset([TensorDataset(np.arange(2)), TensorDataset(np.arange(3))])
+    >>> both = phalanx.data.ConcatDataset([phalanx.data.TensorDataset(np.arange(2)), phalanx.data.TensorDataset(np.arange(3))])
     >>> len(both), both[4][0].item(), both[-5][0].item()
     (5, 2, 0)
     """
@@ -304,7 +304,7 @@ def random_split(
     Keyed: the same on every rank. The seed is ``seed``, or the generator's, or that of ``manual_seed``. Remainders of fractions go to the
     first parts, one each, as in PyTorch.
 
-    >>> [len(part) for part in random_split(TensorDataset(np.arange(10)), [0.75, 0.25], seed=0)]
+    >>> [len(part) for part in phalanx.data.random_split(phalanx.data.TensorDataset(np.arange(10)), [0.75, 0.25], seed=0)]
     [8, 2]
     """
     total = len(dataset)

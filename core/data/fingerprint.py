@@ -27,8 +27,8 @@ def fingerprint(dataset: Any) -> str:
     themselves (``identity()``: text; for files, names and sizes). It tells accidents apart
     (another split, another preprocessing, another version), not a single changed sample in a large folder.
 
-    >>> a = TensorDataset(np.arange(10)); b = TensorDataset(np.arange(10) + 1)
-    >>> fingerprint(a) == fingerprint(TensorDataset(np.arange(10))), fingerprint(a) == fingerprint(b)
+    >>> a = phalanx.data.TensorDataset(np.arange(10)); b = phalanx.data.TensorDataset(np.arange(10) + 1)
+    >>> phalanx.data.fingerprint(a) == phalanx.data.fingerprint(phalanx.data.TensorDataset(np.arange(10))), phalanx.data.fingerprint(a) == phalanx.data.fingerprint(b)
     (True, False)
     """
     digest = hashlib.blake2b(digest_size=8)

@@ -79,6 +79,7 @@ def make_grid(
     """One picture of 3×H×W with ``nrow`` of the pictures (N, C, H, W) in each row, as ``torchvision.utils.make_grid``.
 
     ``normalize`` brings the values to [0, 1]: from ``value_range``, or from the least and largest (of each, ``scale_each``).
+    ``padding`` places of ``pad_value`` lie between pictures.
 
     >>> phalanx.data.utils.make_grid(phalanx.zeros(6, 1, 4, 4), nrow=3, padding=1).shape
     (3, 11, 16)

@@ -60,7 +60,7 @@ class DataLoader:
     Raises RangeError for options that cannot be, DataError for a data set that cannot be used.
 
     >>> from phalanx.core.data import TensorDataset
-    >>> loader = DataLoader(TensorDataset(np.arange(5)), batch_size=2)
+    >>> loader = phalanx.data.DataLoader(TensorDataset(np.arange(5)), batch_size=2)
     >>> [batch[0].numpy().tolist() for step in loader.steps() for batch in step], loader.step, loader.epoch
     ([[0, 1], [2, 3], [4]], 3, 1)
     """

@@ -63,7 +63,7 @@ def placement() -> Placement:
 
 
 def set_placement(new: Placement) -> Placement:
-    """Set this thread's placement; returns the one before. For ``phalanx.init`` and simulations.
+    """Set this thread's placement to ``new``; returns the one before. For ``phalanx.init`` and simulations.
 
     >>> before = phalanx.data.set_placement(phalanx.data.Placement(0, 1, 2))
     >>> batches = phalanx.data.DataLoader(phalanx.data.TensorDataset(np.arange(4)), batch_size=4).steps()

@@ -46,8 +46,12 @@ def seeds_between(lo: int, hi: int, seed: int, epoch: int) -> np.ndarray:
 def sample_random() -> random.Random:
     """The generator of the sample being fetched on this thread; outside of a loader, one that follows the seed.
 
-    >>> with keyed_sample(7): a = sample_random().random()
-    >>> with keyed_sample(7): a == sample_random().random()
+    >>> class Noise(phalanx.data.Dataset):
+    ...     keyed = True
+    ...     def __len__(self): return 4
+    ...     def __getitem__(self, index): return phalanx.data.sample_random().random()
+    >>> once, again = ([x.tolist() for x in phalanx.data.DataLoader(Noise(), seed=0)] for _ in range(2))
+    >>> once == again and len({x for (x,) in once}) == 4
     True
     """
     seed = getattr(_local, "seed", None)

@@ -31,7 +31,8 @@ def parts_of(samples: int, place: Placement, plain: bool) -> list[tuple[int, int
 class Step:
     """``for batch in step`` gives the batch of each shard that this rank owns and that holds samples, in order.
 
-    The loop may run over a step more than once; the batches are the same.
+    The loop may run over a step more than once; the batches are the same. Steps are made by ``loader.steps()``; of ``epoch`` they hold
+    ``samples`` up to the position ``end``, cut as ``place`` says.
 
     >>> loader = phalanx.data.DataLoader(phalanx.data.TensorDataset(np.arange(5)), batch_size=3)
     >>> [(step.index, step.weight, [x.tolist() for (x,) in step]) for step in loader.steps()]

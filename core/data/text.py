@@ -34,7 +34,7 @@ WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s]")
 def words(text: str) -> list[str]:
     """Words in lower case and marks, each for itself.
 
-    >>> words("It's good, isn't it?")
+    >>> phalanx.data.text.words("It's good, isn't it?")
     ["it's", 'good', ',', "isn't", 'it', '?']
     """
     return WORD.findall(text.lower())
@@ -132,6 +132,8 @@ class CharTokenizer(Tokenizer):
 class Vocabulary(Tokenizer):
     """Words to numbers: the most frequent first, after the special ones (``<pad>`` is 0, ``<unk>`` 1, for unknown words).
 
+    ``tokens`` in the order of their numbers; ``tokenize`` cuts a text into words, ``unknown`` stands for those that are not known.
+
     >>> from phalanx.data import text
     >>> known = text.Vocabulary.from_texts(["a good film", "a bad film"], max_size=4)
     >>> known.tokens, known.encode("a new film").tolist()
@@ -187,7 +189,7 @@ class Vocabulary(Tokenizer):
 
 
 def load_tokenizer(state: str | os.PathLike[str] | Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer in a file that :meth:`Tokenizer.save` wrote, or in its ``state_dict()``.
+    """The tokenizer in a file that :meth:`Tokenizer.save` wrote, or in its ``state_dict()``: ``state`` is either.
 
     >>> from phalanx.data import text
     >>> text.load_tokenizer(text.CharTokenizer("abc").state_dict())
@@ -217,9 +219,9 @@ def pad_sequences(
     truncating: str = "pre",
     value: float = 0,
 ) -> np.ndarray:
-    """Sequences of unequal length as one array (N, maxlen), as Keras's function of that name.
+    """``sequences`` of unequal length as one array (N, maxlen), as Keras's function of that name.
 
-    ``maxlen``: the longest by default; ``padding`` and ``truncating``: "pre" or "post", where to fill up and cut off.
+    ``maxlen``: the longest by default; ``padding`` and ``truncating``: "pre" or "post", where to fill up (with ``value``) and cut off.
 
     >>> from phalanx.data import text
     >>> text.pad_sequences([[1], [2, 3, 4]], maxlen=2, padding="post").tolist()
@@ -247,7 +249,8 @@ def pad_sequences(
 class PadCollate:
     """A ``collate_fn`` for samples (sequence, target): (padded (N, longest), lengths (N,), targets).
 
-    Each shard is padded to its own longest, so that shapes do not depend on the number of ranks. ``maxlen`` cuts.
+    Each shard is padded to its own longest, so that shapes do not depend on the number of ranks. ``maxlen`` cuts; ``value`` fills up,
+    before or after the sequence as ``padding`` ("pre", "post") says.
 
     >>> from phalanx.data import text
     >>> tokens, lengths, labels = text.PadCollate()([(np.array([5, 6]), 0), (np.array([7]), 1)])

@@ -131,6 +131,7 @@ def tokenize_file(
 ) -> Tokenizer:
     """Write the tokens of a text file as a file for :class:`TokenDataset`; beside it, as JSON, dtype, count and tokenizer.
 
+    ``source`` is read, ``destination`` written.
     ``tokenizer``: "bytes", "chars" (those that the text has) or one of your own. Returns the tokenizer. All ranks may
     call it: each writes the same, and a file is there whole or not at all.
 
@@ -149,7 +150,7 @@ def tokenize_file(
 
 
 def write_tokens(text: str, destination: str | os.PathLike[str], tokenizer: str | Tokenizer = "bytes") -> Tokenizer:
-    """:func:`tokenize_file` for a text that is in memory.
+    """Write the tokens of ``text``, which is in memory, to ``destination``: as :func:`tokenize_file`.
 
     >>> import tempfile
     >>> phalanx.data.write_tokens("abc", tempfile.mkdtemp() + "/tokens.bin")

@@ -49,7 +49,7 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {module}
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """Which worker process this is, as PyTorch's.
+    """Which worker process this is, as PyTorch's: ``id`` of ``num_workers``, with its ``seed`` and its ``dataset``.
 
     >>> from phalanx.data import get_worker_info
     >>> get_worker_info() is None

@@ -22,7 +22,7 @@ class Accuracy(Metric):
         axis: the dimension of the classes.
         ignore_index: a label whose places do not count.
 
-    >>> accuracy = Accuracy()
+    >>> accuracy = phalanx.metrics.Accuracy()
     >>> accuracy.update(np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([1, 0, 0]))
     >>> round(accuracy.compute(), 4)
     0.6667
@@ -52,7 +52,7 @@ class BinaryAccuracy(Accuracy):
 
     Prediction and target of one shape; with several numbers a sample each of them is a decision (multi-label).
 
-    >>> accuracy = BinaryAccuracy()
+    >>> accuracy = phalanx.metrics.BinaryAccuracy()
     >>> accuracy.update(np.array([0.9, 0.2, 0.6]), np.array([1, 0, 0]))
     >>> round(accuracy.compute(), 4)
     0.6667
@@ -74,7 +74,9 @@ class BinaryAccuracy(Accuracy):
 class CategoricalAccuracy(Accuracy):
     """The share of samples whose highest score is that of the class of a one-hot target; shapes (N, C, ...).
 
-    >>> accuracy = CategoricalAccuracy()
+    ``threshold`` decides where there is one score a sample.
+
+    >>> accuracy = phalanx.metrics.CategoricalAccuracy()
     >>> accuracy.update(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0, 1], [0, 1]]))
     >>> accuracy.compute()
     0.5
@@ -96,7 +98,9 @@ class CategoricalAccuracy(Accuracy):
 class SparseCategoricalAccuracy(Accuracy):
     """The share of samples whose highest score (N, C, ...) is that of their label (N, ...).
 
-    >>> accuracy = SparseCategoricalAccuracy()
+    ``threshold`` decides where there is one score a sample.
+
+    >>> accuracy = phalanx.metrics.SparseCategoricalAccuracy()
     >>> accuracy.update(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
     >>> accuracy.compute()
     0.5
@@ -120,7 +124,7 @@ class TopKAccuracy(Metric):
 
     Scores (N, C, ...) with labels (N, ...) or one-hot targets (N, C, ...).
 
-    >>> accuracy = TopKAccuracy(2)
+    >>> accuracy = phalanx.metrics.TopKAccuracy(2)
     >>> accuracy.update(np.array([[0.1, 0.6, 0.3], [0.5, 0.4, 0.1]]), np.array([2, 2]))
     >>> accuracy.compute()
     0.5

@@ -39,7 +39,7 @@ class ConfusionMatrix(_ByClass):
         axis: the dimension of the classes.
         ignore_index: a label whose places do not count.
 
-    >>> matrix = ConfusionMatrix()
+    >>> matrix = phalanx.metrics.ConfusionMatrix()
     >>> matrix.update(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))
     >>> matrix.compute().tolist()
     [[1, 1], [0, 2]]
@@ -230,7 +230,7 @@ class Precision(_Counts):
         axis: the dimension of the classes.
         ignore_index: a label whose places do not count.
 
-    >>> precision = Precision()
+    >>> precision = phalanx.metrics.Precision()
     >>> precision.update(np.array([1, 1, 0, 1]), np.array([1, 0, 1, 1]))
     >>> round(precision.compute(), 4)
     0.6667
@@ -245,7 +245,7 @@ class Precision(_Counts):
 class Recall(_Counts):
     """``tp / (tp + fn)``: the share of a class that was found. Arguments and shapes as :class:`Precision`.
 
-    >>> recall = Recall(average=None)
+    >>> recall = phalanx.metrics.Recall(average=None)
     >>> recall.update(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]))
     >>> recall.compute().tolist()
     [1.0, 0.5, 1.0]
@@ -260,7 +260,7 @@ class Recall(_Counts):
 class Specificity(_Counts):
     """``tn / (tn + fp)``: the share of what is not of a class that was kept out. Arguments and shapes as :class:`Precision`.
 
-    >>> specificity = Specificity()
+    >>> specificity = phalanx.metrics.Specificity()
     >>> specificity.update(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0]))
     >>> round(specificity.compute(), 4)
     0.6667
@@ -277,7 +277,7 @@ class FBeta(_Counts):
 
     Other arguments and shapes as :class:`Precision`. van Rijsbergen, "Information Retrieval", 1979.
 
-    >>> score = FBeta(2.0)
+    >>> score = phalanx.metrics.FBeta(2.0)
     >>> score.update(np.array([1, 1, 0, 1]), np.array([1, 0, 1, 1]))
     >>> round(score.compute(), 4)
     0.6667
@@ -299,7 +299,7 @@ class FBeta(_Counts):
 class F1(FBeta):
     """``2 tp / (2 tp + fp + fn)``: the harmonic mean of precision and recall. Arguments and shapes as :class:`Precision`.
 
-    >>> score = F1(average="macro")
+    >>> score = phalanx.metrics.F1(average="macro")
     >>> score.update(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]))
     >>> round(score.compute(), 4)
     0.7778
@@ -316,7 +316,7 @@ class JaccardIndex(_Counts):
 
     Arguments and shapes as :class:`Precision`.
 
-    >>> overlap = JaccardIndex(average="macro")
+    >>> overlap = phalanx.metrics.JaccardIndex(average="macro")
     >>> overlap.update(np.array([[0, 1], [1, 1]]).reshape(-1), np.array([[0, 1], [0, 1]]).reshape(-1))
     >>> round(overlap.compute(), 4)
     0.5833

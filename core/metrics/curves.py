@@ -30,7 +30,7 @@ class AUC(Metric):
 
     Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology, 1982.
 
-    >>> auc = AUC()
+    >>> auc = phalanx.metrics.AUC()
     >>> auc.update(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
     >>> auc.compute()
     0.75

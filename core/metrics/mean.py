@@ -17,7 +17,7 @@ class Mean(Metric):
 
     ``update(values, weight=...)``: a number or N values, and how much each counts (for a mean loss ``loss.weight``).
 
-    >>> loss = Mean("loss")
+    >>> loss = phalanx.metrics.Mean("loss")
     >>> loss.update(1.0, weight=3); loss.update(2.0, weight=1)
     >>> loss.compute()
     1.25
@@ -37,7 +37,7 @@ class MeanOf(Metric):
 
     A single number counts as the mean of its batch.
 
-    >>> distance = MeanOf(lambda p, t: (p - t).abs().sum(dim=1), "distance")
+    >>> distance = phalanx.metrics.MeanOf(lambda p, t: (p - t).abs().sum(dim=1), "distance")
     >>> distance.update(np.array([[1.0, 2.0], [3.0, 3.0]]), np.array([[1.0, 1.0], [1.0, 2.0]]))
     >>> distance.compute()
     2.0

@@ -31,7 +31,7 @@ class Metric:
     Args:
         name: under which results are listed; by default the class's own.
 
-    >>> class Largest(Metric):
+    >>> class Largest(phalanx.metrics.Metric):
     ...     default_name = "largest"
     ...     def measure(self, prediction, target, weight):
     ...         return {"largest": prediction.max()}

@@ -43,7 +43,7 @@ def get(metric: Any) -> Metric:
 
     Raises RangeError that lists the known names.
 
-    >>> get("mae")
+    >>> phalanx.metrics.get("mae")
     MeanAbsoluteError(name='mae')
     """
     if isinstance(metric, Metric) or all(hasattr(metric, name) for name in ("update", "compute", "state", "merge")):
@@ -63,7 +63,7 @@ def get(metric: Any) -> Metric:
 def get_all(metrics: Any) -> list[Metric]:
     """Metrics from one or several of what :func:`get` takes. Raises RangeError if two have one name.
 
-    >>> [metric.name for metric in get_all(["accuracy", "auc"])]
+    >>> [metric.name for metric in phalanx.metrics.get_all(["accuracy", "auc"])]
     ['accuracy', 'auc']
     """
     several = isinstance(metrics, Iterable) and not isinstance(metrics, str)

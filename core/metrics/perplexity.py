@@ -21,7 +21,7 @@ class Perplexity(Metric):
         from_logits: the scores are logits; False: probabilities.
         axis: the dimension of the classes.
 
-    >>> perplexity = Perplexity(axis=-1)
+    >>> perplexity = phalanx.metrics.Perplexity(axis=-1)
     >>> perplexity.update(np.zeros((2, 3, 5)), np.ones((2, 3), int))
     >>> round(perplexity.compute(), 4)
     5.0

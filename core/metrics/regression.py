@@ -31,6 +31,7 @@ class _Error(Metric):
     """The mean over samples and their places of ``distance``."""
 
     def distance(self, prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Of each place."""
         raise NotImplementedError
 
     def measure(self, prediction: Any, target: Any, weight: Any) -> State:
@@ -44,7 +45,7 @@ class _Error(Metric):
 class MeanAbsoluteError(_Error):
     """``mean(|prediction - target|)`` over samples and their places; prediction and target of one shape (N, ...).
 
-    >>> error = MeanAbsoluteError()
+    >>> error = phalanx.metrics.MeanAbsoluteError()
     >>> error.update(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
     >>> error.compute()
     1.0
@@ -59,7 +60,7 @@ class MeanAbsoluteError(_Error):
 class MeanSquaredError(_Error):
     """``mean((prediction - target)^2)`` over samples and their places; prediction and target of one shape (N, ...).
 
-    >>> error = MeanSquaredError()
+    >>> error = phalanx.metrics.MeanSquaredError()
     >>> error.update(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
     >>> error.compute()
     2.0
@@ -74,7 +75,7 @@ class MeanSquaredError(_Error):
 class RootMeanSquaredError(MeanSquaredError):
     """``sqrt(mean((prediction - target)^2))``; prediction and target of one shape (N, ...).
 
-    >>> error = RootMeanSquaredError()
+    >>> error = phalanx.metrics.RootMeanSquaredError()
     >>> error.update(np.array([1.0, 2.0]), np.array([4.0, 6.0]))
     >>> round(error.compute(), 4)
     3.5355
@@ -89,7 +90,7 @@ class RootMeanSquaredError(MeanSquaredError):
 class MeanAbsolutePercentageError(_Error):
     """``100 * mean(|prediction - target| / max(|target|, 1e-7))``, in percent as Keras gives it.
 
-    >>> error = MeanAbsolutePercentageError()
+    >>> error = phalanx.metrics.MeanAbsolutePercentageError()
     >>> error.update(np.array([1.0, 3.0]), np.array([1.0, 4.0]))
     >>> error.compute()
     12.5
@@ -110,7 +111,7 @@ class R2Score(Metric):
         multioutput: of D columns: ``"uniform_average"``: their mean; ``"variance_weighted"``: weighted by the targets' variances;
             ``"raw_values"``: a value for each.
 
-    >>> score = R2Score()
+    >>> score = phalanx.metrics.R2Score()
     >>> score.update(np.array([2.5, 0.0, 2.0, 8.0]), np.array([3.0, -0.5, 2.0, 7.0]))
     >>> round(score.compute(), 4)
     0.9486

@@ -34,7 +34,7 @@ class MultiheadAttention(Module):
 
     >>> import phalanx
     >>> x = phalanx.ones(2, 5, 8)
-    >>> output, weights = MultiheadAttention(8, 2, batch_first=True)(x, x, x)
+    >>> output, weights = nn.MultiheadAttention(8, 2, batch_first=True)(x, x, x)
     >>> output.shape, weights.shape
     ((2, 5, 8), (2, 5, 5))
     """

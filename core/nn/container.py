@@ -89,7 +89,7 @@ class Sequential(_Listed):
 
     Indexing, slicing, ``append``, ``insert``, ``extend``, ``pop``, ``+`` and ``*`` are those of a list.
 
-    >>> model = Sequential(Sequential(), Sequential())
+    >>> model = nn.Sequential(nn.Sequential(), nn.Sequential())
     >>> len(model), len(model[:1])
     (2, 1)
     """

@@ -58,6 +58,7 @@ def batch_norm_with_statistics(
 ) -> tuple[Tensor, Array, Array]:
     """batch_norm by the batch's statistics: (output, mean (C,), sum of squared deviations M2 (C,)), the last two arrays.
 
+    The output is ``(input - mean) / sqrt(variance + eps) * weight + bias``.
     Raises ShapeError for one single value per channel, whose variance says nothing, unless ``allow_single``: a shard
     of the last batch may hold one sample, and its output is then ``bias``. An empty batch is allowed.
 

@@ -301,8 +301,10 @@ _TRUNCATED_STD = 0.87962566103423978
 
 
 def variance_scaling_(tensor: T, scale: float = 1.0, mode: str = "fan_in", distribution: str = "truncated_normal") -> T:
-    """Variance ``scale / fan``: ``mode`` is "fan_in", "fan_out" or "fan_avg"; ``distribution`` "truncated_normal" (cut at two
-    standard deviations, which are corrected for it), "untruncated_normal" or "uniform".
+    """Random values of variance ``scale / fan``, in place.
+
+    ``mode`` is "fan_in", "fan_out" or "fan_avg"; ``distribution`` "truncated_normal" (cut at two standard deviations, which are
+    corrected for it), "untruncated_normal" or "uniform".
 
     >>> abs(nn.init.variance_scaling_(phalanx.empty(100, 100)).std().item() - 0.1) < 0.01
     True

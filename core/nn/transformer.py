@@ -53,7 +53,7 @@ class TransformerEncoderLayer(Module):
     ``batch_first`` (N, L, E). Vaswani et al., 2017.
 
     >>> import phalanx
-    >>> TransformerEncoderLayer(8, 2, 16, batch_first=True)(phalanx.ones(2, 5, 8)).shape
+    >>> nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)(phalanx.ones(2, 5, 8)).shape
     (2, 5, 8)
     """
 

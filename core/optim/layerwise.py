@@ -19,6 +19,7 @@ class LAMB(Optimizer):
     As usual, groups with ``weight_decay=0`` (biases, norms) keep the plain rate, unless ``always_adapt``.
 
     Args:
+        betas, eps: as in Adam.
         trust_clip: let the ratio |p| / |u| be at most 1.
         always_adapt: scale groups without weight decay, too.
 
@@ -69,7 +70,7 @@ class LARS(Optimizer):
     """SGD whose gradient (with its decay) is scaled for each parameter by ``trust_coefficient |p| / (|g| + weight_decay |p| + eps)``.
 
     As usual, groups with ``weight_decay=0`` (biases, norms) keep the plain gradient, unless ``always_adapt``. Where |p| or
-    |g| is 0 the factor is 1. Other args are those of SGD; raises RangeError for values out of range. You, Gitman and
+    |g| is 0 the factor is 1. ``dampening`` and ``nesterov`` are SGD's; raises RangeError for values out of range. You, Gitman and
     Ginsburg, "Large batch training of convolutional networks", 2017 (arXiv 1708.03888).
 
     >>> model = nn.Conv2d(3, 8, 3)

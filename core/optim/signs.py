@@ -13,7 +13,7 @@ from .optimizer import Optimizer, Options, check_range, torch_only
 
 
 class Lion(Optimizer):
-    """``p -= lr (sign(b1 m + (1-b1) g) + weight_decay p)``, then ``m = b2 m + (1-b2) g``.
+    """``p -= lr (sign(b1 m + (1-b1) g) + weight_decay p)``, then ``m = b2 m + (1-b2) g``; ``betas`` are (b1, b2).
 
     One buffer instead of Adam's two. The rate is 3 to 10 times smaller than Adam's, the weight decay as much larger.
     Raises RangeError for values out of range. Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023.
@@ -55,8 +55,9 @@ class Lion(Optimizer):
 
 
 class Rprop(Optimizer):
-    """Each element has a step of its own, which grows by ``etas[1]`` while the gradient keeps its sign and shrinks by ``etas[0]``
-    when that changes; the gradient's size does not count. For full batches.
+    """Each element has a step of its own, which follows the gradient's sign, not its size. For full batches.
+
+    The step grows by ``etas[1]`` while the sign stays and shrinks by ``etas[0]`` when it changes.
 
     ``lr`` is the first step, ``step_sizes`` the least and the largest. Args are PyTorch's. Raises RangeError for values out
     of range. Riedmiller and Braun, ICNN 1993.

@@ -25,7 +25,7 @@ class Half(Codec):
     many samples overflow nor small gradients vanish: 4 bytes a chunk. ``"bfloat16"`` keeps 8 bits and float32's range.
     Micikevicius et al., "Mixed precision training", ICLR 2018.
 
-    >>> Half("bfloat16").nbytes(1000)
+    >>> phalanx.compression.Half("bfloat16").nbytes(1000)
     2000
     """
 

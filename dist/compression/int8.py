@@ -20,7 +20,7 @@ class Int8(Codec):
     parameter, element), so that the mean of what arrives is right to 1/512 of a code: no residual is needed. Alistarh et
     al., "QSGD", NIPS 2017. A block with a number that is not finite comes out as NaN.
 
-    >>> Int8(block=1024).nbytes(4096)
+    >>> phalanx.compression.Int8(block=1024).nbytes(4096)
     4112
     """
 

@@ -20,7 +20,7 @@ class OneBit(Codec):
     Seide, Fu, Droppo, Li, Yu, "1-bit stochastic gradient descent", Interspeech 2014 (there a block is a column of a matrix).
     Error feedback: Karimireddy, Rebjock, Stich, Jaggi, ICML 2019.
 
-    >>> OneBit(block=1024).nbytes(4096)
+    >>> phalanx.compression.OneBit(block=1024).nbytes(4096)
     544
     """
 

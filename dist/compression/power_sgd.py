@@ -22,9 +22,9 @@ class PowerSGD:
     the exact tree. Vectors, and matrices for which it would not pay, go uncompressed. Parameters of more than two dimensions
     are viewed as (first, rest). The residual of a shard is M - P (M^T P)^T, so that nothing is lost over all shards (the
     paper's code takes the mean's P Q^T from each worker's M: the same in the sum). Memory: two copies of the gradients of
-    each owned shard. Vogels, Karimireddy, Jaggi, "PowerSGD", NeurIPS 2019.
+    each owned shard. Steps before ``start_step`` go uncompressed. Vogels, Karimireddy, Jaggi, "PowerSGD", NeurIPS 2019.
 
-    >>> PowerSGD(rank=2).pays((256, 784)), PowerSGD(rank=2).pays((256,)), PowerSGD(rank=4).pays((4, 100))
+    >>> phalanx.compression.PowerSGD(rank=2).pays((256, 784)), phalanx.compression.PowerSGD(rank=2).pays((256,)), phalanx.compression.PowerSGD(rank=4).pays((4, 100))
     (True, False, False)
     """
 

@@ -26,7 +26,7 @@ SCHEMES: dict[str, Scheme] = {
 def scheme(given: Any) -> Scheme:
     """The compression of a name, or ``given`` itself when it is one. Raises RangeError that lists the names.
 
-    >>> scheme("topk"), scheme(Int8(256))
+    >>> phalanx.compression.scheme("topk"), phalanx.compression.scheme(phalanx.compression.Int8(256))
     (TopK(ratio=0.01), Int8(block=256))
     """
     if isinstance(given, Codec | PowerSGD):

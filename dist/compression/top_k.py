@@ -27,10 +27,11 @@ class TopK(Codec):
     the more shards there are; k alone would make everything wait twice as long (measured: less accurate on Fashion-MNIST).
     Numbers arrive about 1 / ratio steps late, which wants short steps: on Fashion-MNIST (MLP, 5,600 steps) the default loses 0.25
     points of accuracy at lr / (1 - momentum) = 0.1, and 1.3 at 0.2, where ``ratio=0.05`` loses 0.3.
+    ``times`` makes k so many times larger (the sum's own compression asks for it).
     Lin, Han, Mao, Wang, Dally, "Deep gradient compression", ICLR 2018 (without its momentum correction and warm-up);
     Stich, Cordonnier, Jaggi, "Sparsified SGD with memory", NeurIPS 2018.
 
-    >>> TopK(ratio=0.01).nbytes(16384)
+    >>> phalanx.compression.TopK(ratio=0.01).nbytes(16384)
     984
     """
 

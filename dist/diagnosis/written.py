@@ -15,7 +15,7 @@ def write_flight(folder: str | os.PathLike[str]) -> Path:
     ``phalanx flight DIR`` shows them, ``phalanx flight DIR --trace FILE`` makes a trace of them. The file's path.
 
     >>> import tempfile
-    >>> write_flight(tempfile.mkdtemp()).name
+    >>> phalanx.write_flight(tempfile.mkdtemp()).name
     'rank-0.jsonl'
     """
     return flight_file.write(folder, current().communicator)

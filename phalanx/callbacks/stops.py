@@ -31,7 +31,7 @@ class TerminateOnNaN(Callback):
 
 
 class LambdaCallback(Callback):
-    """Hooks given as functions, by their names.
+    """Hooks given as functions, by their names: ``hooks`` are those of :class:`Callback`.
 
     >>> model = nn.Linear(2, 1)
     >>> trainer = phalanx.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())

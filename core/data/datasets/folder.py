@@ -98,7 +98,8 @@ class ImageFolder(DatasetFolder):
 
     With ``transform`` the image is what it makes of the uint8 array of H×W×3; pictures of different sizes need one that
     makes them equal (Resize, crops). Formats: Pillow's, where installed (``pip install "phalanx[images]"``), and without
-    it .png, .ppm, .pgm and .npy.
+    it .png, .ppm, .pgm and .npy. ``loader`` reads a file in another way, ``is_valid_file`` says which ones count;
+    ``allow_empty``: a class may have none.
 
     >>> import pathlib, tempfile
     >>> root = pathlib.Path(tempfile.mkdtemp())

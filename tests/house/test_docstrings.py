@@ -1,0 +1,164 @@
+"""Every public name says what it is in one line, names its options, and has an example that runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import phalanx
+from phalanx import nn, optim
+
+MODULES = (
+    "", "autograd", "callbacks", "compression", "cuda", "data", "data.datasets", "data.tables", "data.text", "data.transforms",
+    "data.transforms.functional", "data.utils", "keras", "linalg", "metrics", "nn", "nn.functional", "nn.init", "nn.utils",
+    "nn.utils.rnn", "onnx", "optim", "optim.lr_scheduler", "optim.swa_utils", "special", "utils", "utils.checkpoint", "utils.data",
+)  # fmt: skip
+"""Below ``phalanx``; those below ``keras`` are found."""
+FOREIGN = {
+    "dtype": "NumPy's class",
+    "Size": "Python's tuple, as PyTorch's users write it",
+}
+FAMILIAR = {
+    "phalanx.data.transforms": "torchvision's classes with torchvision's options",
+    "phalanx.data.tables": "scikit-learn's steps with scikit-learn's options",
+    "phalanx.keras": "Keras's names with Keras's options",
+}
+"""Where options mean what they do elsewhere, beside the names that PyTorch has."""
+COMMON = frozenset(
+    """
+    args axis columns data dataset device download dtype encoding generator ignore_index input inplace keepdim kwargs
+    maximize model name of_torch options other params path requires_grad root sample_weight self target_transform tensor tensors
+    transform
+    """.split()  # noqa: SIM905
+)
+"""Options that mean the same wherever they come."""
+AS_ANOTHER = re.compile(r"\b[Aa]s (in |for )?:(class|func|meth):`")
+"""A docstring that sends the reader to another one for its options."""
+
+
+def _keras() -> list[str]:
+    """``keras``'s public modules: what stands in ``__all__`` and is a module."""
+    try:
+        face = importlib.import_module("phalanx.keras")
+    except ImportError:
+        return []
+    return [f"keras.{name}" for name in face.__all__ if isinstance(getattr(face, name), ModuleType)]
+
+
+def _public() -> dict[str, Any]:
+    """Dotted name -> class or function; each once, under the first name by which it is found."""
+    found: dict[str, Any] = {}
+    known: set[int] = set()
+    for path in (*MODULES, *_keras()):
+        try:
+            module = importlib.import_module(f"phalanx.{path}".rstrip("."))
+        except ImportError:
+            continue
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if (inspect.isclass(value) or inspect.isroutine(value)) and id(value) not in known and name not in FOREIGN:
+                known.add(id(value))
+                found[f"{module.__name__}.{name}"] = value
+    return found
+
+
+PUBLIC = _public()
+
+
+def words(value: Any) -> str:
+    """A class's own words, not its base's."""
+    return inspect.cleandoc(value.__doc__ or "") if inspect.isclass(value) else inspect.getdoc(value) or ""
+
+
+def first_line_fails(text: str) -> bool:
+    """Whether the first line is none, or does not end as a sentence does."""
+    first = text.partition("\n")[0].rstrip()
+    return not first.endswith((".", ":", ".)", ".``"))
+
+
+def unnamed(value: Any) -> list[str]:
+    """Options that its words don't mention."""
+    try:
+        signature = inspect.signature(value.__init__ if inspect.isclass(value) else value)
+    except (TypeError, ValueError):
+        return []
+    names = [name for name in signature.parameters if name not in COMMON and not name.startswith("_")]
+    return [name for name in names if not re.search(rf"\b{re.escape(name)}\b", words(value))]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(PUBLIC) > 800
+    for path in MODULES:
+        if path != "keras":
+            assert importlib.import_module(f"phalanx.{path}".rstrip(".")).__all__, path
+
+
+def test_every_name_begins_with_a_sentence_and_has_an_example() -> None:
+    without = [name for name, value in PUBLIC.items() if first_line_fails(words(value))]
+    assert not without, f"a first line that ends with a full stop is missing: {', '.join(without)}"
+    without = [name for name, value in PUBLIC.items() if ">>> " not in words(value)]
+    assert not without, f"an example is missing: {', '.join(without)}"
+
+
+def test_every_method_says_what_it_does() -> None:
+    without = []
+    for name, value in PUBLIC.items():
+        for key, member in vars(value).items() if inspect.isclass(value) else ():
+            function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if not key.startswith("_") and inspect.isfunction(function):
+                without += [f"{name}.{key}"] * first_line_fails(inspect.getdoc(getattr(value, key)) or "")
+    assert not without, f"a first line that ends with a full stop is missing: {', '.join(without)}"
+
+
+@pytest.mark.torch
+def test_options_that_pytorch_does_not_have_are_named() -> None:
+    torch = pytest.importorskip("torch")
+
+    def is_pytorchs(name: str) -> bool:
+        value, path = torch, name.removeprefix("phalanx.")
+        for part in (f"utils.{path}" if path.startswith("data.") else path).split("."):
+            value = getattr(value, part, None)
+        return value is not None
+
+    lacking = {
+        name: unnamed(value)
+        for name, value in PUBLIC.items()
+        if not name.startswith(tuple(FAMILIAR)) and not is_pytorchs(name) and not AS_ANOTHER.search(words(value))
+    }
+    lacking = {name: options for name, options in lacking.items() if options}
+    assert not lacking, f"options that the docstring does not name: {lacking}"
+
+
+def run_example(name: str, text: str) -> str:
+    """What a doctest has to complain of."""
+    known = {"phalanx": phalanx, "nn": nn, "optim": optim, "np": np, "F": nn.functional}
+    test = doctest.DocTestParser().get_doctest(text, known, name, None, 0)
+    told: list[str] = []
+    phalanx.manual_seed(0)
+    with np.errstate(all="ignore"):  # one example makes a NaN to have it found
+        doctest.DocTestRunner().run(test, out=told.append)
+    return "".join(told)
+
+
+GROUPS = sorted({name.rpartition(".")[0] for name in PUBLIC})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_examples_print_what_they_say(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = [run_example(name, words(value)) for name, value in PUBLIC.items() if name.rpartition(".")[0] == group]
+    assert not any(told), "".join(told)
+
+
+def test_a_wrong_example_is_told() -> None:
+    assert "Got" in run_example("wrong", ">>> 1 + 1\n3\n") and not run_example("right", ">>> 1 + 1\n2\n")
+    assert first_line_fails("No full stop") and not first_line_fails("A sentence.\n\nMore")
+    assert unnamed(lambda rate, inplace=False: None) == ["rate"]
