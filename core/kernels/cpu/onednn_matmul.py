@@ -136,11 +136,12 @@ def product(
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """As ``reference.matmul``. Vectors and what broadcasts over batches go there; many rows times one matrix do not."""
     if b.ndim == 2 < a.ndim and a.shape[-1] == b.shape[0] and a.flags.c_contiguous:
-        shape = a.shape[:-1] + b.shape[1:]
-        flat = None if out is None or not out.flags.c_contiguous else out.reshape(-1, b.shape[1])
-        found = product(a.reshape(-1, a.shape[-1]), b, flat)
+        rows = out.reshape(-1, b.shape[1]) if out is not None and out.flags.c_contiguous else None
+        found = product(a.reshape(-1, a.shape[-1]), b, rows)
         if found is not None:
-            return reference.deliver(found.reshape(shape), a.dtype, None if flat is not None else out)
+            return (
+                out if rows is not None else reference.deliver(found.reshape(a.shape[:-1] + b.shape[1:]), a.dtype, out)
+            )
     found = product(a, b, out)
     return reference.matmul(a, b, out) if found is None else found
 

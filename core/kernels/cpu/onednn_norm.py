@@ -179,7 +179,7 @@ def layer_norm_input_gradient(gradient: Array, xhat: Array, inverse_std: Array, 
     if unit is None:
         return reference_norm.layer_norm_input_gradient(gradient, xhat, inverse_std, weight)
     rows, features = xhat.shape
-    g = np.ascontiguousarray(gradient).reshape(xhat.shape)
+    g, xhat = np.ascontiguousarray(gradient).reshape(xhat.shape), np.ascontiguousarray(xhat)
     dx, dw = np.empty_like(xhat), np.empty(features, FLOAT32)
     scale = _per_channel(None if weight is None else weight.reshape(-1), features, 1.0)
     unit.primitive(g, xhat, np.zeros(rows, FLOAT32), np.ones(rows, FLOAT32), scale, dx, dw)

@@ -1,0 +1,661 @@
+"""oneDNN's kernels against their references and float64, wherever and however arrays lie; what befalls the library."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import phalanx
+from phalanx.core.errors import RangeError
+from phalanx.core.kernels import reference, reference_conv, reference_norm, reference_pool, table
+from phalanx.core.kernels.cpu import channels_last, onednn, onednn_conv, onednn_matmul, onednn_norm, onednn_pool
+from phalanx.core.kernels.window import Window
+
+try:
+    onednn.load()
+    MISSING = ""
+except onednn.Unavailable as error:
+    MISSING = str(error)
+needs_onednn = pytest.mark.skipif(bool(MISSING), reason=f"oneDNN is not here: {MISSING}")
+
+QUICK = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small products too go to oneDNN here."""
+    monkeypatch.setattr(onednn_matmul, "SMALLEST", 1)
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    """Arrays by which an error is judged, and what else a kernel takes."""
+
+    arrays: tuple[np.ndarray, ...]
+    rest: tuple[Any, ...] = ()
+
+
+def arranged(array: np.ndarray, how: int) -> np.ndarray:
+    """The same values, lying as number ``how`` says."""
+    how %= 6
+    if how == 1 and array.ndim > 2:
+        return channels_last.to_first(np.ascontiguousarray(channels_last.to_last(array)))
+    if how == 2:  # gaps, dimensions in reversed order
+        space = np.full([2 * size for size in array.shape[::-1]], 7, array.dtype)
+        view = space[tuple(slice(None, None, 2) for _ in array.shape)].T
+        view[...] = array
+        return view
+    if how == 3:
+        return np.flip(np.ascontiguousarray(np.flip(array)))
+    if how == 4:  # the address is a multiple of nothing
+        raw = np.zeros(array.nbytes + 1, np.uint8)[1:].view()
+        view = np.ndarray(array.shape, array.dtype, raw.data)
+        view[...] = array
+        return view
+    if how == 5 and array.ndim > 1:
+        return np.ascontiguousarray(array.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return np.ascontiguousarray(array)
+
+
+def normal(random: np.random.Generator, *shape: int) -> np.ndarray:
+    return random.standard_normal(shape).astype(np.float32)
+
+
+sizes = st.integers(1, 40)
+
+
+@st.composite
+def matrices(draw: Any, kind: str) -> Arguments:
+    random = np.random.default_rng(draw(st.integers(0, 9999)))
+    m, k, n = draw(sizes), draw(sizes), draw(sizes)
+    batch = draw(st.sampled_from([(), (3,), (2, 3)]))
+    if kind == "matmul":
+        return Arguments((normal(random, *batch, m, k), normal(random, *draw(st.sampled_from([batch, ()])), k, n)))
+    x, weight, bias = normal(random, *batch, m, k), normal(random, n, k), normal(random, n)
+    y = normal(random, *batch, m, n)
+    return Arguments({"forward": (x, weight, bias), "input": (y, weight), "weight": (y, x)}[kind])
+
+
+@st.composite
+def windows(draw: Any, dimensions: int, pooling: bool = False) -> Window:
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(dimensions))
+
+    kernel = each(1, 4 if dimensions < 3 else 2)
+    if not pooling:
+        return Window(kernel, each(1, 3), each(0, 2), each(1, 2))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    return Window(
+        kernel, each(1, 3), padding, draw(st.sampled_from([(1,) * dimensions, each(1, 2)])), draw(st.booleans())
+    )
+
+
+@st.composite
+def images(draw: Any, dimensions: int, window: Window) -> tuple[int, ...]:
+    most = {1: 20, 2: 12, 3: 6}[dimensions]
+    return tuple(window.reach(a) + draw(st.integers(0, most - 5)) for a in range(dimensions))
+
+
+@st.composite
+def convolutions(draw: Any, kind: str) -> Arguments:
+    random = np.random.default_rng(draw(st.integers(0, 9999)))
+    dimensions = draw(st.integers(1, 3))
+    window = draw(windows(dimensions))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 8]))
+    inner, outer = draw(st.sampled_from([1, 2, 3, 5, 8, 16, 17])), draw(st.sampled_from([1, 2, 3, 8, 16]))
+    if groups == 8:
+        inner = outer = 1  # depthwise
+    x = normal(random, draw(st.integers(1, 3)), groups * inner, *draw(images(dimensions, window)))
+    weight = normal(random, groups * outer, inner, *window.kernel)
+    y = normal(random, x.shape[0], groups * outer, *window.output(x.shape[2:]))
+    if kind == "forward":
+        bias = normal(random, groups * outer)
+        return Arguments((x, weight, bias), (window, groups))
+    return (
+        Arguments((y, weight), (x.shape, window, groups))
+        if kind == "input"
+        else Arguments((y, x), (weight.shape, window, groups))
+    )
+
+
+@st.composite
+def poolings(draw: Any, kind: str) -> Arguments:
+    random = np.random.default_rng(draw(st.integers(0, 9999)))
+    dimensions = draw(st.integers(1, 3))
+    window = draw(windows(dimensions, pooling=True))
+    x = normal(
+        random, draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 16, 19])), *draw(images(dimensions, window))
+    )
+    x = np.round(x * 2) / 2  # ties
+    y = normal(random, *x.shape[:2], *window.output(x.shape[2:]))
+    if kind == "max":
+        return Arguments((x,), (window,))
+    if kind == "max back":
+        return Arguments((y, reference_pool.max_pool_forward(x, window)[1]), (x.shape, window))
+    plain = window._replace(dilation=(1,) * dimensions)
+    options = (draw(st.booleans()), draw(st.sampled_from([None, 3, int(np.prod(window.kernel))])))
+    y = normal(random, *x.shape[:2], *plain.output(x.shape[2:]))
+    return Arguments((x,), (plain, *options)) if kind == "mean" else Arguments((y,), (x.shape, plain, *options))
+
+
+@st.composite
+def bins(draw: Any, kind: str) -> Arguments:
+    random = np.random.default_rng(draw(st.integers(0, 9999)))
+    output = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
+    shape = (2, draw(st.sampled_from([1, 16, 5]))) + tuple(
+        draw(st.sampled_from([n, 2 * n, 4 * n, 2 * n + 1])) for n in output
+    )
+    if kind == "forward":
+        return Arguments((normal(random, *shape),), (output,))
+    return Arguments((normal(random, *shape[:2], *output),), (shape,))
+
+
+@st.composite
+def norms(draw: Any, kind: str) -> Arguments:
+    random = np.random.default_rng(draw(st.integers(0, 9999)))
+    spread = draw(st.sampled_from([(), (7,), (4, 5), (2, 3, 4)]))
+    channels = draw(st.sampled_from([1, 3, 8, 16, 33]))
+    x = normal(random, draw(st.integers(2, 6)), channels, *spread) + np.float32(draw(st.sampled_from([0.0, 3.0])))
+    weight, bias = normal(random, channels), normal(random, channels)
+    if kind == "batch":
+        return Arguments((x, weight, bias), (1e-5,))
+    mean = x.mean(axis=(0, *range(2, x.ndim)))
+    inverse_std = 1 / np.sqrt(x.var(axis=(0, *range(2, x.ndim))) + np.float32(0.1))
+    return Arguments((normal(random, *x.shape), x, mean, inverse_std, weight), (draw(st.booleans()),))
+
+
+@st.composite
+def rows(draw: Any, kind: str) -> Arguments:
+    random = np.random.default_rng(draw(st.integers(0, 9999)))
+    features = draw(sizes)
+    x = normal(random, *draw(st.sampled_from([(), (5,), (2, 7)])), features)
+    weight, bias = normal(random, features), normal(random, features)
+    if kind == "forward":
+        return Arguments((x, weight, bias), (features, 1e-2))
+    _, xhat, inverse_std = reference_norm.layer_norm_forward(x, None, None, features, 1e-2)
+    return Arguments((normal(random, *x.shape), xhat, inverse_std, weight))
+
+
+class Check(NamedTuple):
+    fast: Callable[..., Any]
+    reference: Callable[..., Any]
+    arguments: st.SearchStrategy[Arguments]
+    out: bool = False
+
+
+M, C, P, N = onednn_matmul, onednn_conv, onednn_pool, onednn_norm
+CHECKS = {
+    "matmul": Check(M.matmul, reference.matmul, matrices("matmul"), out=True),
+    "linear": Check(M.linear_forward, reference.linear_forward, matrices("forward")),
+    "linear dx": Check(M.linear_input_gradient, reference.linear_input_gradient, matrices("input"), out=True),
+    "linear dw": Check(M.linear_weight_gradient, reference.linear_weight_gradient, matrices("weight"), out=True),
+    "conv": Check(C.conv_forward, reference_conv.conv_forward, convolutions("forward")),
+    "conv dx": Check(C.conv_input_gradient, reference_conv.conv_input_gradient, convolutions("input")),
+    "conv dw": Check(C.conv_weight_gradient, reference_conv.conv_weight_gradient, convolutions("weight"), out=True),
+    "conv db": Check(
+        C.channel_sum, reference_conv.channel_sum, norms("batch").map(lambda a: Arguments(a.arrays[:1])), out=True
+    ),
+    "max_pool": Check(P.max_pool_forward, reference_pool.max_pool_forward, poolings("max")),
+    "max_pool dx": Check(P.max_pool_backward, reference_pool.max_pool_backward, poolings("max back")),
+    "avg_pool": Check(P.avg_pool_forward, reference_pool.avg_pool_forward, poolings("mean")),
+    "avg_pool dx": Check(P.avg_pool_backward, reference_pool.avg_pool_backward, poolings("mean back")),
+    "adaptive": Check(P.adaptive_avg_pool_forward, reference_pool.adaptive_avg_pool_forward, bins("forward")),
+    "adaptive dx": Check(P.adaptive_avg_pool_backward, reference_pool.adaptive_avg_pool_backward, bins("backward")),
+    "batch_norm": Check(N.batch_norm_train, reference_norm.batch_norm_train, norms("batch")),
+    "batch_norm dx": Check(N.batch_norm_backward, reference_norm.batch_norm_backward, norms("back")),
+    "layer_norm": Check(N.layer_norm_forward, reference_norm.layer_norm_forward, rows("forward")),
+    "layer_norm dx": Check(N.layer_norm_input_gradient, reference_norm.layer_norm_input_gradient, rows("back")),
+}  # fmt: skip
+
+
+def as_tuple(value: Any) -> tuple[np.ndarray, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def widened(arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    return [a.astype(np.float64) if a.dtype == np.float32 else a for a in arrays]
+
+
+def close(value: Any, expected: Any) -> None:
+    """Within float32's rounding of sums of these sizes, measured at the largest element."""
+    for ours, theirs in zip(as_tuple(value), as_tuple(expected), strict=True):
+        assert ours.shape == theirs.shape
+        assert ours.dtype == (np.float32 if theirs.dtype.kind == "f" else theirs.dtype)
+        scale = max(1.0, float(np.abs(theirs).max(initial=0.0)))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
+
+
+def bits(result: Any) -> bytes:
+    return b"".join(np.ascontiguousarray(r).tobytes() for r in as_tuple(result))
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", CHECKS)
+def test_equals_the_reference_in_float64(name: str) -> None:
+    """Random shapes, odd sizes, any layout; the float32 reference must pass the same test."""
+    check = CHECKS[name]
+
+    @QUICK
+    @given(check.arguments, st.lists(st.integers(0, 5), min_size=5, max_size=5))
+    def run(arguments: Arguments, how: list[int]) -> None:
+        arrays = [arranged(a, h) for a, h in zip(arguments.arrays, how, strict=False)]
+        kept = [a.copy() for a in arrays]
+        for array in arrays:
+            array.flags.writeable = False
+        expected = check.reference(*widened(arguments.arrays), *arguments.rest)
+        value = check.fast(*arrays, *arguments.rest)
+        close(value, expected)
+        close(check.reference(*arguments.arrays, *arguments.rest), expected)
+        for array, before in zip(arrays, kept, strict=True):
+            np.testing.assert_array_equal(array, before)
+        if check.out:
+            slot = np.full(value.shape, np.nan, np.float32)
+            assert check.fast(*arrays, *arguments.rest, out=slot) is slot
+            assert slot.tobytes() == bits(value)
+
+    run()
+
+
+ONE_OF_EACH = {
+    "matmul": Arguments((np.ones((2, 9, 33)), np.ones((2, 33, 17)))),
+    "linear": Arguments((np.ones((9, 33)), np.ones((17, 33)), np.ones(17))),
+    "linear dx": Arguments((np.ones((9, 17)), np.ones((17, 33)))),
+    "linear dw": Arguments((np.ones((9, 17)), np.ones((9, 33)))),
+    "conv": Arguments(
+        (np.ones((5, 6, 13, 11)), np.ones((16, 6, 3, 3)), np.ones(16)), (Window((3, 3), (1, 1), (0, 0)),)
+    ),
+    "conv dx": Arguments(
+        (np.ones((5, 16, 13, 11)), np.ones((16, 6, 3, 3))), ((5, 6, 13, 11), Window((3, 3), (1, 1), (1, 1)))
+    ),
+    "conv dw": Arguments(
+        (np.ones((5, 16, 13, 11)), np.ones((5, 6, 15, 13))), ((16, 6, 3, 3), Window((3, 3), (1, 1), (0, 0)))
+    ),
+    "conv db": Arguments((np.ones((5, 16, 13, 11)),)),
+    "max_pool": Arguments((np.ones((5, 6, 13, 11)),), (Window((2, 2), (2, 2), (0, 0)),)),
+    "avg_pool": Arguments((np.ones((5, 6, 13, 11)),), (Window((3, 3), (2, 2), (1, 1)),)),
+    "batch_norm": Arguments((np.ones((5, 6, 13, 11)), np.ones(6), np.ones(6)), (1e-5,)),
+    "batch_norm dx": Arguments(
+        (np.ones((5, 6, 13, 11)), np.ones((5, 6, 13, 11)), np.ones(6), np.ones(6), np.ones(6)), (True,)
+    ),
+    "layer_norm": Arguments((np.ones((21, 37)), np.ones(37), np.ones(37)), (37, 1e-5)),
+    "layer_norm dx": Arguments((np.ones((21, 37)), np.ones((21, 37)), np.ones((21, 1)), np.ones(37))),
+}
+"""Shapes alone. Without padding, which the reference multiplies (0 x inf = NaN) and oneDNN does not."""
+
+
+def filled(name: str) -> Arguments:
+    random = np.random.default_rng(7)
+    return ONE_OF_EACH[name]._replace(arrays=tuple(np.abs(normal(random, *a.shape)) for a in ONE_OF_EACH[name].arrays))
+
+
+def served(name: str) -> bool:
+    """Whether oneDNN did it: some pool has a unit that was made for it."""
+    arguments = filled(name)
+    for pool in onednn._pools:
+        pool.clear()
+    CHECKS[name].fast(*arguments.arrays, *arguments.rest)
+    return any(units for pool in onednn._pools for units in pool._units.values())
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", sorted(set(ONE_OF_EACH) - {"conv db"}))
+def test_onednn_does_it(name: str) -> None:
+    assert served(name)
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_nan_and_infinity_go_where_the_reference_lets_them(name: str) -> None:
+    check, arguments = CHECKS[name], filled(name)
+    for which, value in itertools.product(range(len(arguments.arrays)), (np.nan, np.inf, -np.inf)):
+        arrays = [a.copy() for a in arguments.arrays]
+        arrays[which].reshape(-1)[arrays[which].size // 2] = value
+        with np.errstate(all="ignore"):
+            ours, theirs = check.fast(*arrays, *arguments.rest), check.reference(*arrays, *arguments.rest)
+        for a, b in zip(as_tuple(ours), as_tuple(theirs), strict=True):
+            np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+            if name != "batch_norm dx":  # an infinite inverse_std has no meaning
+                np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+                np.testing.assert_array_equal(np.isposinf(a), np.isposinf(b))
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_other_dtypes_and_nothing_at_all_are_the_references(name: str) -> None:
+    check, arguments = CHECKS[name], filled(name)
+    for dtype in (np.float16, np.float64):
+        arrays = [a.astype(dtype) for a in arguments.arrays]
+        assert bits(check.fast(*arrays, *arguments.rest)) == bits(check.reference(*arrays, *arguments.rest))
+    if name not in ("conv dx", "conv dw") and not name.startswith(("layer", "batch")):
+        arrays = [arguments.arrays[0][:0], *arguments.arrays[1:]]
+        if name in ("linear dw", "matmul"):
+            arrays[1] = arrays[1][:0]
+        ours, theirs = check.fast(*arrays, *arguments.rest), check.reference(*arrays, *arguments.rest)
+        assert [a.shape for a in as_tuple(ours)] == [a.shape for a in as_tuple(theirs)]
+        assert bits(ours) == bits(theirs)
+
+
+EMPTY: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "no sample, conv dw": lambda c, r: (
+        c.conv_weight_gradient(np.zeros((0, 16, 5, 5), np.float32), np.zeros((0, 8, 5, 5), np.float32), (16, 8, 1, 1), W1),
+        r.conv_weight_gradient(np.zeros((0, 16, 5, 5), np.float32), np.zeros((0, 8, 5, 5), np.float32), (16, 8, 1, 1), W1),
+    ),
+    "no sample, conv dx": lambda c, r: (
+        c.conv_input_gradient(np.zeros((0, 16, 5, 5), np.float32), np.zeros((16, 8, 1, 1), np.float32), (0, 8, 5, 5), W1),
+        r.conv_input_gradient(np.zeros((0, 16, 5, 5), np.float32), np.zeros((16, 8, 1, 1), np.float32), (0, 8, 5, 5), W1),
+    ),
+}  # fmt: skip
+W1 = Window((1, 1), (1, 1), (0, 0))
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_gradients(name: str) -> None:
+    ours, theirs = EMPTY[name](onednn_conv, reference_conv)
+    assert ours.shape == theirs.shape
+    assert bits(ours) == bits(theirs)
+
+
+@needs_onednn
+@pytest.mark.parametrize("activation", onednn_matmul.ACTIVATIONS)
+def test_activation_on_the_way_out(activation: str) -> None:
+    random = np.random.default_rng(3)
+    x, weight, bias = normal(random, 33, 65), normal(random, 129, 65) / 8, normal(random, 129)
+    y = onednn_matmul.product(x, weight.T, bias=bias, activation=activation)
+    plain = phalanx.tensor(x.astype(np.float64) @ weight.T.astype(np.float64) + bias)
+    name, options = ("gelu", {"approximate": "tanh"}) if activation == "gelu_tanh" else (activation, {})
+    close(y, getattr(phalanx.nn.functional, name)(plain, **options).numpy())
+
+
+@needs_onednn
+def test_convolution_with_relu() -> None:
+    arguments = filled("conv")
+    x, weight, bias = (a - a.mean() for a in arguments.arrays)
+    y = onednn_conv.conv_forward(x, weight, bias, *arguments.rest, relu=True)
+    close(y, np.maximum(reference_conv.conv_forward(*widened((x, weight, bias)), *arguments.rest), 0))
+    assert (y == 0).any()
+
+
+@needs_onednn
+def test_attention_without_transposes() -> None:
+    """Query, key and value lie in one packed projection (B, T, 3, H, D); scores and result are strided too."""
+    packed = normal(np.random.default_rng(1), 2, 16, 3, 4, 8)
+    q, k, v = (packed[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+    result = np.full((2, 16, 4, 8), np.nan, np.float32)
+    onednn._pools[0].clear()
+    scores = onednn_matmul.product(q, k.swapaxes(-1, -2))
+    assert scores is not None
+    onednn_matmul.product(scores, v, result.transpose(0, 2, 1, 3))
+    close(result.transpose(0, 2, 1, 3), q.astype(np.float64) @ k.swapaxes(-1, -2).astype(np.float64) @ v)
+    units = [unit for made in onednn_matmul._products._units.values() for unit in made or ()]
+    assert [(u.copy_a, u.copy_b, u.copy_out) for u in units[-2:]] == [(False, False, True), (False, False, False)]
+
+
+# ---- bits ------------------------------------------------------------------------------------------------------------
+
+
+def moved(array: np.ndarray, offset: int) -> np.ndarray:
+    """A copy that starts ``offset`` elements behind a 64-byte address."""
+    raw = np.empty(array.nbytes + 128 + offset * array.itemsize, np.uint8)
+    start = -raw.ctypes.data % 64 + offset * array.itemsize
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_bits_depend_on_neither_addresses_nor_runs_nor_primitives(name: str) -> None:
+    check, arguments = CHECKS[name], filled(name)
+    expected = bits(check.fast(*arguments.arrays, *arguments.rest))
+    for offset in range(16):
+        if offset % 5 == 0:
+            for pool in onednn._pools:
+                pool.clear()
+        arrays = [moved(array, offset * (i + 1) % 16) for i, array in enumerate(arguments.arrays)]
+        assert bits(check.fast(*arrays, *arguments.rest)) == expected
+
+
+@needs_onednn
+def test_threads_use_primitives_of_their_own() -> None:
+    """Ranks may be threads: the same shapes at the same time, temporaries that nobody else holds, memory that is reused."""
+    random = np.random.default_rng(2)
+    inputs = [(normal(random, 40, 300), normal(random, 300, 200)) for _ in range(4)]
+    images = [normal(random, 4, 16, 20, 20) for _ in range(4)]
+    weight, window = normal(random, 16, 16, 3, 3), Window((3, 3), (1, 1), (1, 1))
+
+    def once(i: int) -> bytes:
+        y = onednn_matmul.product(inputs[i][0] * 1, inputs[i][1] * 1)
+        z = onednn_conv.conv_weight_gradient(images[i] * 1, images[i] * 1, weight.shape, window)
+        return bits((y, z, onednn_conv.conv_forward(images[i] * 1, weight * 1, None, window)))
+
+    expected = [once(i) for i in range(4)]
+    wrong: list[int] = []
+    start = threading.Barrier(4)
+
+    def work(i: int) -> None:
+        start.wait()
+        for _ in range(60):
+            if once(i) != expected[i]:
+                wrong.append(i)
+            gc.collect(0)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@needs_onednn
+def test_a_unit_is_lent_to_one_at_a_time() -> None:
+    made: list[int] = []
+    pool = onednn.Pool(lambda number: made.append(number) or object())
+    first, second = pool.take((1,)), pool.take((1,))
+    assert first is not second
+    pool.give((1,), first)
+    assert pool.take((1,)) is first
+    assert made == [1, 1]
+
+
+@needs_onednn
+def test_a_pool_forgets_its_oldest_and_remembers_what_cannot_be() -> None:
+    tries: list[int] = []
+
+    def build(number: int) -> object:
+        tries.append(number)
+        if number < 0:
+            raise onednn.Unsupported("no")
+        return object()
+
+    pool = onednn.Pool(build)
+    pool.CAPACITY = 3  # type: ignore[misc]
+    assert pool.take((-1,)) is None
+    assert pool.take((-1,)) is None
+    assert tries == [-1]
+    for number in range(5):
+        pool.give((number,), pool.take((number,)))
+    assert list(pool._units) == [(2,), (3,), (4,)]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    onednn.set_threads(2)
+    yield
+    onednn.set_threads(1)
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_two_threads(name: str, two_threads: None) -> None:
+    """Right, and bit-stable, with two threads too."""
+    check, arguments = CHECKS[name], filled(name)
+    value = check.fast(*arguments.arrays, *arguments.rest)
+    close(value, check.reference(*widened(arguments.arrays), *arguments.rest))
+    for _ in range(3):
+        assert bits(check.fast(*arguments.arrays, *arguments.rest)) == bits(value)
+
+
+@needs_onednn
+def test_every_thread_counts_its_threads_as_we_say() -> None:
+    """OpenMP's own count is one for each thread of ours and begins with the environment's."""
+    seen: list[int] = []
+    omp = onednn.load().omp
+
+    def work() -> None:
+        omp.omp_set_num_threads(7)
+        onednn_matmul.product(np.ones((8, 8), np.float32), np.ones((8, 8), np.float32))
+        seen.append(omp.omp_get_max_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [onednn.threads()] == [1]
+
+
+# ---- the choice ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def choice() -> Iterator[None]:
+    before = table.chosen()
+    yield
+    table.choose(before)
+
+
+@needs_onednn
+def test_fast_kernels_train_the_same_model(choice: None) -> None:
+    """A convolutional net: losses as with the reference up to rounding; the same bits each time."""
+
+    def losses(kernels: str) -> list[float]:
+        phalanx.init(seed=3, kernels=kernels)
+        nn = phalanx.nn
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 4),
+        )  # fmt: skip
+        optimizer = phalanx.optim.SGD(model.parameters(), lr=0.05)
+        random = np.random.default_rng(0)
+        x, y = phalanx.tensor(normal(random, 16, 1, 12, 12)), phalanx.tensor(random.integers(0, 4, 16))
+        found = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    plain, fast = losses("reference"), losses("fast")
+    np.testing.assert_allclose(fast, plain, rtol=1e-4)
+    assert losses("fast") == fast
+    assert fast[-1] < fast[0]
+
+
+@needs_onednn
+def test_a_forward_by_one_and_a_backward_by_the_other(choice: None) -> None:
+    """What one kernel saves another can use."""
+    x = phalanx.tensor(normal(np.random.default_rng(0), 2, 3, 8, 8), requires_grad=True)
+    gradients = []
+    for forward, backward in itertools.product(table.CHOICES, repeat=2):
+        table.choose(forward)
+        F = phalanx.nn.functional
+        y = F.layer_norm(F.max_pool2d(F.batch_norm(x, None, None, training=True), 2), (4, 4))
+        table.choose(backward)
+        (gradient,) = phalanx.grad((y * y * y).sum(), [x])
+        gradients.append(gradient.numpy())
+    for gradient in gradients[1:]:
+        np.testing.assert_allclose(gradient, gradients[0], rtol=1e-3, atol=1e-3)
+
+
+def test_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RangeError, match="reference, fast"):
+        table.choose("slow")
+    with pytest.raises(RangeError, match="got 'slow'"):
+        phalanx.init(kernels="slow")
+    monkeypatch.setattr(table, "_chosen", None)
+    monkeypatch.setenv(table.VARIABLE, "slow")
+    with pytest.raises(RangeError, match="PHALANX_KERNELS"):
+        table.chosen()
+
+
+def test_the_environment_chooses_and_a_call_has_the_last_word() -> None:
+    code = (
+        "import phalanx, sys; a = phalanx.kernels.chosen(); phalanx.kernels.choose('reference');"
+        "print(a, phalanx.kernels.chosen(), phalanx.kernels.describe(), 'cffi' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, table.VARIABLE: "fast"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["fast", "reference", "reference", "False"], done.stderr
+
+
+@needs_onednn
+def test_what_decides_the_bits_is_in_the_fingerprint(choice: None) -> None:
+    table.choose("fast")
+    assert phalanx.kernels.describe().startswith("fast: oneDNN 3.2.0 isa 0x")
+    assert phalanx.init(kernels="fast").fingerprint["kernels"] == phalanx.kernels.describe()
+    assert "kernels" not in phalanx.init(kernels="reference").fingerprint
+
+
+@pytest.mark.parametrize("lacking", ["the library", "cffi"])
+def test_without_the_library_one_line_says_what_it_costs(
+    lacking: str, choice: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacking == "cffi":
+        monkeypatch.setitem(sys.modules, "cffi", None)
+    else:
+        pytest.importorskip("cffi")
+        monkeypatch.setattr(onednn, "_candidates", lambda: ["/nowhere/libdnnl.so.3"])
+    onednn.load.cache_clear()
+    try:
+        with pytest.warns(
+            UserWarning, match=r"fast kernels: oneDNN .*; matrix products .*pip install \"phalanx\[cpu\]\""
+        ):
+            table.choose("fast")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert table.kernel("linear_forward") is reference.linear_forward
+        assert phalanx.kernels.describe() == "fast: no onednn"
+    finally:
+        monkeypatch.undo()
+        onednn.load.cache_clear()
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("version", "runtime", "complaint"),
+    [((2, 6, 3), 2, "3.2 or a later 3"), ((3, 1, 0), 2, "found 3.1.0"), ((3, 2, 0), 8, "built for OpenMP")],
+)
+def test_a_library_of_another_kind_is_refused(
+    version: tuple[int, int, int], runtime: int, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fake:
+        def dnnl_version(self) -> Any:
+            return type("V", (), dict(zip(("major", "minor", "patch"), version, strict=True), cpu_runtime=runtime))
+
+    monkeypatch.setattr(onednn, "_open", lambda ffi: Fake())
+    with pytest.raises(onednn.Unavailable, match=complaint):
+        onednn.load.__wrapped__()
