@@ -8,14 +8,17 @@ from . import (
     activations,
     backend,
     callbacks,
+    datasets,
     initializers,
     layers,
     losses,
     metrics,
     models,
     optimizers,
+    preprocessing,
     regularizers,
     saving,
+    utils,
 )
 from .layers import Input, InputLayer, Layer
 from .models import Model, Sequential
@@ -29,12 +32,15 @@ __all__ = [
     "activations",
     "backend",
     "callbacks",
+    "datasets",
     "initializers",
     "layers",
     "losses",
     "metrics",
     "models",
     "optimizers",
+    "preprocessing",
     "regularizers",
     "saving",
+    "utils",
 ]

@@ -291,14 +291,24 @@ class Layer(Module):
         self._register_penalties()
         self.built = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, list | tuple | dict) and "_module_names" in self.__dict__:
+            self._track_in(name, value)
+
     def _track(self) -> None:
-        """Layers and weights that stand in lists and dicts of attributes belong to the layer as well."""
-        for attribute, value in list(self.__dict__.items()):
-            if not attribute.startswith("_") and isinstance(value, list | tuple | dict):
-                keys = value if isinstance(value, dict) else range(len(value))
-                for key in keys:
-                    if isinstance(part := value[key], Module) and part not in self.children():
-                        self.add_module(f"{attribute}_{key}".replace(".", "_"), part)
+        """Layers that were put into lists and dicts of attributes since belong to the layer as well."""
+        for name, value in list(self.__dict__.items()):
+            if isinstance(value, list | tuple | dict):
+                self._track_in(name, value)
+
+    def _track_in(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            return
+        for key in value if isinstance(value, dict) else range(len(value)):
+            part = value[key]
+            if isinstance(part, Module) and not any(part is known for known in self.children()):
+                self.add_module(f"{name}_{key}".replace(".", "_"), part)
 
     # -- places in graphs -------------------------------------------------------------------------------------------
 

@@ -40,14 +40,9 @@ def as_rows(who: str, model: Any, x: Any) -> Any:
             found = tuple(column(x[name]) for name in names)
             return found if len(found) > 1 else found[0]
         return {name: column(part) for name, part in x.items()}
-    if (
-        isinstance(x, list | tuple)
-        and x
-        and all(is_array(part) or (isinstance(part, Tensor | list) and np.ndim(part)) for part in x)
-    ):
-        if all(is_array(part) or isinstance(part, Tensor) for part in x):
-            found = tuple(column(part) for part in x)
-            return found if len(found) > 1 else found[0]
+    if isinstance(x, list | tuple) and x and all(is_array(part) or isinstance(part, Tensor) for part in x):
+        found = tuple(column(part) for part in x)
+        return found if len(found) > 1 else found[0]
     return column(x)
 
 

@@ -12,7 +12,10 @@ from ..model_io.folder import load_extra, save_model
 from ..model_io.folder import load_model as _load_model
 from ..model_io.state import load_into
 from ..model_io.state import save as save_state
+from . import losses, metrics, optimizers
+from .described import NoWords, described, restored
 
+_HOMES = {"losses": losses, "metrics": metrics, "optimizers": optimizers, "schedules": optimizers.schedules}
 PathLike = str | os.PathLike[str]
 
 
@@ -24,11 +27,11 @@ class Savable:
     __dict__: dict[str, Any]
 
     def save(self, filepath: PathLike, overwrite: bool = True, **unused: Any) -> None:
-        """Write architecture, weights and what ``compile`` was given by name to the folder ``filepath``; rank 0 writes."""
+        """Write architecture, weights and what ``compile`` was given to the folder ``filepath``; rank 0 writes."""
         self._expect_built("save")
         if not overwrite and Path(filepath).exists():
             raise CheckpointError(f"{filepath} is there already, and overwrite is False")
-        save_model(self, filepath, extra={"compiled": _by_name(self.__dict__["_compiled"])})  # type: ignore[arg-type]
+        save_model(self, filepath, extra={"compiled": _words(self.__dict__["_compiled"])})  # type: ignore[arg-type]
 
     def save_weights(self, filepath: PathLike, overwrite: bool = True) -> None:
         """Write all weights as one safetensors file; rank 0 writes."""
@@ -41,15 +44,16 @@ class Savable:
         load_into(self, filepath, strict=not (skip_mismatch or by_name))  # type: ignore[arg-type]
 
     def _expect_built(self, who: str) -> None:
-        if not self.built or not self.state_dict():  # type: ignore[attr-defined]
-            if not self.built:
-                raise ValueError(f"{who}: {self.name} has no weights yet; give it an input shape, or call it once")
+        if not self.built:
+            raise ValueError(f"{who}: {self.name} has no weights yet; give it an input shape, or call it once")
 
 
 def load_model(
     filepath: PathLike, custom_objects: Mapping[str, type] | None = None, compile: bool = True, **unused: Any
 ) -> Any:
-    """The model that ``model.save`` wrote, compiled as it was where names said it all.
+    """The model that ``model.save`` wrote, compiled as it was unless that took functions or classes of one's own.
+
+    The optimizer begins anew: to go on with an interrupted fit use callbacks.BackupAndRestore.
 
     ``custom_objects`` gives classes of one's own by name, as is needed for those that a script defined.
 
@@ -64,26 +68,13 @@ def load_model(
     model.eval()
     given = (load_extra(filepath) or {}).get("compiled") or {}
     if compile and given.get("loss") is not None and hasattr(model, "compile"):
-        model.compile(**given)
+        model.compile(**restored(given, _HOMES))
     return model
 
 
-def _by_name(given: dict[str, Any]) -> dict[str, Any]:
-    """What of ``compile``'s arguments can be written down; an optimizer with its options by name is not."""
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        if key == "optimizer":
-            found[key] = getattr(value, "name", None)
-        elif _is_plain(value):
-            found[key] = value
-    if found.get("optimizer") is None or "loss" not in found:
+def _words(given: dict[str, Any]) -> dict[str, Any]:
+    """What ``compile`` was given, in words; nothing where a function or an object of one's own was among it."""
+    try:
+        return {key: described(value) for key, value in given.items() if value is not None}
+    except NoWords:
         return {}
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, str | int | float)

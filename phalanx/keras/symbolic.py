@@ -120,6 +120,8 @@ def has_symbolic(value: Any) -> bool:
 
 def symbolic_call(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Enter a call of ``layer`` into the graph; returns its symbolic outputs."""
+    if not layer.built:
+        layer._build_from(args, kwargs)
     outputs = outcome(layer, args, kwargs)
     Node(layer, (args, kwargs), outputs)
     for index, tensor in enumerate(leaves := nest.flat(outputs)):

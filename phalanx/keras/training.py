@@ -49,6 +49,10 @@ class Trainable:
         ``run_eagerly``, ``jit_compile`` and ``steps_per_execution`` change nothing.
         """
         known = optimizers.get(optimizer)
+        if metrics is None and any(
+            part is not None and not isinstance(part, int | float) for part in nest.flat(loss_weights)
+        ):
+            metrics, loss_weights = loss_weights, None  # the third argument was metrics before Keras 3
         for part in nest.flat(loss):
             if isinstance(part, str):
                 model_loss(part, None, ["output"])  # an unknown name is told at once

@@ -7,10 +7,11 @@ from typing import Any
 
 from ...core.errors import RangeError, ShapeError
 from .. import names
+from ..described import Described
 from .functions import tensor
 
 
-class Loss:
+class Loss(Described):
     """Base of losses: ``call(y_true, y_pred)`` gives a number for each sample, calling it the mean over the batch.
 
     Args:

@@ -10,9 +10,10 @@ import numpy as np
 from ...core import metrics as own
 from ...core.metrics.metric import State, on_host, per_sample, ratio, total
 from ...core.tensor import Tensor
+from ..described import Described
 
 
-class Metric(own.Metric):
+class Metric(Described, own.Metric):
     """Base of metrics. Subclasses define ``measure(prediction, target, weight)``, whose arrays are summed up, and ``result(state)``.
 
     >>> from phalanx import keras

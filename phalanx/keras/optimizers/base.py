@@ -9,10 +9,11 @@ from ... import optim
 from ...core.errors import RangeError
 from ...core.optim import clip
 from .. import names
+from ..described import Described
 from .schedules import LearningRateSchedule
 
 
-class Optimizer:
+class Optimizer(Described):
     """Base of optimizers. ``learning_rate`` is a number, a schedule of ``keras.optimizers.schedules``, or a function without arguments.
 
     Args:

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from ...core.errors import RangeError
+from ..described import Described
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(Described):
     """Base of schedules: ``__call__(step)`` gives the rate of that step, counted from 0.
 
     >>> from phalanx import keras

@@ -1,0 +1,5 @@
+"""``pad_sequences``, as in ``keras.utils``."""
+
+from ..utils import pad_sequences
+
+__all__ = ["pad_sequences"]
