@@ -13,8 +13,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = (
-    "autograd", "callbacks", "compression", "cuda", "data", "kernels", "linalg", "metrics", "nn", "onnx", "optim",
-    "special", "utils",
+    "autograd", "callbacks", "compression", "cuda", "data", "keras", "kernels", "linalg", "metrics", "nn", "onnx",
+    "optim", "special", "utils",
 )  # fmt: skip
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
