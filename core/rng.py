@@ -181,6 +181,22 @@ def replayed(then: Moment) -> Iterator[None]:
 
 
 @contextmanager
+def untouched() -> Iterator[None]:
+    """Whatever happens inside, afterwards seed and draws are as they were.
+
+    >>> manual_seed(3)
+    >>> with untouched(): manual_seed(4)
+    >>> initial_seed()
+    3
+    """
+    outer = (_state.seed, _state.step, _state.shard, _state.calls, _state.parameters)
+    try:
+        yield
+    finally:
+        _state.seed, _state.step, _state.shard, _state.calls, _state.parameters = outer
+
+
+@contextmanager
 def unmarked() -> Iterator[None]:
     """Inside, parameters get their initial values without a mark on those that are made afterwards.
 

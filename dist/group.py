@@ -154,7 +154,7 @@ provide(lambda: None if _local.group is None else _local.group.meeting)
 def init(
     *,
     shards: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     backend: str | None = None,
     timeout_s: float | None = None,
     stall_s: float = STALL_S,
@@ -170,7 +170,7 @@ def init(
         shards: V, the number of pieces that each global batch is cut into. With it the trained bits do not depend on the
             number of ranks, the wire, or on kills and resumes; library threads are fixed at one. None is the fast mode: as
             many shards as ranks.
-        seed: every random number of the job follows from it.
+        seed: every random number of the job follows from it. None: what ``manual_seed`` set on every rank, 0 at first.
         backend: ``"mpi"`` or ``"zmq"`` instead of what the launcher implies.
         timeout_s: deadline of each operation between ranks, in seconds (default 600, or ``PHALANX_TIMEOUT_S``).
         shared_memory: let ranks of one host sum gradients in memory that they share; the bits are the same without.
@@ -198,8 +198,8 @@ def init(
     if kernels is not None:
         choose_kernels(kernels)
     group = _connect(backend, timeout_s, shared_memory)
-    group.shards, group.seed = shards, seed
-    rng.manual_seed(seed)
+    rng.manual_seed(rng.initial_seed() if seed is None else seed)
+    group.shards, group.seed = shards, rng.initial_seed()
     set_placement(Placement(group.rank, group.size, shards))
     if shards is not None:
         processor.fix_threads(1)
@@ -289,7 +289,10 @@ def _say(group: Group) -> None:
 
 def current() -> Group:
     """The group of this rank; made from the environment when ``init()`` was not called."""
-    return _local.group or init()
+    if _local.group is None:
+        with rng.untouched():
+            return init()
+    return _local.group
 
 
 def joined() -> Group | None:

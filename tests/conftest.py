@@ -79,6 +79,7 @@ def _alone_again():
     group = sys.modules.get("phalanx.dist.group")
     if group is not None and group.joined() is not None:
         group.shutdown()
+        sys.modules["phalanx.core.rng"].manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
