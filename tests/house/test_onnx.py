@@ -15,6 +15,7 @@ from phalanx import nn
 from phalanx.core.errors import RangeError
 from phalanx.core.op import TABLE
 from phalanx.core.tensor import Tensor
+from phalanx.onnx_export import rules as rules
 from phalanx.onnx_export.example import Example
 from phalanx.onnx_export.rule import RULES
 from phalanx.onnx_export.runs import leaves, run
