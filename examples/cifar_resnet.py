@@ -1,7 +1,7 @@
 """A residual net for CIFAR-10 (He et al. 2015, arXiv 1512.03385, section 4.2), as in PyTorch's tutorials.
 
 Crops, flips, momentum, one cycle of the learning rate. Where CIFAR-10 cannot be had it says so and takes Fashion-MNIST.
-Test accuracy on Fashion-MNIST: RESULT.
+Result on Fashion-MNIST: RESULT
 
 python examples/cifar_resnet.py
 phalanx run -n 2 examples/cifar_resnet.py --shards 4 --epochs 20 --depth 20

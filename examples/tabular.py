@@ -2,7 +2,8 @@
 
 768 women, eight measurements each, 652 of the values never taken (Debian's copy, fetched at the first run). Missing values become
 the training part's median beside a column that says so, the rarer class weighs more, F1 is what counts, and training stops
-when it gets no better. Test part, a quarter: F1 RESULT.
+when it gets no better. The test part is a quarter, and so small that F1 lies between 0.64 and 0.74 with other seeds.
+Result: F1 0.641
 
 python examples/tabular.py
 phalanx run -n 2 examples/tabular.py --shards 4
