@@ -26,6 +26,8 @@ RESUME = "PHALANX_RESUME"
 """``auto`` after a restart by the launcher: continue from the newest valid checkpoint, whatever the script asks for."""
 STARTED = "PHALANX_STARTED_S"
 """After a restart: when the launcher began, in seconds since 1970. Older checkpoints are another run's."""
+STOP_CODE = "PHALANX_STOP_CODE"
+"""Exit code of a job that was asked to stop and has saved (default 0): schedulers start a job anew by such a code."""
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
 
@@ -195,6 +197,18 @@ def write_diagnosis(flight: str | None, check_replicas: int | None) -> dict[str,
 def restarted_since(environ: Mapping[str, str]) -> float | None:
     """None in a first launch; after a restart when the launcher began (seconds since 1970)."""
     return float(environ.get(STARTED) or 0.0) if environ.get(RESUME) == "auto" else None
+
+
+def stop_code(environ: Mapping[str, str]) -> int:
+    """The exit code after an agreed stop.
+
+    >>> stop_code({}), stop_code({"PHALANX_STOP_CODE": "75"})
+    (0, 75)
+    """
+    code = integer(STOP_CODE, environ[STOP_CODE]) if environ.get(STOP_CODE) else 0
+    if code > 255:
+        raise LaunchError(f"{STOP_CODE}={code}: expected an exit code, 0 to 255")
+    return code
 
 
 PLACE = ("rank", "size", "local_rank", "local_size", "node")
