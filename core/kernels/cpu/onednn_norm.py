@@ -1,13 +1,14 @@
 """Batch norm and layer norm by oneDNN: float32. All other dtypes and empty inputs go to the reference.
 
-In 3.2 it is fast for batch norm only where channels lie last, so others are rearranged first. Sums over samples and places are plain ones
-in float32: over 50,000 of them mean and variance are good to 1e-5, where the reference keeps 1e-6.
+In 3.2 batch norm is fast only where channels lie last, so others are rearranged first. Its sums over samples and places are plain
+ones in float32, good to 2e-5 over 50,000 of them: long ones are cut into parts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from .onednn import Pool, Primitive, layout, plan
 FLOAT32 = np.dtype(np.float32)
 BOTH = onednn_c.USE_SCALE | onednn_c.USE_SHIFT
 
+LONG, MOST_PARTS = 4096, 64
+"""Sums for statistics over more places than that are cut into up to so many parts."""
+
 
 # ---- batch norm ------------------------------------------------------------------------------------------------------
 
@@ -31,13 +35,14 @@ def _forms(samples: int, channels: int, places: int) -> tuple[Any, Any]:
 
 
 class _BatchNorm:
-    """Forward of one shape: y and the statistics of the batch."""
+    """Forward of one shape: by the batch's own statistics, which come out beside y, or by given ones."""
 
     __slots__ = ("primitive",)
 
-    def __init__(self, samples: int, channels: int, places: int, eps: float) -> None:
+    def __init__(self, samples: int, channels: int, places: int, eps: float, given: bool) -> None:
         x, each = _forms(samples, channels, places)
-        made = plan("batch_normalization_forward", onednn_c.FORWARD, x, x, eps, BOTH)
+        flags = BOTH | (onednn_c.GIVEN_STATISTICS if given else 0)
+        made = plan("batch_normalization_forward", onednn_c.FORWARD, x, x, eps, flags)
         arguments = {onednn_c.SRC: x, onednn_c.SCALE: each, onednn_c.SHIFT: each}
         self.primitive = Primitive(made, arguments | {onednn_c.DST: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each})
 
@@ -81,21 +86,71 @@ def _per_channel(values: Array | None, channels: int, missing: float) -> Array:
     return np.ascontiguousarray(values, FLOAT32)
 
 
+def _normalise(key: Any, x: Array, scale: Array, shift: Array, y: Array, mean: Array, variance: Array) -> bool:
+    """Run the forward of ``key``; False where the reference should do it."""
+    unit = _batch_norms.take(key)
+    if unit is None:
+        return False
+    unit.primitive(x, scale, shift, y, mean, variance)
+    _batch_norms.give(key, unit)
+    return True
+
+
+@lru_cache
+def _parts(rows: int) -> int:
+    """Into how many parts of equal length sums over ``rows`` are cut."""
+    return 1 if rows <= LONG else next(parts for parts in range(MOST_PARTS, 0, -1) if rows % parts == 0)
+
+
+def _statistics(x: Array, y: Array, eps: float) -> tuple[Array, Array] | None:
+    """Mean and variance (C,) of x (N, S, C) in parts: to oneDNN neighbouring rows are more channels, which are merged here.
+
+    ``y``, of x' shape, is overwritten.
+    """
+    channels = x.shape[-1]
+    parts = _parts(x.size // channels)
+    wide = parts * channels
+    mean, variance = np.empty((parts, channels), FLOAT32), np.empty((parts, channels), FLOAT32)
+    one, zero = np.ones(wide, FLOAT32), np.zeros(wide, FLOAT32)
+    if not _normalise((x.size // wide, wide, 1, eps, False), x, one, zero, y, mean, variance):
+        return None
+    middle = mean.mean(axis=0, dtype=np.float64)
+    spread = variance.mean(axis=0, dtype=np.float64) + np.square(mean - middle).mean(axis=0)
+    return middle.astype(FLOAT32), spread.astype(FLOAT32)
+
+
 def batch_norm_train(
     x: Array, weight: Array | None, bias: Array | None, eps: float
 ) -> tuple[Array, Array, Array, Array]:
-    """As ``reference_norm.batch_norm_train``, in one call; y has its channels last."""
-    key = (*_sizes(x), eps)
-    unit = _batch_norms.take(key) if _takes(x) else None
-    if unit is None:
+    """As ``reference_norm.batch_norm_train``; y has its channels last."""
+    if not _takes(x):
         return reference_norm.batch_norm_train(x, weight, bias, eps)
-    channels, y = x.shape[1], channels_last.empty(x.shape)
-    mean, variance = np.empty(channels, FLOAT32), np.empty(channels, FLOAT32)
+    channels, y, last = x.shape[1], channels_last.empty(x.shape), channels_last.arranged(x)
     scale, shift = _per_channel(weight, channels, 1.0), _per_channel(bias, channels, 0.0)
-    unit.primitive(channels_last.arranged(x), scale, shift, y, mean, variance)
-    _batch_norms.give(key, unit)
-    count = FLOAT32.type(x.size // channels)
-    return channels_last.to_first(y), mean, variance * count, 1.0 / np.sqrt(variance + FLOAT32.type(eps))
+    count = x.size // channels
+    found = _statistics(last, y, eps) if _parts(count) > 1 else None
+    mean, variance = found or (np.empty(channels, FLOAT32), np.empty(channels, FLOAT32))
+    if not _normalise((*_sizes(x), eps, found is not None), last, scale, shift, y, mean, variance):
+        return reference_norm.batch_norm_train(x, weight, bias, eps)
+    inverse_std = 1.0 / np.sqrt(variance + FLOAT32.type(eps))
+    return channels_last.to_first(y), mean, variance * FLOAT32.type(count), inverse_std
+
+
+def batch_norm_apply(x: Array, mean: Array, inverse_std: Array, weight: Array | None, bias: Array | None) -> Array:
+    """As ``reference_norm.batch_norm_apply``; y has its channels last."""
+    if not _takes(x) or mean.dtype != FLOAT32:
+        return reference_norm.batch_norm_apply(x, mean, inverse_std, weight, bias)
+    channels, y = x.shape[1], channels_last.empty(x.shape)
+    scale, shift = _per_channel(weight, channels, 1.0), _per_channel(bias, channels, 0.0)
+    given = _per_channel(mean, channels, 0.0), _variance(inverse_std)
+    if not _normalise((*_sizes(x), 0.0, True), channels_last.arranged(x), scale, shift, y, *given):
+        return reference_norm.batch_norm_apply(x, mean, inverse_std, weight, bias)
+    return channels_last.to_first(y)
+
+
+def _variance(inverse_std: Array) -> Array:
+    """The variance that oneDNN wants, eps in it already."""
+    return np.reciprocal(np.square(inverse_std, dtype=FLOAT32))
 
 
 def batch_norm_backward(
@@ -107,10 +162,10 @@ def batch_norm_backward(
     if unit is None:
         return reference_norm.batch_norm_backward(gradient, x, mean, inverse_std, weight, training)
     channels, dx = x.shape[1], channels_last.empty(x.shape)
-    variance = np.reciprocal(np.square(inverse_std, dtype=FLOAT32))  # eps is in it already
     dw, db = np.empty(channels, FLOAT32), np.empty(channels, FLOAT32)
     unit.primitive(
-        channels_last.arranged(gradient), channels_last.arranged(x), _per_channel(mean, channels, 0.0), variance,
+        channels_last.arranged(gradient), channels_last.arranged(x), _per_channel(mean, channels, 0.0),
+        _variance(inverse_std),
         _per_channel(weight, channels, 1.0), dx, dw, db,
     )  # fmt: skip
     _batch_norm_gradients.give(key, unit)
@@ -190,6 +245,7 @@ def layer_norm_input_gradient(gradient: Array, xhat: Array, inverse_std: Array, 
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "batch_norm_train": batch_norm_train,
+    "batch_norm_apply": batch_norm_apply,
     "batch_norm_backward": batch_norm_backward,
     "layer_norm_forward": layer_norm_forward,
     "layer_norm_input_gradient": layer_norm_input_gradient,
