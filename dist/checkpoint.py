@@ -49,8 +49,15 @@ class Checkpointer:
     All methods are collective: every rank calls them at the same place. A job that is asked to stop (SIGTERM, SIGUSR1) saves and
     ends at the next :meth:`after_step`, whatever ``every`` is.
 
-    >>> checkpointer = Checkpointer("run", model=model, optimizer=optimizer, loader=loader, every=100)  # doctest: +SKIP
-    >>> checkpointer.resume("auto")                                                                     # doctest: +SKIP
+    >>> import tempfile
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
+    >>> checkpointer = phalanx.Checkpointer(tempfile.mkdtemp(), model=model, optimizer=optimizer, every=100)
+    >>> checkpointer.resume("auto")
+    >>> for _ in range(100):
+    ...     checkpointer.after_step()
+    >>> [path.name for path in checkpointer.store.list()]
+    ['step-00000100']
     """
 
     block_nbytes = BLOCK_NBYTES
@@ -71,12 +78,11 @@ class Checkpointer:
     ) -> None:
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise RangeError(f"Checkpointer expects every to be None or a number of steps of at least 1, got {every!r}")
-        self.store = None if directory is None else Store(directory, keep=keep, say=self._say)
+        self.store = None if directory is None else Store(directory, keep=keep, say=self._agreement.say)
         self.every, self.loader = every, loader
         self._models, self._optimizers = named(model, "model"), named(optimizer, "optimizer")
         self._config, self._state = plain(config, "config"), named_state.check(state)
         self._group = groups.current() if group is None else group
-        self._communicator = getattr(self._group, "control", self._group.communicator)
         self._counted_steps = 0
         self._saved: tuple[int, Path] | None = None
         """Step and folder of the last checkpoint that was written here."""
@@ -91,84 +97,158 @@ class Checkpointer:
 
     # -- save --------------------------------------------------------------------------------------------------------
 
-    def save(self) -> Path:
-        """Save now; returns the checkpoint's folder. Raises CheckpointError on all ranks when any rank cannot."""
+    def save(self, score: float | None = None) -> Path:
+        """Save now; returns the checkpoint's folder. Raises CheckpointError on all ranks when any rank cannot.
+
+        ``score``: what ``keep_best`` compares; that of rank 0 counts. One that is not finite is never the best.
+        """
         if self.store is None:
             raise CheckpointError("save() needs a directory: this Checkpointer was made with directory=None")
-        path, problem = self._save(self.store)
+        path, problem = self._save_now(self.store, score)
         if path is None:
             raise CheckpointError(problem)
         return path
 
-    def after_step(self) -> None:
+    def after_step(self, score: float | None = None) -> None:
         """To be called after each ``optimizer.step()``: saves when it is time, and ends the job when it was asked to stop.
 
-        When a save fails rank 0 says so in one line and training goes on; older checkpoints stay. When the job was asked to
-        stop: raises SystemExit on all ranks, with 0 when the state was saved.
+        When a save fails rank 0 says so in one line and training goes on; older checkpoints stay. With ``background`` this is
+        where a save that all ranks have written becomes a checkpoint. When the job was asked to stop: raises SystemExit on all
+        ranks, with 0 when the state was saved. ``score``: as for :meth:`save`.
         """
         self._counted_steps += 1
         fault_point("after-update")
         if self.store is None:
             return
+        self._prepare()
         word = self._group.stop_requested
+        self._go_on(wait=bool(word))
         due = self.every is not None and self.step % self.every == 0
         if (due or word) and (self._saved is None or self._saved[0] != self.step):
-            path, problem = self._save(self.store)
-            if path is None and not word:
-                self._say(f"no checkpoint after step {self.step}: {problem}; training goes on")
-            elif path is None:
-                self._say(f"stopped by {word} after step {self.step}, NOT saved: {problem}")
-                raise SystemExit(1)
+            if self.background and not word:
+                self._save_behind(self.store, score)
+            else:
+                path, problem = self._save_now(self.store, score)
+                if path is None and not word:
+                    self._not_saved(self.step, problem)
+                elif path is None:
+                    self._agreement.say(f"stopped by {word} after step {self.step}, NOT saved: {problem}")
+                    raise SystemExit(1)
         if word and self._saved is not None:
-            self._say(f"stopped by {word} after step {self.step}, saved in {self._saved[1]}")
+            self._agreement.say(f"stopped by {word} after step {self.step}, saved in {self._saved[1]}")
             raise SystemExit(0)
 
-    def _save(self, store: Store) -> tuple[Path | None, str]:
+    def wait(self) -> Path | None:
+        """Finish the save in the background, if there is one; returns the last checkpoint of this Checkpointer. Collective.
+
+        To be called after the last step when ``background`` is on.
+        """
+        self._go_on(wait=True)
+        return None if self._saved is None else self._saved[1]
+
+    def _save_now(self, store: Store, score: float | None) -> tuple[Path | None, str]:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
-        set_position(self._group.rank, self.step)
-        fault_point("checkpoint-begin")
+        self._go_on(wait=True)
+        save, problem = self._begin(store, score, background=False)
+        if save is None:
+            return None, problem
+        save.advance(wait=True)
+        if save.path is not None:
+            self._saved = self.step, save.path
+        return save.path, save.problem
+
+    def _save_behind(self, store: Store, score: float | None) -> None:
+        """Copy the state, and let threads write it."""
+        if self._save is not None:
+            self._not_saved(self.step, f"that of step {self._save.step} is still being written")
+            return
+        self._save, problem = self._begin(store, score, background=True)
+        if self._save is None:
+            self._not_saved(self.step, problem)
+
+    def _go_on(self, *, wait: bool) -> None:
+        """With the save in the background."""
+        if self._save is None:
+            return
+        self._save.advance(wait=wait)
+        if self._save.over:
+            save, self._save = self._save, None
+            if save.path is None:
+                self._not_saved(save.step, save.problem)
+            else:
+                self._saved = save.step, save.path
+
+    def _not_saved(self, step: int, problem: str) -> None:
+        self._agreement.say(f"no checkpoint after step {step}: {problem}; training goes on")
+
+    def _prepare(self) -> None:
+        """Room for the copy, while training goes on: the state has its size after the first step."""
+        if not self.background or self._prepared or self.every is None:
+            return
+        self._prepared = True
+        layout, arrays, _ = self._laid_out()
+        nbytes = nbytes_of(self._portion(layout, arrays))
+        self._room = Task(lambda: self._snapshot.prepare(nbytes), "phalanx-checkpoint-room")
+
+    def _laid_out(self) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
+        """Where everything goes, the arrays on the host, and the scalars of named state."""
         scalars, arrays = named_state.take_apart(self._state)
         arrays |= self._arrays() | extra_state.arrays(self._models)
         arrays = {name: on_host(array) for name, array in arrays.items()}
-        layout = plan(arrays)
-        folder, problem = self._on_rank_0("begin", lambda: str(store.begin(self.step, layout)))
+        return plan(arrays), arrays, scalars
+
+    def _begin(self, store: Store, score: float | None, *, background: bool) -> tuple[Save | None, str]:
+        """A save that is under way, or None and what went wrong, equal on all ranks."""
+        set_position(self._group.rank, self.step)
+        fault_point("checkpoint-begin")
+        layout, arrays, scalars = self._laid_out()
+        started: list[Manifest] = []
+
+        def begin() -> str:
+            started.append(self._manifest(scalars | scalars_of(score)))
+            return str(store.begin(self.step, layout))
+
+        folder, problem = self._agreement.on_rank_0("begin", begin)
         if folder is None:
             return None, problem
-        parts, problem = self._on_all_ranks("write", lambda: self._write(Path(folder), layout, arrays))
-        path = None
-        if parts is not None:
-            path, problem = self._on_rank_0(
-                "commit", lambda: str(store.commit(Path(folder), self._manifest(layout, parts, scalars)))
-            )
-        if path is None:
-            self._on_rank_0("abandon", lambda: store.abandon(Path(folder)))
-            return None, problem
-        self._saved = self.step, Path(path)
-        return Path(path), ""
+        own = self._portion(layout, arrays)
+        if background:
+            if self._room is not None:
+                self._room = self._room.result()
+            own = self._snapshot.take(own)
 
-    def _write(self, folder: Path, layout: Layout, arrays: Mapping[str, np.ndarray | OwnPart]) -> list[Part]:
+        def write() -> list[Part]:
+            parts = write_portion(Path(folder), own)
+            fault_point("checkpoint-after-write")
+            return parts
+
+        def commit(parts: list[Part]) -> Path:
+            files, tensors = complete(layout, parts)
+            return store.commit(Path(folder), replace(started[0], files=files, tensors=tensors))
+
+        return Save(
+            self._agreement, store, self.step, Path(folder), write=write, commit=commit, background=background
+        ), ""
+
+    def _portion(self, layout: Layout, arrays: Mapping[str, np.ndarray | OwnPart]) -> Portion:
         # of what is spread over the ranks each writes its own; the rest they share
         rest = {entry.file for entry in layout.tensors if not isinstance(arrays[entry.name], OwnPart)}
         shared = [entry for entry in layout.files if entry.name in rest]
         ranges = share(shared, self._group.size, self.block_nbytes)[self._group.rank]
         if self._group.rank == 0:
             ranges += [Range(entry.name, 0, entry.header_nbytes) for entry in layout.files if entry not in shared]
-        parts = write(folder, layout, ranges, arrays)
-        fault_point("checkpoint-after-write")
-        return parts
+        return portion(layout, ranges, arrays)
 
-    def _manifest(self, layout: Layout, parts: Iterable[Iterable[Any]], scalars: dict[str, Any]) -> Manifest:
-        files, tensors = complete(layout, (Part(*row) for rows in parts for row in rows))
+    def _manifest(self, scalars: Mapping[str, Any]) -> Manifest:
+        """All but what lies in files."""
         return Manifest(
             step=self.step,
             seed=self._group.seed,
             shards=self._group.shards,
             cursor=None if self.loader is None else plain(self.loader.state_dict(), "the loader's position"),
-            scalars=plain(self._scalars(), "optimizer") | scalars,
+            scalars=plain(self._scalars(), "optimizer") | dict(scalars),
             config=self._config,
             fingerprint=plain(getattr(self._group, "fingerprint", {}), "fingerprint"),
-            files=files,
-            tensors=tensors,
         )
 
     # -- resume ------------------------------------------------------------------------------------------------------
@@ -193,7 +273,7 @@ class Checkpointer:
         if path is None or manifest is None:
             return None
         self._restore(path, manifest, allow=tuple(allow))
-        self._say(f"resumed from step {manifest.step} ({path})")
+        self._agreement.say(f"resumed from step {manifest.step} ({path})")
         return manifest.step
 
     def _after_restart(self, which: str | os.PathLike[str]) -> tuple[Path | None, Manifest | None]:
@@ -203,12 +283,12 @@ class Checkpointer:
             return None, None
         path, manifest, _ = self._find(self.store, since)
         if path is not None:
-            self._say(f"restarted by the launcher: going on from this run's newest checkpoint, not from {str(which)!r}")
+            self._agreement.say(f"restarted by the launcher: going on from this run's newest checkpoint, not from {str(which)!r}")
         return path, manifest
 
     def _find(self, where: Store | Path, since: float = 0.0) -> tuple[Path | None, Manifest | None, list[str]]:
         """The newest checkpoint that all ranks together found whole, and what is wrong with newer ones."""
-        paths, problem = self._on_rank_0("list", lambda: [str(path) for path in candidates(where, since)])
+        paths, problem = self._agreement.on_rank_0("list", lambda: [str(path) for path in candidates(where, since)])
         if paths is None:
             raise CheckpointError(problem)
         problems: list[str] = []
@@ -218,17 +298,17 @@ class Checkpointer:
                 return path, manifest, problems
             problems.append(f"checkpoint {path} is damaged: {problem}")
             last = str(path) == paths[-1]
-            self._say(f"{problems[-1]}; {'no valid one remains' if last else 'going back to the one before it'}")
+            self._agreement.say(f"{problems[-1]}; {'no valid one remains' if last else 'going back to the one before it'}")
         return None, None, problems
 
     def _verified(self, path: Path) -> tuple[Manifest | None, str]:
         """The manifest when every byte is right; each rank checks its share of the bytes."""
-        text, problem = self._on_rank_0("manifest", lambda: encode(read_manifest(path)).decode("ascii"))
+        text, problem = self._agreement.on_rank_0("manifest", lambda: encode(read_manifest(path)).decode("ascii"))
         if text is None:
             return None, problem
         manifest = decode(text.encode("ascii"))
         ranges = share(manifest.files, self._group.size, self.block_nbytes)[self._group.rank]
-        rows, problem = self._on_all_ranks("verify", lambda: measure(path, manifest, ranges))
+        rows, problem = self._agreement.on_all_ranks("verify", lambda: measure(path, manifest, ranges))
         if rows is None:
             return None, problem
         problem = "; ".join(compare(manifest, (Part(*row) for parts in rows for row in parts)))
@@ -251,13 +331,13 @@ class Checkpointer:
         self._read(path, manifest)
 
     def _read(self, path: Path, manifest: Manifest) -> None:
-        extra = extra_state.Reading(self._models, manifest.tensors, self._say)
+        extra = extra_state.Reading(self._models, manifest.tensors, self._agreement.say)
         further = named_state.Reading(self._state, manifest.scalars, manifest.tensors)
         extras = extra.arrays | further.arrays
         arrays = self._arrays() | extras  # only now: preparing state may have moved parameters into a store
         require_fit(path, (t for t in manifest.tensors if self._wants(t.name) or t.name in extras), arrays)
         staged = {name: on_host(array) for name, array in arrays.items()}
-        rows, problem = self._on_all_ranks("read", lambda: read(path, manifest, staged))
+        rows, problem = self._agreement.on_all_ranks("read", lambda: read(path, manifest, staged))
         if rows is not None:
             spread = [name for name, array in arrays.items() if isinstance(array, OwnPart)]
             parts = (Part(*row) for own in rows for row in own)
@@ -298,7 +378,7 @@ class Checkpointer:
             key for key in ours.keys() | manifest.fingerprint.keys() if ours.get(key) != manifest.fingerprint.get(key)
         )
         if differing and manifest.fingerprint:
-            self._say(
+            self._agreement.say(
                 f"the checkpoint comes from another machine ({', '.join(differing)}): bits may differ from here on"
             )
 
@@ -343,35 +423,3 @@ class Checkpointer:
     def _wants(self, name: str) -> bool:
         """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
         return name.startswith(MODEL) or (name.startswith(OPTIMIZER) and bool(self._optimizers))
-
-    # -- agreement ---------------------------------------------------------------------------------------------------
-
-    def _on_rank_0(self, what: str, action: Callable[[], Any]) -> tuple[Any, str]:
-        """Rank 0's result (JSON) on all ranks, or None and its problem."""
-        outcome = _outcome(action) if self._group.rank == 0 else None
-        result, problem = self._communicator.broadcast_object(outcome, name=f"checkpoint {what}").wait()
-        return result, problem
-
-    def _on_all_ranks(self, what: str, action: Callable[[], Any]) -> tuple[list[Any] | None, str]:
-        """Every rank's result (JSON) on all ranks, or None and the problems of those that failed."""
-        outcomes = self._communicator.all_gather_object(_outcome(action), name=f"checkpoint {what}").wait()
-        ranks: dict[str, list[str]] = {}
-        for rank, (_, problem) in enumerate(outcomes):
-            if problem:
-                ranks.setdefault(problem, []).append(str(rank))
-        problems = [f"rank {', '.join(who)}: {problem}" for problem, who in ranks.items()]
-        return (None, "; ".join(problems)) if problems else ([result for result, _ in outcomes], "")
-
-    def _say(self, line: str) -> None:
-        if self._group.rank == 0:
-            print(f"phalanx: {line}", file=sys.stderr, flush=True)
-
-
-def _outcome(action: Callable[[], Any]) -> tuple[Any, str]:
-    """The result, or None and what the disk refused; only that: a mistake of ours is raised."""
-    try:
-        return action(), ""
-    except CheckpointError as error:
-        return None, str(error)
-    except OSError as error:
-        return None, f"{error.strerror or error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 from ..core.errors import CheckpointError
 from ..model_io.folder import load_extra, save_model
 from ..model_io.folder import load_model as _load_model
-from ..model_io.state import load_into
+from ..model_io.state import load_into, read_metadata
 from ..model_io.state import save as save_state
 from . import losses, metrics, optimizers
 from .described import NoWords, described, restored
 
+__all__ = ["load_model"]
+
 _HOMES = {"losses": losses, "metrics": metrics, "optimizers": optimizers, "schedules": optimizers.schedules}
+_ORDER = "weights of keras, in order"
+"""The metadata key of the names of weights: another model of the same architecture may call its layers otherwise."""
 PathLike = str | os.PathLike[str]
 
 
@@ -36,12 +41,18 @@ class Savable:
     def save_weights(self, filepath: PathLike, overwrite: bool = True) -> None:
         """Write all weights as one safetensors file; rank 0 writes."""
         self._expect_built("save_weights")
-        save_state(self, filepath)
+        names = [name for name, _ in self._all_weights()]  # type: ignore[attr-defined]
+        save_state(self, filepath, metadata={_ORDER: json.dumps(names)})
 
     def load_weights(self, filepath: PathLike, skip_mismatch: bool = False, by_name: bool = False) -> None:
         """Take the weights that :meth:`save_weights` wrote. Raises StateError that lists what does not fit."""
         self._expect_built("load_weights")
-        load_into(self, filepath, strict=not (skip_mismatch or by_name))  # type: ignore[arg-type]
+        own = [name for name, _ in self._all_weights()]  # type: ignore[attr-defined]
+        given = json.loads(read_metadata(filepath).get(_ORDER, "[]"))
+        rename = None
+        if not by_name and set(given) != set(own) and len(given) == len(own):  # as Keras: by the order of layers
+            rename = dict(zip(given, own, strict=True)).get
+        load_into(self, filepath, strict=not (skip_mismatch or by_name), rename=rename)  # type: ignore[arg-type]
 
     def _expect_built(self, who: str) -> None:
         if not self.built:

@@ -36,6 +36,12 @@ COMMON = frozenset(
     """.split()  # noqa: SIM905
 )
 """Options that mean the same wherever they come."""
+UNRUN = {
+    "phalanx.data.datasets": "fetches files that not every machine can reach",
+    "phalanx.request_stop": "ends the process's training",
+    "phalanx.keras.datasets": "fetches files that not every machine can reach",
+}
+"""Whose examples may be skipped."""
 AS_ANOTHER = re.compile(r"\b[Aa]s (in |for )?:(class|func|meth):`")
 """A docstring that sends the reader to another one for its options."""
 
@@ -112,6 +118,11 @@ def test_every_name_begins_with_a_sentence_and_has_an_example() -> None:
     assert not without, f"a first line that ends with a full stop is missing: {', '.join(without)}"
     without = [name for name, value in PUBLIC.items() if ">>> " not in words(value)]
     assert not without, f"an example is missing: {', '.join(without)}"
+
+
+def test_examples_are_run() -> None:
+    skipped = [name for name, value in PUBLIC.items() if "+SKIP" in words(value) and not name.startswith(tuple(UNRUN))]
+    assert not skipped, f"examples that would never run: {', '.join(skipped)}"
 
 
 def test_every_method_says_what_it_does() -> None:

@@ -106,11 +106,12 @@ def test_every_file_exists() -> None:
 
 
 def test_every_option_exists() -> None:
-    """Of ``phalanx`` and its commands, and of the example."""
+    """Of ``phalanx`` and its commands, and of the examples."""
     commands = next(action for action in _parser()._actions if action.dest == "==SUPPRESS==" and action.choices)
     parsers = commands.choices.values()  # type: ignore[union-attr]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    known |= set(re.findall(r"\"(--[a-z-]+)\"", Path(EXAMPLE).read_text()))
+    for example in Path(EXAMPLE).parent.glob("*.py"):
+        known |= set(re.findall(r"\"(--[a-z-]+)\"", example.read_text()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) - {"--host"}  # mpirun's
     assert named and named <= known, named - known
 

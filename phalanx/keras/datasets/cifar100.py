@@ -6,6 +6,8 @@ import numpy as np
 
 from ...core.data.datasets import CIFAR100
 
+__all__ = ["load_data"]
+
 Arrays = tuple[np.ndarray, np.ndarray]
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from ...core.data.datasets import IMDB
 
+__all__ = ["get_word_index", "load_data"]
+
 Arrays = tuple[np.ndarray, np.ndarray]
 _NO_WORD = re.compile(r"<br\s*/?>|[!\"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~\t\n]")
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from ...core.data.datasets import MNIST
 
+__all__ = ["load_data"]
+
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
