@@ -13,6 +13,7 @@ from .core.errors import PhalanxError
 from .dist.errors import LaunchError
 from .launch.plan import RunArguments
 from .launch.run import check_script, dry_run, run
+from .slurm_command import add_slurm
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_diagnosis(commands)
     _add_doctor(commands)
     _add_bench(commands)
+    add_slurm(commands)
     return parser
 
 
