@@ -28,12 +28,12 @@ def column(value: Any) -> Any:
 
 def as_rows(who: str, model: Any, x: Any) -> Any:
     """Inputs as one array, or a tuple of several in the order of the model's inputs, or a dict; data sets as they are."""
+    if hasattr(x, "__next__"):
+        raise DataError(f"{who} expects arrays or a phalanx Dataset or DataLoader; generators are not known here")
     if isinstance(x, DataLoader | Dataset) or (
         is_stream(x) and not isinstance(x, list | tuple | dict | np.ndarray | Tensor)
     ):
         return x
-    if callable(x) or hasattr(x, "__next__"):
-        raise DataError(f"{who} expects arrays or a phalanx Dataset or DataLoader; generators are not known here")
     if isinstance(x, dict):
         names = getattr(model, "input_names", None)
         if names and set(names) <= set(x):

@@ -127,7 +127,11 @@ class Trainable:
             metrics = model_metrics(given["metrics"], given["weighted_metrics"], loss, names)
             if self.__dict__["_runner"] is None:
                 self.__dict__["_runner"] = Runner(self)
-            self.__dict__["_trainer"] = Trainer(self.__dict__["_runner"], given["optimizer"], loss, metrics)
+            optimizer = given["optimizer"]
+            self.__dict__["_trainer"] = Trainer(
+                self.__dict__["_runner"], optimizer, loss, metrics, clip_norm=getattr(optimizer, "global_clipnorm", None),
+                clip_value=getattr(optimizer, "clipvalue", None),
+            )  # fmt: skip
         return self.__dict__["_trainer"]
 
     def _model_for_prediction(self) -> Any:
