@@ -10,7 +10,7 @@ Ioffe and Szegedy, Batch normalization, 2015 (arXiv 1502.03167); Ba, Kiros and H
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..backend import array_module
 from ..op import Array
@@ -95,18 +95,39 @@ def layer_norm_forward(
 ) -> tuple[Array, Array, Array]:
     """``(x - mean) / sqrt(var + eps) * weight + bias`` over the last ``features`` elements of each row.
 
-    x (..., D), weight and bias of D elements. Returns y, xhat (M, D) and inverse_std (M, 1), which the backward wants.
+    x (..., D), weight and bias of D elements. Returns y, mean and inverse_std (M, 1), which the backward wants.
     """
     xp = array_module(x)
     rows = wide(x).reshape(x.size // max(1, features), features)
-    xhat = rows - xp.mean(rows, axis=1, keepdims=True)
+    mean = xp.mean(rows, axis=1, keepdims=True)
+    xhat = rows - mean
     variance = xp.mean(xhat * xhat, axis=1, keepdims=True)
     inverse_std = 1.0 / xp.sqrt(variance + rows.dtype.type(eps))
     xhat *= inverse_std
     y = xhat if weight is None else xhat * wide(weight).reshape(-1)
     if bias is not None:
         y = y + wide(bias).reshape(-1)
-    return y.reshape(x.shape).astype(x.dtype, copy=False), xhat, inverse_std
+    return y.reshape(x.shape).astype(x.dtype, copy=False), mean, inverse_std
+
+
+def layer_norm_backward(
+    gradient: Array,
+    x: Array,
+    mean: Array,
+    inverse_std: Array,
+    weight: Array | None,
+    shape: tuple[int, ...],
+    needs: Sequence[bool],
+    slots: Sequence[Array | None],
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of input, weight and bias, the latter of ``shape``: those of the three that ``needs`` names, else None."""
+    xhat = wide(x).reshape(len(mean), math.prod(shape)) - mean
+    xhat *= inverse_std
+    return (
+        layer_norm_input_gradient(gradient, xhat, inverse_std, weight) if needs[0] else None,
+        layer_norm_weight_gradient(gradient, xhat, shape, slots[1]) if needs[1] else None,
+        layer_norm_bias_gradient(gradient, shape, slots[2]) if needs[2] else None,
+    )
 
 
 def layer_norm_input_gradient(gradient: Array, xhat: Array, inverse_std: Array, weight: Array | None) -> Array:
@@ -164,9 +185,8 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "batch_norm_train": batch_norm_train,
     "batch_norm_backward": batch_norm_backward,
     "layer_norm_forward": layer_norm_forward,
-    "layer_norm_input_gradient": layer_norm_input_gradient,
+    "layer_norm_backward": layer_norm_backward,
     "layer_norm_weight_gradient": layer_norm_weight_gradient,
-    "layer_norm_bias_gradient": layer_norm_bias_gradient,
     "rms_norm_forward": rms_norm_forward,
     "rms_norm_input_gradient": rms_norm_input_gradient,
 }

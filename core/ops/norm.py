@@ -86,21 +86,14 @@ def _layer_norm(
     for name, array in (("weight", weight), ("bias", bias)):
         if array is not None and array.shape != shape:
             raise ShapeError(f"layer_norm: {name} must have normalized_shape={shape}, got shape {array.shape}")
-    y, xhat, inverse_std = kernel("layer_norm_forward", device_kind(x))(x, weight, bias, math.prod(shape), eps)
-    return y, (xhat, inverse_std, weight, shape)
+    y, mean, inverse_std = kernel("layer_norm_forward", device_kind(x))(x, weight, bias, math.prod(shape), eps)
+    return y, (x, mean, inverse_std, weight, shape)
 
 
 def _layer_norm_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-    xhat, inverse_std, weight, shape = saved
-    device = device_kind(gradient)
-    dx, dw, db = None, None, None
-    if needs[0]:
-        dx = kernel("layer_norm_input_gradient", device)(gradient, xhat, inverse_std, weight)
-    if len(needs) > 1 and needs[1]:
-        dw = kernel("layer_norm_weight_gradient", device)(gradient, xhat, shape, out=slots[1])
-    if len(needs) > 2 and needs[2]:
-        db = kernel("layer_norm_bias_gradient", device)(gradient, shape, out=slots[2])
-    return (dx, dw, db)[: len(needs)]
+    rest = 3 - len(needs)
+    wanted, places = (*needs, *[False] * rest), (*slots, *[None] * rest)
+    return kernel("layer_norm_backward", device_kind(gradient))(gradient, *saved, wanted, places)[: len(needs)]
 
 
 LAYER_NORM = define("layer_norm", _layer_norm, _layer_norm_vjp)

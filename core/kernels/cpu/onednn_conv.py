@@ -134,6 +134,7 @@ def conv_input_gradient(gradient: Array, weight: Array, shape: Size, window: Win
         key = ("input gradient", tuple(shape), weight.shape, output, window, groups)
         unit = _convolutions.take(key)
     if unit is None:
+        gradient = np.ascontiguousarray(gradient)  # the reference adds up long rows
         return reference_conv.conv_input_gradient(gradient, weight, shape, window, groups)
     last, dx = channels_last.arranged(gradient), channels_last.empty(tuple(shape))
     _with_weight(unit, weight, lambda w: unit.primitive(last, w, dx))

@@ -7,7 +7,7 @@ ones in float32, good to 2e-5 over 50,000 of them: long ones are cut into parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,13 +15,14 @@ import numpy as np
 
 from ...op import Array
 from .. import reference_norm
+from ..reference import deliver
 from . import channels_last, onednn_c
 from .onednn import Pool, Primitive, layout, plan
 
 FLOAT32 = np.dtype(np.float32)
 BOTH = onednn_c.USE_SCALE | onednn_c.USE_SHIFT
 
-LONG, MOST_PARTS = 4096, 64
+LONG, MOST_PARTS = 4096, 32
 """Sums for statistics over more places than that are cut into up to so many parts."""
 
 
@@ -176,71 +177,80 @@ def batch_norm_backward(
 
 
 class _LayerNorm:
-    """Rows to zero mean and unit variance."""
+    """Forward of one shape."""
 
     __slots__ = ("primitive",)
 
     def __init__(self, rows: int, features: int, eps: float) -> None:
-        x, each = layout((rows, features), (features, 1)), layout((rows,), (1,))
-        made = plan("layer_normalization_forward", onednn_c.FORWARD, x, x, each, eps, 0)
-        self.primitive = Primitive(
-            made, {onednn_c.SRC: x, onednn_c.DST: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each}
-        )
+        x, row, each = layout((rows, features), (features, 1)), layout((rows,), (1,)), layout((features,), (1,))
+        made = plan("layer_normalization_forward", onednn_c.FORWARD, x, x, row, eps, BOTH)
+        arguments = {onednn_c.SRC: x, onednn_c.SCALE: each, onednn_c.SHIFT: each}
+        self.primitive = Primitive(made, arguments | {onednn_c.DST: x, onednn_c.MEAN: row, onednn_c.VARIANCE: row})
 
 
 class _LayerNormGradient:
-    """Gradient of the rows and, beside it, of the weight."""
+    """Backward of one shape: gradients of input, weight and bias in one call."""
 
     __slots__ = ("primitive",)
 
     def __init__(self, rows: int, features: int) -> None:
-        x, each = layout((rows, features), (features, 1)), layout((rows,), (1,))
-        weight = layout((features,), (1,))
-        ahead = plan("layer_normalization_forward", onednn_c.FORWARD, x, x, each, 0.0, onednn_c.USE_SCALE)
-        made = plan("layer_normalization_backward", onednn_c.BACKWARD, x, x, x, each, 0.0, onednn_c.USE_SCALE, ahead)
-        arguments = {onednn_c.DIFF_DST: x, onednn_c.SRC: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each}
-        arguments |= {onednn_c.SCALE: weight, onednn_c.DIFF_SRC: x, onednn_c.DIFF_SCALE: weight}
-        self.primitive = Primitive(made, arguments)
+        x, row, each = layout((rows, features), (features, 1)), layout((rows,), (1,)), layout((features,), (1,))
+        ahead = plan("layer_normalization_forward", onednn_c.FORWARD, x, x, row, 0.0, BOTH)
+        made = plan("layer_normalization_backward", onednn_c.BACKWARD, x, x, x, row, 0.0, BOTH, ahead)
+        arguments = {onednn_c.DIFF_DST: x, onednn_c.SRC: x, onednn_c.MEAN: row, onednn_c.VARIANCE: row}
+        arguments |= {onednn_c.SCALE: each, onednn_c.SHIFT: each}
+        self.primitive = Primitive(
+            made, arguments | {onednn_c.DIFF_SRC: x, onednn_c.DIFF_SCALE: each, onednn_c.DIFF_SHIFT: each}
+        )
 
 
 _layer_norms, _layer_norm_gradients = Pool(_LayerNorm), Pool(_LayerNormGradient)
+
+
+def _per_feature(values: Array | None, features: int, missing: float) -> Array:
+    return _per_channel(None if values is None else values.reshape(-1), features, missing)
 
 
 def layer_norm_forward(
     x: Array, weight: Array | None, bias: Array | None, features: int, eps: float
 ) -> tuple[Array, Array, Array]:
     """As ``reference_norm.layer_norm_forward``."""
-    unit, key = None, (x.size // max(1, features), features, eps)
-    if x.dtype == FLOAT32 and x.size:
-        unit = _layer_norms.take(key)
+    key = (x.size // max(1, features), features, eps)
+    unit = _layer_norms.take(key) if x.dtype == FLOAT32 and x.size else None
     if unit is None:
         return reference_norm.layer_norm_forward(x, weight, bias, features, eps)
-    rows = np.ascontiguousarray(x).reshape(key[:2])
-    xhat, mean, variance = np.empty_like(rows), np.empty(len(rows), FLOAT32), np.empty(len(rows), FLOAT32)
-    unit.primitive(rows, xhat, mean, variance)
+    y, mean, variance = np.empty(x.shape, FLOAT32), np.empty((key[0], 1), FLOAT32), np.empty((key[0], 1), FLOAT32)
+    scale, shift = _per_feature(weight, features, 1.0), _per_feature(bias, features, 0.0)
+    unit.primitive(np.ascontiguousarray(x), scale, shift, y, mean, variance)
     _layer_norms.give(key, unit)
-    inverse_std = 1.0 / np.sqrt(variance + FLOAT32.type(eps))
-    y = xhat if weight is None else xhat * weight.reshape(-1)
-    if bias is not None:
-        y = np.add(y, bias.reshape(-1), out=None if y is xhat else y)
-    return y.reshape(x.shape), xhat, inverse_std[:, None]
+    return y, mean, 1.0 / np.sqrt(variance + FLOAT32.type(eps))
 
 
-def layer_norm_input_gradient(gradient: Array, xhat: Array, inverse_std: Array, weight: Array | None) -> Array:
-    """As ``reference_norm.layer_norm_input_gradient``."""
-    unit, key = None, xhat.shape
-    if gradient.dtype == FLOAT32 == xhat.dtype and xhat.size:
-        unit = _layer_norm_gradients.take(key)
+def layer_norm_backward(
+    gradient: Array,
+    x: Array,
+    mean: Array,
+    inverse_std: Array,
+    weight: Array | None,
+    shape: tuple[int, ...],
+    needs: Sequence[bool],
+    slots: Sequence[Array | None],
+) -> tuple[Array | None, Array | None, Array | None]:
+    """As ``reference_norm.layer_norm_backward``, all three in one call."""
+    features = math.prod(shape)
+    key = (x.size // max(1, features), features)
+    unit = _layer_norm_gradients.take(key) if gradient.dtype == FLOAT32 == x.dtype and x.size else None
     if unit is None:
-        return reference_norm.layer_norm_input_gradient(gradient, xhat, inverse_std, weight)
-    rows, features = xhat.shape
-    g, xhat = np.ascontiguousarray(gradient).reshape(xhat.shape), np.ascontiguousarray(xhat)
-    dx, dw = np.empty_like(xhat), np.empty(features, FLOAT32)
-    scale = _per_channel(None if weight is None else weight.reshape(-1), features, 1.0)
-    unit.primitive(g, xhat, np.zeros(rows, FLOAT32), np.ones(rows, FLOAT32), scale, dx, dw)
+        return reference_norm.layer_norm_backward(gradient, x, mean, inverse_std, weight, shape, needs, slots)
+    dx, dw, db = np.empty(x.shape, FLOAT32), np.empty(shape, FLOAT32), np.empty(shape, FLOAT32)
+    scale, shift = _per_feature(weight, features, 1.0), np.zeros(features, FLOAT32)
+    unit.primitive(
+        np.ascontiguousarray(gradient), np.ascontiguousarray(x), np.ascontiguousarray(mean), _variance(inverse_std),
+        scale, shift, dx, dw, db,
+    )  # fmt: skip
     _layer_norm_gradients.give(key, unit)
-    dx *= inverse_std
-    return dx.reshape(gradient.shape)
+    found = dx, deliver(dw, FLOAT32, slots[1]), deliver(db, FLOAT32, slots[2])
+    return tuple(each if need else None for each, need in zip(found, needs, strict=True))  # type: ignore[return-value]
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -248,5 +258,5 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "batch_norm_apply": batch_norm_apply,
     "batch_norm_backward": batch_norm_backward,
     "layer_norm_forward": layer_norm_forward,
-    "layer_norm_input_gradient": layer_norm_input_gradient,
+    "layer_norm_backward": layer_norm_backward,
 }
