@@ -31,6 +31,9 @@ STOP_CODE = "PHALANX_STOP_CODE"
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
 
+AGENT = "PHALANX_AGENT"
+"""In every process of a job over hosts: which job, in a form that tells no secret, and which of its hosts."""
+
 FLIGHT = "PHALANX_FLIGHT"
 """The folder that gets each rank's flight record when the job fails; ``phalanx run`` always names one."""
 CHECK_REPLICAS = "PHALANX_CHECK_REPLICAS"
@@ -65,6 +68,8 @@ class RankEnvironment:
     """How many times the launcher restarted the job."""
     rendezvous_fd: int | None = None
     """Rank 0 only: an inherited socket that already listens at ``rendezvous``."""
+    hosts: str | None = None
+    """``a:2,b:2``: the hosts in order and how many ranks each has, for words about ranks that are not there."""
 
     def __post_init__(self) -> None:
         for value, total in (("rank", "size"), ("local_rank", "local_size")):
@@ -77,6 +82,19 @@ class RankEnvironment:
             raise LaunchError(f"local size {self.local_size} is larger than size {self.size} (from {self.source})")
         if self.backend not in BACKENDS:
             raise LaunchError(f"{NAMES['backend']}={self.backend!r}: expected one of {', '.join(BACKENDS)}")
+
+    def host_of(self, rank: int) -> str | None:
+        """Where a rank belongs, when the launcher said it.
+
+        >>> RankEnvironment(0, 4, hosts="a:2,b:2").host_of(2)
+        'b'
+        """
+        for word in (self.hosts or "").split(","):
+            name, _, count = word.rpartition(":")
+            rank -= int(count) if count.isdigit() else self.size
+            if rank < 0:
+                return name or None
+        return None
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -128,6 +146,7 @@ OWN = (
     _Variable("PHALANX_BACKEND", "backend", _text, str),
     _Variable("PHALANX_RENDEZVOUS", "rendezvous", _host_and_port, str),
     _Variable("PHALANX_RENDEZVOUS_FD", "rendezvous_fd", integer, str),
+    _Variable("PHALANX_HOSTS", "hosts", _text, str),
     _Variable("PHALANX_JOB", "job", _text, str),
     _Variable("PHALANX_TIMEOUT_S", "timeout_s", _seconds, "{:g}".format),
     _Variable("PHALANX_RESTART", "restart", integer, str),
@@ -258,5 +277,5 @@ def describe(environment: RankEnvironment | None) -> str:
 
 def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
-    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS, FLIGHT} - {NAMES["timeout_s"]}
+    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS, FLIGHT, AGENT} - {NAMES["timeout_s"]}
     return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}

@@ -63,7 +63,8 @@ class RendezvousServer:
         job: name of this run; whoever says another one is refused.
         timeout_s: by when all must have come.
         listener: a listening socket, otherwise one is bound to 127.0.0.1 and a port of the system's choice.
-        report: gets a line like ``7 of 8 ranks joined, waiting for rank 5`` every 5 s.
+        report: gets a line like ``7 of 8 ranks joined, waiting for rank 5 (host c)`` every 5 s.
+        host_of: the host on which a rank was started, where it is known.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RendezvousServer:
         *,
         listener: socket.socket | None = None,
         report: Callable[[str], None] | None = None,
+        host_of: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         self.size, self.job, self.timeout_s = size, job, timeout_s
         self._listener = listener or listen()
@@ -81,6 +83,7 @@ class RendezvousServer:
         host, port = self._listener.getsockname()[:2]
         self.address = address_text(host, port)
         self._report = report or (lambda line: print(f"phalanx: {line}", file=sys.stderr, flush=True))
+        self._host_of = host_of
         self._members: dict[int, Member] = {}
         self._complete = False
         self._failed = False
@@ -235,8 +238,12 @@ class RendezvousServer:
 
     def _progress(self) -> str:
         missing = [rank for rank in range(self.size) if rank not in self._members]
-        shown = ", ".join(map(str, missing[:16])) + (", ..." if len(missing) > 16 else "")
+        shown = ", ".join(map(self._named, missing[:16])) + (", ..." if len(missing) > 16 else "")
         return f"{len(self._members)} of {self.size} ranks joined, waiting for rank{'s' * (len(missing) > 1)} {shown}"
+
+    def _named(self, rank: int) -> str:
+        host = self._host_of(rank)
+        return f"{rank} (host {host})" if host else str(rank)
 
 
 _FIELDS: dict[str, Callable[[Any], Any]] = {"rank": int, "host": str, "pid": int, "identity": str, "seals": bool}
@@ -272,7 +279,8 @@ def serve(environment: RankEnvironment, timeout_s: float) -> RendezvousServer:
     else:
         _check_reachable(environment)
         listener = listen(address_of(_rendezvous(environment)))
-    return RendezvousServer(environment.size, job_of(environment), timeout_s, listener=listener).start()
+    job, host_of = job_of(environment), environment.host_of
+    return RendezvousServer(environment.size, job, timeout_s, listener=listener, host_of=host_of).start()
 
 
 def _check_reachable(environment: RankEnvironment) -> None:

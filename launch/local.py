@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..dist import env
+from ..dist import env, member
+from ..dist.errors import LaunchError
 from .plan import LaunchPlan, RankPlan
 from .process import Job, Source, child_command, spawn
 
@@ -23,10 +24,19 @@ def listen() -> socket.socket:
     return listening
 
 
+def listen_at(address: str) -> socket.socket:
+    """The rendezvous of a job with a launcher on each host, at the address that all of them were told."""
+    try:
+        return member.listen(member.address_of(address))
+    except LaunchError as error:
+        raise LaunchError(f"--rendezvous {address}: {error}") from None
+
+
 def start_ranks(plan: LaunchPlan, job: Job) -> None:
     """One process for each rank. A single rank keeps the launcher's own stdout and stderr."""
+    alone = len(plan.ranks) == 1 and job.logs is None and plan.ranks[0].host == "localhost"
     for rank in plan.ranks:
-        streams: dict[str, Any] = {} if len(plan.ranks) == 1 else _pipes()
+        streams: dict[str, Any] = {} if alone else _pipes()
         listening = rank.environment.get(env.NAMES["rendezvous_fd"])
         if listening:
             streams["pass_fds"] = (int(listening),)
@@ -35,6 +45,7 @@ def start_ranks(plan: LaunchPlan, job: Job) -> None:
             rank.command,
             {**plan.environ, **rank.environment},
             stdin=_stdin(rank),
+            cores=rank.cores,
             **streams,
         )
         job.processes.append(process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,16 +12,18 @@ from ..dist import env
 from ..dist.env import RankEnvironment
 from ..dist.errors import LaunchError
 from . import mpirun
+from .hosts import Host, mark_of
 from .mpirun import Mpirun
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """One variable for each library that would otherwise start a thread per core in every rank."""
+FORWARDED = ("PYTHONPATH", *THREAD_VARIABLES)
+"""What ranks on other hosts get although no option names it."""
+_ADDRESS = re.compile(r"(\[[\da-fA-F:.]+\]|[^:\s]+):\d{1,5}")
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    name: str
-    slots: int
+SSH = ("ssh", "-T", "-oBatchMode=yes", "-oConnectTimeout=10", "-oServerAliveInterval=5", "-oServerAliveCountMax=3")
+"""What starts a command on another host; the host and the command follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,27 @@ class RunArguments:
     check_replicas: int | None = None
     """After so many steps, again and again, replicas are compared."""
 
+    hosts: tuple[Host, ...] = ()
+    """Empty: this machine."""
+    ssh: tuple[str, ...] = SSH
+    python: str | None = None
+    """Path of Python on the hosts (default: this one's)."""
+    forward: tuple[str, ...] = ()
+    """``NAME`` or ``NAME=VALUE``: variables that ranks on hosts get, too."""
+    bind: bool = False
+    """Does each rank get cores of its own?"""
+    nodes: int = 1
+    """Number of launchers that share the job, one on each host, each started by hand or by a scheduler."""
+    node_rank: int = 0
+    rendezvous: str | None = None
+    """``host:port`` where rank 0 will listen, for ``nodes``."""
+    key: str | None = None
+    """The secret that the launchers of all ``nodes`` know."""
+    logs: str | None = None
+    """Folder for each rank's whole output."""
+    tee: tuple[int, ...] | None = None
+    """Only these ranks' stdout is printed."""
+
     def __post_init__(self) -> None:
         if self.ranks < 1:
             raise LaunchError(f"-n {self.ranks}: expected at least 1 rank")
@@ -55,6 +79,41 @@ class RunArguments:
             raise LaunchError(f"--check-replicas {self.check_replicas}: expected a number of steps, at least 1")
         if not self.grace_s >= 0:
             raise LaunchError(f"--grace {self.grace_s:g}: expected seconds, 0 or more")
+        slots = sum(host.slots for host in self.hosts)
+        if self.hosts and self.ranks > slots:
+            raise LaunchError(f"-n {self.ranks}: the hosts have {slots} slots: {','.join(map(str, self.hosts))}")
+        if self.tee and max(self.tee) >= self.ranks:
+            raise LaunchError(f"--tee {max(self.tee)}: there are {self.ranks} ranks, 0 to {self.ranks - 1}")
+        self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        if self.nodes < 1 or not 0 <= self.node_rank < self.nodes:
+            raise LaunchError(
+                f"--nodes {self.nodes} --node-rank {self.node_rank}: expected a number from 0 to nodes - 1 on each host"
+            )
+        if self.nodes > 1 and (self.ranks % self.nodes or self.ranks < self.nodes):
+            raise LaunchError(
+                f"-n {self.ranks} --nodes {self.nodes}: -n is the number of ranks on all hosts together, equally many on each"
+            )
+        if self.nodes > 1 and self.rendezvous is None:
+            raise LaunchError(
+                f"--nodes {self.nodes}: needs --rendezvous HOST:PORT, the same on each; HOST is node 0's name"
+            )
+        if self.rendezvous is not None and not _ADDRESS.fullmatch(self.rendezvous):
+            raise LaunchError(f"--rendezvous {self.rendezvous}: expected HOST:PORT, for example node0:29500")
+
+    @property
+    def places(self) -> tuple[Host, ...]:
+        """All hosts of the job, this machine among them."""
+        if self.nodes > 1:
+            return tuple(Host(f"node-{node}", self.ranks // self.nodes) for node in range(self.nodes))
+        return self.hosts or (Host("localhost", self.ranks),)
+
+    @property
+    def own_ranks(self) -> tuple[int, ...]:
+        """The ranks that this launcher starts."""
+        share = self.ranks // self.nodes
+        return tuple(range(self.node_rank * share, (self.node_rank + 1) * share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +139,10 @@ class RankPlan:
     environment: Mapping[str, str]
     """What is added to the launcher's own environment."""
     command: tuple[str, ...]
+    cores: tuple[int, ...] = ()
+    """Which of the cores that the job may use on the host, counted from 0; empty: all."""
+    slot: int = 0
+    """Number among the ranks of the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +178,15 @@ def make_plan(
     >>> plan.ranks[1].command
     ('python', 'train.py')
     """
-    hosts = (Host("localhost", arguments.ranks),)
     base = env.without_ranks(machine.environ)
     common = _common(arguments, machine, restart)
     common |= env.write_diagnosis(flight_folder(arguments, machine, job, restart), arguments.check_replicas)
-    command = _command(arguments, machine.python)
-    places = _places(hosts, arguments.ranks)
+    if arguments.nodes > 1:
+        common[env.AGENT] = f"{mark_of(job)}.{arguments.node_rank}"
+    if arguments.hosts:
+        common = inherited(base) | common | forwarded(arguments, base)
+    command = _command(arguments, (arguments.hosts and arguments.python) or machine.python)
+    places = [place for place in _places(arguments.places, arguments.ranks) if place.rank in arguments.own_ranks]
     if mpi is not None:
         shared = common | _shared_settings(arguments, job, restart) | mpirun.environment(mpi, base)
         if machine.terminal:
@@ -133,10 +199,13 @@ def make_plan(
             RankPlan(
                 rank=place.rank,
                 host=place.host,
-                environment=common
+                environment=_threads(place, machine)
+                | common
                 | env.write(_environment(place, arguments, job, (rendezvous, rendezvous_fd), restart))
                 | _hint(place, machine),
                 command=command,
+                cores=_cores(place, machine) if arguments.bind else (),
+                slot=place.local_rank,
             )
             for place in places
         ),
@@ -172,6 +241,7 @@ class _Place:
     node: int
     local_rank: int
     local_size: int
+    cores: int | None
 
 
 def _places(hosts: tuple[Host, ...], ranks: int) -> list[_Place]:
@@ -179,7 +249,9 @@ def _places(hosts: tuple[Host, ...], ranks: int) -> list[_Place]:
     places: list[_Place] = []
     for node, host in enumerate(hosts):
         local_size = min(host.slots, ranks - len(places))
-        places += [_Place(len(places) + local, host.name, node, local, local_size) for local in range(local_size)]
+        places += [
+            _Place(len(places) + local, host.name, node, local, local_size, host.cores) for local in range(local_size)
+        ]
     if len(places) < ranks:
         raise LaunchError(f"-n {ranks}: the hosts have {len(places)} slots")
     return places
@@ -190,10 +262,46 @@ def _command(arguments: RunArguments, python: str) -> tuple[str, ...]:
     return (python, *what, *arguments.arguments)
 
 
+def _threads(place: _Place, machine: Machine) -> dict[str, str]:
+    threads = str(max(1, (place.cores or machine.cores) // place.local_size))
+    return {name: threads for name in THREAD_VARIABLES if not machine.environ.get(name)}
+
+
+def _cores(place: _Place, machine: Machine) -> tuple[int, ...]:
+    """Equal shares of the host's cores; with fewer cores than ranks they are dealt in turn."""
+    cores = place.cores or machine.cores
+    share = cores // place.local_size
+    return tuple(range(place.local_rank * share, (place.local_rank + 1) * share)) or (place.local_rank % cores,)
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What ranks on hosts get of this machine's environment without being asked."""
+    return {name: value for name, value in environ.items() if name.startswith("PHALANX_") or name in FORWARDED}
+
+
+def forwarded(arguments: RunArguments, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that ``--env`` names.
+
+    >>> forwarded(RunArguments("a.py", forward=("HOME", "LR=1")), {"HOME": "/root", "LR": "2", "OTHER": "3"})
+    {'HOME': '/root', 'LR': '1'}
+    """
+    values: dict[str, str] = {}
+    for word in arguments.forward:
+        name, equals, value = word.partition("=")
+        if not equals and name not in environ:
+            raise LaunchError(f"--env {name}: it is not set here; set it, or say --env {name}=VALUE")
+        values[name] = value if equals else environ[name]
+    return values
+
+
 def _common(arguments: RunArguments, machine: Machine, restart: int) -> dict[str, str]:
-    threads = str(max(1, machine.cores // arguments.ranks))
-    values = {name: threads for name in THREAD_VARIABLES if not machine.environ.get(name)}
-    values |= {"PYTHONUNBUFFERED": "1", env.LAUNCHED: "1"}
+    values = {"PYTHONUNBUFFERED": "1", env.LAUNCHED: "1"}
+    if arguments.mpi:
+        values |= {
+            name: str(max(1, machine.cores // arguments.ranks))
+            for name in THREAD_VARIABLES
+            if not machine.environ.get(name)
+        }
     if machine.package_root:
         paths = [path for path in machine.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         if machine.package_root not in paths:
@@ -220,7 +328,17 @@ def _environment(
         job=job,
         timeout_s=arguments.timeout_s,
         restart=restart,
+        hosts=_told(arguments),
     )
+
+
+def _told(arguments: RunArguments) -> str | None:
+    """The hosts and how many ranks each has; None on a single machine."""
+    counts: dict[str, int] = {}
+    for place in _places(arguments.places, arguments.ranks):
+        counts[place.host] = counts.get(place.host, 0) + 1
+    single = arguments.nodes == 1 and not arguments.hosts
+    return None if single else ",".join(f"{name}:{count}" for name, count in counts.items())
 
 
 def _shared_settings(arguments: RunArguments, job: str, restart: int) -> dict[str, str]:
@@ -241,8 +359,13 @@ def _lines(plan: LaunchPlan) -> list[str]:
         lines += ["  " + shlex.join([*plan.mpirun, *plan.ranks[0].command])]
         return lines + [f"rank {rank.rank} on {rank.host}" for rank in plan.ranks]
     for rank in plan.ranks:
-        lines += [f"rank {rank.rank} on {rank.host}", *_words(rank.environment), "  " + shlex.join(rank.command)]
+        lines += [_place_words(rank), *_words(rank.environment), "  " + shlex.join(rank.command)]
     return lines
+
+
+def _place_words(rank: RankPlan) -> str:
+    cores = f", cores {','.join(map(str, rank.cores))}" if rank.cores else ""
+    return f"rank {rank.rank} on {rank.host}{f', slot {rank.slot}' if rank.host != 'localhost' else ''}{cores}"
 
 
 def _words(environment: Mapping[str, str]) -> list[str]:

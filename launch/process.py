@@ -10,11 +10,42 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import guardian
+from .logs import RankLogs
 
 HERE = Path(__file__).resolve().parent
+
+
+class Runs(Protocol):
+    """What the supervisor watches and ends."""
+
+    name: str
+
+    def send(self, number: int) -> None: ...
+
+    def poll(self) -> int | None: ...
+
+
+class Relay(Runs, Protocol):
+    """The connection to a host, which carries the output of several ranks and the word of how each ended."""
+
+    @property
+    def descriptor(self) -> int: ...
+
+    @property
+    def ranks(self) -> Sequence[int]: ...
+
+    @property
+    def open(self) -> bool: ...
+
+    @property
+    def lost(self) -> str:
+        """Why the connection ended before its ranks did; empty while it stands and after a good end."""
+
+    def read(self) -> list[tuple[int, int, bytes]]:
+        """What came: rank, stream, bytes."""
 
 
 @dataclass(slots=True)
@@ -49,10 +80,13 @@ class Job:
 
     mark: str
     """``NAME=value`` that all processes of the job carry in their environment."""
-    processes: list[Process] = field(default_factory=list)
+    processes: list[Runs] = field(default_factory=list)
+    relays: list[Relay] = field(default_factory=list)
+    """Over hosts; they are among ``processes`` as well."""
     sources: list[Source] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     """Write ends that stay open until mpirun has ended, for its ranks to find."""
+    logs: RankLogs | None = None
     rank_names: tuple[str, ...] = ()
     """Under mpirun: the variables by which its ranks are told from itself."""
 
@@ -61,6 +95,8 @@ class Job:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self.kept, self.sources = [], []
+        if self.logs is not None:
+            self.logs.close()
 
 
 def child_command(
@@ -77,14 +113,18 @@ def spawn(
     command: Sequence[str],
     environment: Mapping[str, str],
     death_signal: int = signal.SIGKILL,
+    cores: Sequence[int] = (),
     **streams: Any,
 ) -> Process:
     """Start ``command`` in a session of its own. Only the main thread may call it: the kernel's signal at the parent's
-    death looks at the thread that started the process.
+    death looks at the thread that started the process. ``cores``: the only ones that it may use.
     """
     popen = subprocess.Popen(
         child_command(os.getpid(), death_signal, command), env=environment, start_new_session=True, **streams
     )
+    if cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # it has ended; the shim starts no thread, so this comes before the first
+            os.sched_setaffinity(popen.pid, cores)
     return Process(name, popen)
 
 

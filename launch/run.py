@@ -9,19 +9,24 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..dist import env
 from ..dist.errors import LaunchError
-from .local import listen, start_mpirun, start_ranks
+from . import over_hosts
+from .hosts import mark_of
+from .local import listen, listen_at, start_mpirun, start_ranks
+from .logs import RankLogs
 from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory
 from .output import Printer, Sink
 from .plan import LaunchPlan, Machine, RunArguments, flight_folder, make_plan, names_flight_folder
 from .process import Guardian, Job
 from .records import FlightRecords
-from .supervise import Outcome, Signals, Supervisor
+from .supervise import HOST_LOST, Outcome, Signals, Supervisor
 
+INTERRUPTED = 130
 FIRST_PAUSE_S = 0.5
 """Before the first restart; doubled for each further one."""
 LONGEST_PAUSE_S = 30.0
@@ -40,15 +45,40 @@ def run(arguments: RunArguments) -> int:
     records = FlightRecords(keep=names_flight_folder(arguments, machine))
     with Signals() as signals:
         for restart in range(arguments.restarts + 1):
-            outcome = _attempt(arguments, machine, mpi, signals, restart, records)
+            try:
+                outcome = _attempt(arguments, machine, mpi, signals, restart, records)
+            except over_hosts.HostsMissing as error:
+                if not restart:
+                    raise
+                outcome = Outcome(HOST_LOST, str(error), lost=tuple(f"host {name}" for name in error.hosts))
+            except over_hosts.Interrupted:
+                outcome = Outcome(INTERRUPTED, asked=True)
             if outcome.code == 0 or outcome.asked or restart == arguments.restarts:
                 break
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**restart)
             _say(f"{outcome.words}; restart {restart + 1} of {arguments.restarts} in {pause_s:g} s")
             if signals.wait(pause_s):
                 break
+            remaining = without_hosts(arguments, outcome.lost)
+            if remaining is None:
+                _say("no host remains: giving up")
+                break
+            arguments = remaining
     records.end(failed=outcome.code != 0 and not outcome.asked)
     return outcome.code
+
+
+def without_hosts(arguments: RunArguments, lost: Collection[str]) -> RunArguments | None:
+    """The same job on the hosts that remain, with fewer ranks where these have too few slots; None: none remains."""
+    left = tuple(host for host in arguments.hosts if f"host {host.name}" not in lost)
+    if len(left) == len(arguments.hosts):
+        return arguments
+    if not left:
+        return None
+    ranks = min(arguments.ranks, sum(host.slots for host in left))
+    tee = arguments.tee and tuple(rank for rank in arguments.tee if rank < ranks)
+    _say(f"goes on with {ranks} rank{'s' * (ranks > 1)} on {', '.join(map(str, left))}")
+    return replace(arguments, hosts=left, ranks=ranks, tee=tee)
 
 
 def dry_run(arguments: RunArguments) -> LaunchPlan:
@@ -101,9 +131,10 @@ def _attempt(
     restart: int,
     records: FlightRecords,
 ) -> Outcome:
-    name = new_job_name()
+    name = arguments.key if arguments.nodes > 1 and arguments.key else new_job_name()
     records.begin(flight_folder(arguments, machine, name, restart))
-    job = Job(mark=f"{env.NAMES['job']}={name}")
+    job = Job(mark=_mark(arguments, name))
+    job.logs = RankLogs(arguments.logs, restart) if arguments.logs else None
     printers = _printers(arguments, machine)
     with contextlib.ExitStack() as stack:
         stack.callback(job.close)
@@ -114,14 +145,55 @@ def _attempt(
             say_what_open_mpi_lacks(arguments.ranks, folders)
             plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
             start_mpirun(plan, job, folders)
+        elif arguments.hosts:
+            _start_over_hosts(arguments, machine, name, restart, job, signals, stack)
+        elif arguments.nodes > 1:
+            _start_node(arguments, machine, name, restart, job)
         else:
             with listen() as listening:
                 address = f"127.0.0.1:{listening.getsockname()[1]}"
                 plan = make_plan(arguments, machine, name, address, listening.fileno(), restart)
                 start_ranks(plan, job)
-        supervisor = Supervisor(job, printers, signals, arguments.grace_s)
+        supervisor = Supervisor(job, printers, signals, arguments.grace_s, arguments.tee)
         stack.callback(supervisor.drain)
         return supervisor.run()
+
+
+def _mark(arguments: RunArguments, name: str) -> str:
+    """What tells the processes that this launcher must end from all others."""
+    if arguments.nodes > 1:  # other launchers have the same job
+        return f"{env.AGENT}={mark_of(name)}.{arguments.node_rank}"
+    return f"{env.NAMES['job']}={name}"
+
+
+def _start_over_hosts(
+    arguments: RunArguments,
+    machine: Machine,
+    name: str,
+    restart: int,
+    job: Job,
+    signals: Signals,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Agents on all hosts, and by them the ranks; ``stack`` ends what was begun."""
+    hosts = over_hosts.used(arguments.hosts, arguments.ranks)
+    remote = over_hosts.remote_of(arguments, machine, mark_of(name))
+    environ = {**machine.environ, env.NAMES["job"]: name}
+    links = over_hosts.connect(hosts, remote, environ, signals, lambda link: stack.callback(link.close))
+    place = over_hosts.meet(links, signals)
+    over_hosts.say_hosts(links, place)
+    known = replace(arguments, hosts=over_hosts.with_cores(hosts, links))
+    over_hosts.start(make_plan(known, machine, name, place, None, restart), links, job)
+
+
+def _start_node(arguments: RunArguments, machine: Machine, name: str, restart: int, job: Job) -> None:
+    """This host's share of a job whose other hosts have launchers of their own."""
+    assert arguments.rendezvous is not None
+    with contextlib.ExitStack() as stack:
+        descriptor = None
+        if arguments.node_rank == 0:
+            descriptor = stack.enter_context(listen_at(arguments.rendezvous)).fileno()
+        start_ranks(make_plan(arguments, machine, name, arguments.rendezvous, descriptor, restart), job)
 
 
 def _own_folders() -> dict[str, str]:

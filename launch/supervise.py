@@ -10,13 +10,13 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from .output import Printer
-from .process import Job, Process, Source, signal_ranks
+from .process import Job, Relay, Runs, Source, signal_ranks
 
 LAST_WORD_S = 1.0
 """After the first failure: for the others to notice, agree and print why."""
@@ -38,6 +38,10 @@ FORWARDED = {
     signal.SIGHUP: signal.SIGTERM,
 }
 """What the launcher gets -> what the ranks get."""
+
+
+HOST_LOST = 255
+"""Exit code when a host is lost; ssh's own."""
 
 
 class Signals:
@@ -95,6 +99,8 @@ class Outcome:
     """The first failure, in words; empty when all went well."""
     asked: bool = False
     """Did a signal to the launcher end it? Then it is not restarted."""
+    lost: tuple[str, ...] = ()
+    """Hosts that did not answer to the end."""
 
 
 def verdict(failures: Sequence[tuple[str, int]]) -> tuple[int, str]:
@@ -121,10 +127,19 @@ def verdict(failures: Sequence[tuple[str, int]]) -> tuple[int, str]:
 class Supervisor:
     """Runs one job to its end. ``run`` may be called once, from the main thread."""
 
-    def __init__(self, job: Job, printers: tuple[Printer, Printer], signals: Signals, grace_s: float) -> None:
+    def __init__(
+        self,
+        job: Job,
+        printers: tuple[Printer, Printer],
+        signals: Signals,
+        grace_s: float,
+        tee: Collection[int] | None = None,
+    ) -> None:
         self._job, self._printers, self._signals, self._grace_s = job, printers, signals, grace_s
-        self._running: list[Process] = list(job.processes)
+        self._running: list[Runs] = list(job.processes)
+        self._relays: dict[int, Relay] = {relay.descriptor: relay for relay in job.relays}
         self._sources: dict[int, Source] = {source.descriptor: source for source in job.sources}
+        self._tee = tee
         self._steps: list[tuple[float, int]] = []
         """What will be sent to the job and when, unless it leaves before."""
         self._code, self._words, self._asked = 0, "", 0
@@ -141,16 +156,21 @@ class Supervisor:
             self._reap()
             self._obey()
             self._escalate(time.monotonic())
-        return Outcome(self._code, self._words, asked=self._asked > 0)
+        lost = tuple(relay.name for relay in self._job.relays if relay.lost)
+        return Outcome(self._code, self._words, self._asked > 0, lost)
 
     def drain(self) -> None:
         """Read and print what is still in the pipes, after nobody is left to write."""
         end = time.monotonic() + DRAIN_S
-        while self._sources and time.monotonic() < end and self._turn(0.02):
+        while (self._sources or self._relays) and time.monotonic() < end and self._turn(0.02):
             pass
         now = time.monotonic()
         for source in list(self._sources.values()):
             self._close(source, now)
+        for relay in self._job.relays:
+            for rank in relay.ranks:
+                for printer in self._printers:
+                    printer.close(rank, now)
         for printer in self._printers:
             printer.flush()
             printer.sink.finish(DRAIN_S)
@@ -169,7 +189,7 @@ class Supervisor:
         poll = select.poll()
         poll.register(self._signals.descriptor, select.POLLIN)
         if not any(printer.sink.full for printer in self._printers):
-            for descriptor in self._sources:
+            for descriptor in (*self._sources, *self._relays):
                 poll.register(descriptor, select.POLLIN)
         for printer in self._printers:
             if printer.sink.waiting:
@@ -181,6 +201,8 @@ class Supervisor:
         read = [source for descriptor, source in list(self._sources.items()) if descriptor in ready]
         for source in read:
             self._read(source, now)
+        for descriptor in ready & self._relays.keys():
+            self._relay(self._relays[descriptor], now)
         for printer in self._printers:
             printer.tick(now)
             printer.sink.write_some()
@@ -198,7 +220,20 @@ class Supervisor:
             printer.flush()
             printer.sink.put(data.replace(b"\0", b""))  # Open MPI ends its messages with one
         else:
-            printer.feed(source.rank, data, now)
+            self._feed(source.rank, source.stream, data, now)
+
+    def _relay(self, relay: Relay, now: float) -> None:
+        descriptor = relay.descriptor
+        for rank, stream, data in relay.read():
+            self._feed(rank, stream, data, now)
+        if not relay.open:
+            del self._relays[descriptor]
+
+    def _feed(self, rank: int, stream: int, data: bytes, now: float) -> None:
+        if self._job.logs is not None:
+            self._job.logs.write(rank, data)
+        if stream or self._tee is None or rank in self._tee:
+            self._printers[stream].feed(rank, data, now)
 
     def _close(self, source: Source, now: float) -> None:
         if self._sources.pop(source.descriptor, None) is not None and source.rank >= 0:
@@ -222,9 +257,12 @@ class Supervisor:
 
     def _judge(self) -> None:
         code, self._words = verdict(self._failures)
+        lost = [relay for relay in self._job.relays if relay.lost]
+        if lost:
+            code, self._words = HOST_LOST, "; ".join(f"{relay.name}: {relay.lost}" for relay in lost)
         self._code = self._code or code
         if not self._asked:
-            count = len(self._running)
+            count = sum(process.name.startswith(("rank", "mpirun")) for process in self._running)
             stopping = f"; stopping the other {f'{count} ranks' if count > 1 else 'rank'}" if count else ""
             self._say(self._words + stopping)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -11,7 +13,9 @@ from typing import Any, NoReturn
 from . import __version__
 from .core.errors import PhalanxError
 from .dist.errors import LaunchError
-from .launch.plan import RunArguments
+from .launch.logs import parse_ranks
+from .launch.options import default_ranks, given_hosts, read_key
+from .launch.plan import SSH, RunArguments
 from .launch.run import check_script, dry_run, run
 from .slurm_command import add_slurm
 
@@ -93,7 +97,7 @@ def _add_run(commands: Any) -> None:
         usage="phalanx run [options] script [arguments ...]",
     )
     add = parser.add_argument
-    add("-n", "--ranks", type=int, default=1, metavar="N", help="number of ranks (default 1)")
+    add("-n", "--ranks", type=int, metavar="N", help="number of ranks (default 1; with hosts: all their slots)")
     add("-m", "--module", action="store_true", help="the script is a module's name, as in python -m")
     add("--mpi", action="store_true", help="start the ranks by mpirun and use MPI (default: ZeroMQ on loopback)")
     add("--threads", action="store_true", help="ranks are threads of one process (tests, teaching)")
@@ -104,9 +108,55 @@ def _add_run(commands: Any) -> None:
     add("--check-replicas", type=int, metavar="N", help="compare all ranks' parameters and state every N steps")
     add("--dry-run", action="store_true", help="print rank, host, environment and command, and start nothing")
     add("--no-prefix", action="store_true", help="print the ranks' lines as they are")
+    add("--logs", metavar="DIR", help="write each rank's whole output to DIR/rank-K.log")
+    add("--tee", metavar="RANKS", help="print the stdout of these ranks only, for example 0,4-6 (default: of all)")
+    add("--bind", action="store_true", help="give each rank an equal share of its host's cores for itself")
+    _add_hosts(parser)
     add("script", help="path of the script")
     add("arguments", nargs=argparse.REMAINDER, help="what the script gets").required = False
     parser.set_defaults(call=_run, name="run")
+
+
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several hosts",
+        "By ssh from this machine (--hosts or --hostfile), or by one command on each host (--nodes). The same Python with "
+        "the same version of phalanx is expected at the same path, and the current folder with the script in it.",
+    )
+    add = group.add_argument
+    add("--hosts", metavar="LIST", help="hosts and how many ranks each may take: a:4,b:4")
+    add(
+        "--hostfile",
+        metavar="FILE",
+        help="the same from a file: lines like 'a slots=4', 'a:4', or a name for each slot",
+    )
+    add(
+        "--ssh",
+        metavar="COMMAND",
+        help="what runs a command on a host, the host's name and the command follow (default: ssh)",
+    )
+    add("--python", metavar="PATH", help="Python on the hosts (default: this one's path)")
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a variable that the ranks get, too; may be repeated",
+    )
+    add(
+        "--nodes",
+        type=int,
+        default=1,
+        metavar="M",
+        help="number of hosts that run this command, each with its own --node-rank",
+    )
+    add("--node-rank", type=int, default=0, metavar="K", help="number of this host, 0 to M - 1")
+    add("--rendezvous", metavar="HOST:PORT", help="with --nodes: where rank 0 listens, on node 0")
+    add(
+        "--key",
+        metavar="FILE",
+        help="with --nodes: file with the job's secret, the same on each (default: $PHALANX_JOB)",
+    )
 
 
 def _add_predict(commands: Any) -> None:
@@ -182,10 +232,12 @@ def _run(options: argparse.Namespace) -> int:
         raise LaunchError("--threads and --mpi are two ways to run: give one of them")
     if options.threads and options.restarts:
         raise LaunchError("--restarts starts processes anew; ranks that are --threads cannot be started anew")
+    hosts = given_hosts(options.hosts, options.hostfile)
+    _check_ways(options, bool(hosts))
     arguments = RunArguments(
         script=options.script,
         arguments=tuple(options.arguments),
-        ranks=options.ranks,
+        ranks=default_ranks(hosts, options.nodes) if options.ranks is None else options.ranks,
         module=options.module,
         mpi=options.mpi,
         timeout_s=options.timeout,
@@ -194,6 +246,17 @@ def _run(options: argparse.Namespace) -> int:
         prefix=not options.no_prefix,
         flight=options.flight,
         check_replicas=options.check_replicas,
+        hosts=hosts,
+        ssh=tuple(shlex.split(options.ssh)) if options.ssh else SSH,
+        python=options.python,
+        forward=tuple(options.env),
+        bind=options.bind,
+        nodes=options.nodes,
+        node_rank=options.node_rank,
+        rendezvous=options.rendezvous,
+        key=read_key(options.key, os.environ) if options.nodes > 1 and not options.dry_run else None,
+        logs=options.logs,
+        tee=None if options.tee is None else parse_ranks(options.tee),
     )
     if options.dry_run:
         print(dry_run(arguments))
@@ -202,6 +265,22 @@ def _run(options: argparse.Namespace) -> int:
         check_script(arguments)
         return _module("run_threads").run_in_threads(arguments)
     return run(arguments)
+
+
+def _check_ways(options: argparse.Namespace, hosts: bool) -> None:
+    """Options that say different things about where the ranks are."""
+    several = "--hosts" if hosts else "--nodes" if options.nodes > 1 else ""
+    if several and options.threads:
+        raise LaunchError(f"--threads and {several}: threads are ranks of one process on one host")
+    if hosts and options.nodes > 1:
+        raise LaunchError("--hosts and --nodes are two ways to run over hosts: give one of them")
+    if options.nodes > 1 and (options.mpi or options.restarts):
+        raise LaunchError(
+            f"--nodes and {'--mpi' if options.mpi else '--restarts'}: one launcher must start all ranks for that: use --hosts"
+        )
+    for name in ("ssh", "python", "env"):
+        if getattr(options, name) and not hosts:
+            raise LaunchError(f"--{name} is for other hosts: give --hosts or --hostfile")
 
 
 def _ops(options: argparse.Namespace) -> int:
