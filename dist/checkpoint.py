@@ -7,27 +7,29 @@ ranges. Nothing in a checkpoint tells how many ranks wrote it, and any number re
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from ..core.backend import array_module
 from ..core.checkpoint import parts as disk
-from ..core.checkpoint.format import BLOCK_NBYTES, Layout, Range, plain, plan, share
-from ..core.checkpoint.manifest import Manifest, decode, encode
-from ..core.checkpoint.parts import Part, compare, complete, measure, read, read_manifest, require_fit, write
+from ..core.checkpoint.format import BLOCK_NBYTES, Layout, plain, plan
+from ..core.checkpoint.manifest import Manifest
+from ..core.checkpoint.parts import Part, complete, read, require_fit, write_portion
+from ..core.checkpoint.policy import scalars_of
+from ..core.checkpoint.snapshot import Snapshot, nbytes_of
 from ..core.checkpoint.store import Store
 from ..core.errors import CheckpointError, RangeError, StateError
 from ..core.faults import fault_point, set_position
 from ..core.owned import OwnPart, on_host
 from . import env, extra_state, named_state
 from . import group as groups
-from .checkpoint_names import MODEL, OPTIMIZER, candidates, dot, named, owner
-
-Result = TypeVar("Result")
+from .checkpoint_agreement import Agreement
+from .checkpoint_find import find
+from .checkpoint_names import OPTIMIZER, dot, named, owner
+from .checkpoint_save import Save, Task, portion_of
+from .checkpoint_subject import Subject
 
 
 class Checkpointer:
@@ -41,6 +43,11 @@ class Checkpointer:
             :meth:`after_step` are counted.
         every: :meth:`after_step` saves when the step is a multiple of it; None: only when the job is asked to stop.
         keep: how many of the newest checkpoints remain; None keeps all.
+        keep_every: checkpoints of steps that are multiples of it remain, too.
+        keep_best: so many of those with the best ``score`` (see :meth:`save`) remain, too; ``mode``: whether ``"min"`` or
+            ``"max"`` is best.
+        background: :meth:`after_step` only copies the state, and threads write it while training goes on; call :meth:`wait` after
+            the last step. Of a save that is due while the one before is still being written a line says that it is left out.
         config: any JSON, for whoever reads the manifest.
         state: whatever else must survive, by name (``{"schedule": scheduler, "average": ema}``): things with ``state_dict()``, of
             JSON, arrays and Tensors and equal on all ranks, and ``load_state_dict()``.
@@ -72,21 +79,32 @@ class Checkpointer:
         loader: Any = None,
         every: int | None = None,
         keep: int | None = 3,
+        keep_every: int | None = None,
+        keep_best: int | None = None,
+        mode: str = "min",
+        background: bool = False,
         config: Any = None,
         state: Mapping[str, Any] | None = None,
         group: Any = None,
     ) -> None:
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise RangeError(f"Checkpointer expects every to be None or a number of steps of at least 1, got {every!r}")
-        self.store = None if directory is None else Store(directory, keep=keep, say=self._agreement.say)
-        self.every, self.loader = every, loader
-        self._models, self._optimizers = named(model, "model"), named(optimizer, "optimizer")
-        self._config, self._state = plain(config, "config"), named_state.check(state)
         self._group = groups.current() if group is None else group
+        self._agreement = Agreement(self._group)
+        rules = {"keep": keep, "keep_every": keep_every, "keep_best": keep_best, "mode": mode}
+        self.store = None if directory is None else Store(directory, **rules, say=self._agreement.say)
+        self.every, self.loader, self.background = every, loader, background
+        self._subject = Subject(named(model, "model"), named(optimizer, "optimizer"))
+        self._config, self._state = plain(config, "config"), named_state.check(state)
         self._counted_steps = 0
         self._saved: tuple[int, Path] | None = None
         """Step and folder of the last checkpoint that was written here."""
-        self._require_known_parameters()
+        self._save: Save | None = None
+        """The one in the background."""
+        self._snapshot = Snapshot()
+        self._prepared = False
+        self._room: Task | None = None
+        self._subject.require_known_parameters()
         if self.store is not None and (listen := getattr(self._group, "listen_for_stop", None)):
             listen()
 
@@ -136,7 +154,7 @@ class Checkpointer:
                     raise SystemExit(1)
         if word and self._saved is not None:
             self._agreement.say(f"stopped by {word} after step {self.step}, saved in {self._saved[1]}")
-            raise SystemExit(0)
+            raise SystemExit(env.stop_code(os.environ))
 
     def wait(self) -> Path | None:
         """Finish the save in the background, if there is one; returns the last checkpoint of this Checkpointer. Collective.
@@ -187,13 +205,13 @@ class Checkpointer:
             return
         self._prepared = True
         layout, arrays, _ = self._laid_out()
-        nbytes = nbytes_of(self._portion(layout, arrays))
+        nbytes = nbytes_of(portion_of(self._agreement, layout, arrays, self.block_nbytes))
         self._room = Task(lambda: self._snapshot.prepare(nbytes), "phalanx-checkpoint-room")
 
     def _laid_out(self) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
         """Where everything goes, the arrays on the host, and the scalars of named state."""
         scalars, arrays = named_state.take_apart(self._state)
-        arrays |= self._arrays() | extra_state.arrays(self._models)
+        arrays |= self._subject.arrays() | extra_state.arrays(self._subject.models)
         arrays = {name: on_host(array) for name, array in arrays.items()}
         return plan(arrays), arrays, scalars
 
@@ -211,7 +229,7 @@ class Checkpointer:
         folder, problem = self._agreement.on_rank_0("begin", begin)
         if folder is None:
             return None, problem
-        own = self._portion(layout, arrays)
+        own = portion_of(self._agreement, layout, arrays, self.block_nbytes)
         if background:
             if self._room is not None:
                 self._room = self._room.result()
@@ -230,15 +248,6 @@ class Checkpointer:
             self._agreement, store, self.step, Path(folder), write=write, commit=commit, background=background
         ), ""
 
-    def _portion(self, layout: Layout, arrays: Mapping[str, np.ndarray | OwnPart]) -> Portion:
-        # of what is spread over the ranks each writes its own; the rest they share
-        rest = {entry.file for entry in layout.tensors if not isinstance(arrays[entry.name], OwnPart)}
-        shared = [entry for entry in layout.files if entry.name in rest]
-        ranges = share(shared, self._group.size, self.block_nbytes)[self._group.rank]
-        if self._group.rank == 0:
-            ranges += [Range(entry.name, 0, entry.header_nbytes) for entry in layout.files if entry not in shared]
-        return portion(layout, ranges, arrays)
-
     def _manifest(self, scalars: Mapping[str, Any]) -> Manifest:
         """All but what lies in files."""
         return Manifest(
@@ -246,7 +255,7 @@ class Checkpointer:
             seed=self._group.seed,
             shards=self._group.shards,
             cursor=None if self.loader is None else plain(self.loader.state_dict(), "the loader's position"),
-            scalars=plain(self._scalars(), "optimizer") | dict(scalars),
+            scalars=plain(self._subject.scalars(), "optimizer") | dict(scalars),
             config=self._config,
             fingerprint=plain(getattr(self._group, "fingerprint", {}), "fingerprint"),
         )
@@ -263,11 +272,11 @@ class Checkpointer:
 
         After a restart by ``phalanx run --restarts`` the newest checkpoint of this run goes before what is asked for.
         """
+        self._go_on(wait=True)
         path, manifest = self._after_restart(which)
         if path is None and which != "none" and (which != "auto" or self.store is not None):
-            path, manifest, problems = self._find(
-                self.store if which == "auto" and self.store is not None else Path(which)
-            )
+            where = self.store if which == "auto" and self.store is not None else Path(which)
+            path, manifest, problems = find(self._agreement, where, self.block_nbytes)
             if path is None and which != "auto":
                 raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
         if path is None or manifest is None:
@@ -281,41 +290,15 @@ class Checkpointer:
         since = env.restarted_since(os.environ)
         if since is None or which == "auto" or self.store is None:
             return None, None
-        path, manifest, _ = self._find(self.store, since)
+        path, manifest, _ = find(self._agreement, self.store, self.block_nbytes, since)
         if path is not None:
-            self._agreement.say(f"restarted by the launcher: going on from this run's newest checkpoint, not from {str(which)!r}")
+            self._agreement.say(
+                f"restarted by the launcher: going on from this run's newest checkpoint, not from {str(which)!r}"
+            )
         return path, manifest
 
-    def _find(self, where: Store | Path, since: float = 0.0) -> tuple[Path | None, Manifest | None, list[str]]:
-        """The newest checkpoint that all ranks together found whole, and what is wrong with newer ones."""
-        paths, problem = self._agreement.on_rank_0("list", lambda: [str(path) for path in candidates(where, since)])
-        if paths is None:
-            raise CheckpointError(problem)
-        problems: list[str] = []
-        for path in map(Path, paths):
-            manifest, problem = self._verified(path)
-            if manifest is not None:
-                return path, manifest, problems
-            problems.append(f"checkpoint {path} is damaged: {problem}")
-            last = str(path) == paths[-1]
-            self._agreement.say(f"{problems[-1]}; {'no valid one remains' if last else 'going back to the one before it'}")
-        return None, None, problems
-
-    def _verified(self, path: Path) -> tuple[Manifest | None, str]:
-        """The manifest when every byte is right; each rank checks its share of the bytes."""
-        text, problem = self._agreement.on_rank_0("manifest", lambda: encode(read_manifest(path)).decode("ascii"))
-        if text is None:
-            return None, problem
-        manifest = decode(text.encode("ascii"))
-        ranges = share(manifest.files, self._group.size, self.block_nbytes)[self._group.rank]
-        rows, problem = self._agreement.on_all_ranks("verify", lambda: measure(path, manifest, ranges))
-        if rows is None:
-            return None, problem
-        problem = "; ".join(compare(manifest, (Part(*row) for parts in rows for row in parts)))
-        return (None, problem) if problem else (manifest, "")
-
     def _restore(self, path: Path, manifest: Manifest, *, allow: tuple[str, ...]) -> None:
-        self._refuse_other_model(path, manifest)
+        self._subject.refuse_other(path, manifest)
         self._refuse_other_run(path, manifest, allow)
         if "state" not in allow:
             named_state.require_saved(self._state, manifest.scalars, path)
@@ -324,18 +307,18 @@ class Checkpointer:
                 raise StateError(f"checkpoint {path} was saved without a loader: it has no position to go on from")
             self.loader.load_state_dict(dict(manifest.cursor), allow=tuple(name for name in allow if name != "state"))
         self._counted_steps = manifest.step
-        for name, optimizer in self._optimizers.items():
+        for name, optimizer in self._subject.optimizers.items():
             head = OPTIMIZER + dot(name)
             keys = [t.name.removeprefix(head) for t in manifest.tensors if t.name.startswith(head)]
-            optimizer.prepare_state(manifest.scalars[owner(name)], keys, self._names())
+            optimizer.prepare_state(manifest.scalars[owner(name)], keys, self._subject.names())
         self._read(path, manifest)
 
     def _read(self, path: Path, manifest: Manifest) -> None:
-        extra = extra_state.Reading(self._models, manifest.tensors, self._agreement.say)
+        extra = extra_state.Reading(self._subject.models, manifest.tensors, self._agreement.say)
         further = named_state.Reading(self._state, manifest.scalars, manifest.tensors)
         extras = extra.arrays | further.arrays
-        arrays = self._arrays() | extras  # only now: preparing state may have moved parameters into a store
-        require_fit(path, (t for t in manifest.tensors if self._wants(t.name) or t.name in extras), arrays)
+        arrays = self._subject.arrays() | extras  # only now: preparing state may have moved parameters into a store
+        require_fit(path, (t for t in manifest.tensors if self._subject.wants(t.name) or t.name in extras), arrays)
         staged = {name: on_host(array) for name, array in arrays.items()}
         rows, problem = self._agreement.on_all_ranks("read", lambda: read(path, manifest, staged))
         if rows is not None:
@@ -350,17 +333,6 @@ class Checkpointer:
                 there[...] = array_module(there).asarray(here)
         extra.finish()
         further.finish()
-
-    def _refuse_other_model(self, path: Path, manifest: Manifest) -> None:
-        """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""
-        require_fit(path, (t for t in manifest.tensors if t.name.startswith(MODEL)), self._model_arrays())
-        owners = {owner(name) for name in self._optimizers}
-        if not owners <= manifest.scalars.keys():
-            missing = ", ".join(sorted(owners - manifest.scalars.keys()))
-            raise StateError(
-                f"checkpoint {path} has no state of {missing} (it has: {', '.join(manifest.scalars) or 'none'}); "
-                "give the Checkpointer the optimizers that it was saved with, or none"
-            )
 
     def _refuse_other_run(self, path: Path, manifest: Manifest, allow: tuple[str, ...]) -> None:
         differences = [
@@ -381,45 +353,3 @@ class Checkpointer:
             self._agreement.say(
                 f"the checkpoint comes from another machine ({', '.join(differing)}): bits may differ from here on"
             )
-
-    # -- what there is to save ---------------------------------------------------------------------------------------
-
-    def _require_known_parameters(self) -> None:
-        names = self._names()
-        for name, optimizer in self._optimizers.items():
-            unknown = sum(p not in names for group in optimizer.param_groups for p in group["params"])
-            if unknown:
-                raise StateError(
-                    f"Checkpointer: optimizer {name or type(optimizer).__name__} updates {unknown} parameters that are in none of "
-                    "the models given, so their values would not be saved; give all models that it trains"
-                )
-
-    def _names(self) -> dict[Any, str]:
-        return {
-            parameter: dot(prefix) + name
-            for prefix, model in self._models.items()
-            for name, parameter in model.named_parameters()
-        }
-
-    def _model_arrays(self) -> dict[str, Any]:
-        return {
-            f"{MODEL}{dot(prefix)}{name}": tensor.array
-            for prefix, model in self._models.items()
-            for name, tensor in model.state_dict().items()
-        }
-
-    def _arrays(self) -> dict[str, Any]:
-        """All arrays by their name in the checkpoint: live views."""
-        names = self._names()
-        arrays = self._model_arrays()
-        for prefix, optimizer in self._optimizers.items():
-            arrays |= {f"{OPTIMIZER}{dot(prefix)}{key}": a for key, a in optimizer.state_arrays(names).items()}
-        return arrays
-
-    def _scalars(self) -> dict[str, Any]:
-        names = self._names()
-        return {owner(name): optimizer.state_scalars(names) for name, optimizer in self._optimizers.items()}
-
-    def _wants(self, name: str) -> bool:
-        """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
-        return name.startswith(MODEL) or (name.startswith(OPTIMIZER) and bool(self._optimizers))

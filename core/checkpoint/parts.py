@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,28 +63,43 @@ def telling(what: str, path: Path) -> Iterator[None]:
 Arrays = Mapping[str, np.ndarray | OwnPart]
 
 
-def write(folder: Path, layout: Layout, ranges: Sequence[Range], arrays: Arrays) -> list[Part]:
-    """Write ``ranges`` of the files, make them durable, and return the checksum of each piece.
+Portion = list[tuple[Piece, memoryview]]
+"""Pieces of files, and the bytes that belong there."""
+
+
+def portion(layout: Layout, ranges: Sequence[Range], arrays: Arrays) -> Portion:
+    """What this process has to write: ``ranges`` of the files, in order, as live views of the arrays.
 
     Of a tensor that is spread over the ranks (OwnPart) each writes what it holds, whatever its ranges are.
     """
-    by_file: dict[str, list[Piece]] = {}
-    for piece in pieces(layout.files, layout.tensors, ranges):
-        if not isinstance(arrays.get(piece.tensor or ""), OwnPart):
-            by_file.setdefault(piece.file, []).append(piece)
-    for piece, _ in _own_pieces(layout.tensors, arrays):
-        by_file.setdefault(piece.file, []).append(piece)
+    found = [
+        piece
+        for piece in pieces(layout.files, layout.tensors, ranges)
+        if not isinstance(arrays.get(piece.tensor or ""), OwnPart)
+    ]
+    found += [piece for piece, _ in _own_pieces(layout.tensors, arrays)]
+    order = {entry.name: number for number, entry in enumerate(layout.files)}
+    found.sort(key=lambda piece: (order[piece.file], piece.offset))
+    return [(piece, _data_of(piece, layout, arrays)) for piece in found]
+
+
+def write_portion(folder: Path, own: Portion) -> list[Part]:
+    """Write the bytes, make them durable, and return the checksum of each piece."""
     parts: list[Part] = []
     with telling("write to", folder):
-        for file, own in by_file.items():
+        for file, group in itertools.groupby(own, key=lambda item: item[0].file):
             descriptor = os.open(folder / file, os.O_WRONLY)
             try:
-                for piece in sorted(own, key=lambda piece: piece.offset):
-                    parts.append(_write_piece(descriptor, piece, _data_of(piece, layout, arrays)))
+                parts += [_write_piece(descriptor, piece, data) for piece, data in group]
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
     return parts
+
+
+def write(folder: Path, layout: Layout, ranges: Sequence[Range], arrays: Arrays) -> list[Part]:
+    """:func:`portion` and :func:`write_portion` in one."""
+    return write_portion(folder, portion(layout, ranges, arrays))
 
 
 def _own_pieces(tensors: Iterable[TensorEntry], arrays: Arrays) -> Iterator[tuple[Piece, OwnPart]]:

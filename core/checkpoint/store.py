@@ -18,7 +18,8 @@ from ..errors import CheckpointError
 from ..faults import fault_point
 from .format import Layout
 from .manifest import Manifest, encode
-from .parts import MANIFEST, telling, verify
+from .parts import MANIFEST, read_manifest, telling, verify
+from .policy import Policy, score_of
 
 TEMPORARY = ".tmp-"
 SUPERSEDED = "superseded-"
@@ -43,16 +44,22 @@ def step_of(path: str | Path) -> int | None:
 class Store:
     """The checkpoints of one run in ``directory``, which is made at the first save.
 
-    ``keep``: how many of the newest remain after a save; None keeps all. ``say``: told in one line what a person should know.
+    ``keep``: how many of the newest remain after a save; None keeps all. ``keep_every``, ``keep_best`` and ``mode``: which others
+    remain (see :class:`~core.checkpoint.policy.Policy`). ``say``: told in one line what a person should know.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, keep: int | None = None, say: Callable[[str], None] | None = None
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int | None = None,
+        keep_every: int | None = None,
+        keep_best: int | None = None,
+        mode: str = "min",
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
-            raise CheckpointError(f"keep must be None (all) or at least 1, got {keep!r}")
         self.directory = Path(directory).absolute()
-        self.keep = keep
+        self.policy = Policy(keep, keep_every, keep_best, mode)
         self._say = say or (lambda line: None)
 
     # -- what is there -----------------------------------------------------------------------------------------------
@@ -133,7 +140,7 @@ class Store:
             _sync_folder(self.directory)
         if replaced is not None:
             self.abandon(replaced)
-        self._prune()
+        self._prune_quietly()
         return final
 
     def _set_aside(self, step: int) -> None:
@@ -151,17 +158,38 @@ class Store:
         os.rename(final, replaced)
         return replaced
 
-    def _prune(self) -> None:
-        """Only after a commit: what was resumed from then has a newer valid one above it."""
-        if self.keep is None:
-            return
-        for path in self.list()[: -self.keep]:
+    def _prune_quietly(self) -> None:
+        """The checkpoint is there: that an older one cannot be removed does not make the save a failed one."""
+        try:
+            self.prune()
+        except CheckpointError as error:
+            self._say(f"older checkpoints were not removed: {error}")
+
+    def scores(self) -> dict[int, float | None]:
+        """The steps that there are, each with the score that its manifest holds; None: none, or it cannot be read."""
+        found: dict[int, float | None] = {}
+        for path in self.list():
+            step = step_of(path)
+            assert step is not None
+            try:
+                found[step] = None if self.policy.best is None else score_of(read_manifest(path))
+            except CheckpointError:
+                found[step] = None
+        return found
+
+    def prune(self) -> list[Path]:
+        """Remove what the policy does not keep; returns what was removed. Only after a commit: there is a newer valid one."""
+        removed = []
+        for step in self.policy.doomed(self.scores()):
+            path = self.directory / step_name(step)
             doomed = self.directory / f"{TEMPORARY}pruned-{path.name}-{secrets.token_hex(4)}"
             try:
                 os.rename(path, doomed)
             except OSError:
                 continue
             shutil.rmtree(doomed, ignore_errors=True)
+            removed.append(path)
+        return removed
 
 
 def _same(final: Path, manifest: Manifest) -> bool:
