@@ -353,5 +353,5 @@ def test_wrong_use_is_told() -> None:
         keras.Sequential([layers.Dense(1, name="same"), layers.Dense(1, name="same")])
     with pytest.raises(ValueError, match="not among the inputs"):
         keras.Model(keras.Input(shape=(3,)), layers.Dense(1)(keras.Input(shape=(3,))))
-    with pytest.raises(TypeError, match="keras.layers"):
+    with pytest.raises(TypeError, match=r"keras\.layers"):
         keras.Sequential([nn.Linear(2, 1)])

@@ -14,7 +14,8 @@ DOORS = Path(__file__).resolve().parents[1] / "doors"
 NAMES = ("mlp", "cnn", "vae", "lstm", "transformer", "resnet")
 LEAST = {"mlp": 0.95, "cnn": 0.90, "vae": 0.91, "lstm": 0.88, "transformer": 0.80, "resnet": 0.93}
 """Final accuracy that PyTorch reaches with every seed tried, less a little."""
-_IMPORT = re.compile(r"^(import|from) torch\b")
+KERAS_NAMES = ("mlp", "cnn", "functional")
+_IMPORT = re.compile(r"^(import|from) (torch|tensorflow)\b")
 
 
 class Curve(NamedTuple):
@@ -44,6 +45,17 @@ def with_other_imports(text: str) -> str:
             line = _IMPORT.sub(r"\1 phalanx", line.replace("torch.utils.data", "torch.data", 1))
         lines.append(line)
     return "\n".join(lines)
+
+
+def with_keras_imports(text: str) -> str:
+    """The Keras script with phalanx for tensorflow.
+
+    >>> print(with_keras_imports("from tensorflow import keras\\nfrom tensorflow.keras import layers\\nx = 1"))
+    from phalanx import keras
+    from phalanx.keras import layers
+    x = 1
+    """
+    return "\n".join(_IMPORT.sub(r"\1 phalanx", line) for line in text.splitlines())
 
 
 def with_ranks(text: str) -> str:
@@ -104,16 +116,19 @@ def test_only_import_lines_change(name: str) -> None:
 
 
 def test_what_changes_is_told(record_property) -> None:
-    """Every PyTorch file in the folder, and how many of its lines had to change."""
-    assert {path.stem for path in DOORS.glob("plain_torch_*.py")} == {f"plain_torch_{name}" for name in NAMES}
+    """Every PyTorch and Keras file in the folder, and how many of its lines had to change."""
+    scripts = {
+        **{f"plain_torch_{name}": with_other_imports for name in NAMES},
+        **{f"plain_keras_{name}": with_keras_imports for name in KERAS_NAMES},
+    }
+    assert {path.stem for path in DOORS.glob("*.py")} == set(scripts)
     record_property("told", f"{'script':<28}{'lines':>6}{'imports changed':>17}{'others changed':>16}")
-    for name in NAMES:
-        before, after = source(name).splitlines(), with_other_imports(source(name)).splitlines()
+    for name, changes in scripts.items():
+        text = (DOORS / f"{name}.py").read_text()
+        before, after = text.splitlines(), changes(text).splitlines()
         changed = [line for line, new in zip(before, after, strict=True) if line != new]
         others = sum(not _IMPORT.match(line) for line in changed)
-        record_property(
-            "told", f"plain_torch_{name + '.py':<16}{len(before):>6}{len(changed) - others:>17}{others:>16}"
-        )
+        record_property("told", f"{name + '.py':<28}{len(before):>6}{len(changed) - others:>17}{others:>16}")
         assert others == 0 and 2 <= len(changed) <= 6
 
 
