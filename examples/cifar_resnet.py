@@ -12,7 +12,6 @@ import argparse
 
 import phalanx
 from phalanx import callbacks, nn, optim
-from phalanx.core.errors import DataError
 from phalanx.data import DataLoader, Subset, transforms
 from phalanx.data.datasets import CIFAR10, FashionMNIST
 
@@ -66,7 +65,7 @@ def load():
     try:
         Pictures, size, mean, std = CIFAR10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
         CIFAR10(train=False)
-    except DataError as error:
+    except phalanx.PhalanxError as error:
         if phalanx.rank() == 0:
             print(f"{str(error).splitlines()[0]} Fashion-MNIST takes its place.", flush=True)
         Pictures, size, mean, std = FashionMNIST, 28, (0.2860,), (0.3530,)

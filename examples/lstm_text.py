@@ -13,7 +13,6 @@ import argparse
 
 import phalanx
 from phalanx import metrics, nn, optim
-from phalanx.core.errors import DataError
 from phalanx.data import DataLoader, StackDataset, Subset, split
 from phalanx.data.datasets import IMDB, BibleText
 from phalanx.data.text import PadCollate, Vocabulary
@@ -28,7 +27,7 @@ def load(seed):
         parts = IMDB(train=True), IMDB(train=False)
         texts, labels = parts[0].texts + parts[1].texts, [*parts[0].targets.tolist(), *parts[1].targets.tolist()]
         return texts, labels, IMDB.classes, range(len(parts[0])), range(len(parts[0]), len(texts))
-    except DataError as error:
+    except phalanx.PhalanxError as error:
         if phalanx.rank() == 0:
             print(f"{str(error).splitlines()[0]} The Bible's verses take their place.", flush=True)
     verses = BibleText().verses
