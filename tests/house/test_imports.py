@@ -39,6 +39,7 @@ PATHS = (
     "phalanx.callbacks",
     "phalanx.cuda",
     "phalanx.data",
+    "phalanx.kernels",
     "phalanx.data.datasets",
     "phalanx.data.transforms",
     "phalanx.autograd",

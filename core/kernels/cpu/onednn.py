@@ -1,7 +1,7 @@
 """oneDNN through its C interface: the only file that owns the library and cffi.
 
-``pip install phalanx[cpu]`` brings both; nothing is compiled. oneDNN 3 keeps its binary interface from release to release; the
-declarations below are the part that is used here, and the version is checked when the library is loaded.
+``pip install phalanx[cpu]`` brings both; nothing is compiled. The declarations (``onednn_c.py``) are the part that is used here; the
+version is checked when the library is loaded.
 
 What this file takes care of, so that no kernel has to:
 
@@ -27,6 +27,8 @@ import numpy as np
 from ...backend import Array, empty_aligned
 from . import onednn_c
 
+VERSION = (3, 2)
+"""The version whose numbers and traps are known here."""
 PACKAGE, FILE = "onednn-cpu-gomp", "libdnnl.so.3"
 MISSING = (
     "matrix products and convolutions run on NumPy alone, at about a third to a half of the speed on AVX-512 processors; "
@@ -101,8 +103,8 @@ def load() -> _Library:
     c = _open(ffi)
     found = c.dnnl_version()
     version = (found.major, found.minor, found.patch)
-    if version[0] != 3 or version < (3, 2, 0):
-        raise Unavailable(f"oneDNN must be of version 3.2 or a later 3, found {'.'.join(map(str, version))}")
+    if version[:2] != VERSION:
+        raise Unavailable(f"oneDNN must be of version {VERSION[0]}.{VERSION[1]}, found {'.'.join(map(str, version))}")
     if found.cpu_runtime != onednn_c.OPENMP:
         raise Unavailable(f"oneDNN must be built for OpenMP ({PACKAGE} is), found runtime {found.cpu_runtime}")
     engine = _created(ffi, c.dnnl_engine_create, onednn_c.CPU, 0)

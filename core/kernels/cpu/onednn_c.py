@@ -1,6 +1,6 @@
 """What is used of oneDNN's C interface: declarations by hand, and the numbers behind its names.
 
-From dnnl.h, dnnl_types.h, dnnl_common_types.h and dnnl_config.h of 3.2, all of which later releases of 3 keep.
+From dnnl.h, dnnl_types.h, dnnl_common_types.h and dnnl_config.h of 3.2.
 """
 
 DECLARATIONS = """
