@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import __version__
+from .ckpt.arguments import add_parser as add_checkpoints
 from .core.errors import PhalanxError
 from .dist.errors import LaunchError
+from .k8s_command import add_k8s
+from .launch.jobs import print_jobs, stop_job
 from .launch.logs import parse_ranks
 from .launch.options import default_ranks, given_hosts, read_key
 from .launch.plan import SSH, RunArguments
@@ -62,19 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"phalanx {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_run(commands)
+    _add_jobs(commands)
     ops = commands.add_parser("ops", help="list the ops, layers, losses and optimizers, or check them")
     ops.add_argument("--check", action="store_true", help="against float64 differences and PyTorch; 1 when one is off")
     ops.add_argument("entries", nargs="*", metavar="NAME", help="with --check: only these")
     ops.set_defaults(call=_ops, name="ops")
-    checkpoints = commands.add_parser("ckpt", help="list or verify checkpoints")
-    checkpoints.add_argument("action", choices=("ls", "verify"), help="ls: one line each; verify: read every checksum")
-    checkpoints.add_argument("folder", metavar="DIR")
-    checkpoints.set_defaults(call=_ckpt, name="ckpt")
+    add_checkpoints(commands)
     _add_predict(commands)
     _add_diagnosis(commands)
     _add_doctor(commands)
     _add_bench(commands)
     add_slurm(commands)
+    add_k8s(commands)
     return parser
 
 
@@ -115,6 +117,17 @@ def _add_run(commands: Any) -> None:
     add("script", help="path of the script")
     add("arguments", nargs=argparse.REMAINDER, help="what the script gets").required = False
     parser.set_defaults(call=_run, name="run")
+
+
+def _add_jobs(commands: Any) -> None:
+    ps = commands.add_parser("ps", help="list the jobs that were started here, with what is left of them on all hosts")
+    ps.set_defaults(call=lambda _: print_jobs(), name="ps")
+    stop = commands.add_parser(
+        "stop", help="end a job on all its hosts: it may save and leave, then what is left is killed"
+    )
+    stop.add_argument("job", metavar="JOB", help="its name, or the beginning of it, as phalanx ps lists it")
+    stop.add_argument("--grace", type=float, default=30.0, metavar="S", help="seconds to save and leave (default 30)")
+    stop.set_defaults(call=lambda options: stop_job(options.job, options.grace), name="stop")
 
 
 def _add_hosts(parser: argparse.ArgumentParser) -> None:
@@ -285,11 +298,6 @@ def _check_ways(options: argparse.Namespace, hosts: bool) -> None:
 
 def _ops(options: argparse.Namespace) -> int:
     return _module("ops_check").check(options.entries) if options.check else _module("ops_table").print_table()
-
-
-def _ckpt(options: argparse.Namespace) -> int:
-    show = _module("show")
-    return (show.list_checkpoints if options.action == "ls" else show.verify_checkpoints)(options.folder)
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -261,12 +261,12 @@ def test_damage_in_a_spread_tensor_is_found_while_reading(tmp_path: Path, monkey
     path = tmp_path / "step-00000002" / "optimizer.safetensors"
 
     def damaged(self: Any, *args: Any, **options: Any) -> None:
-        self._communicator.barrier().wait()
+        self._group.control.barrier().wait()
         if self._group.rank == 0:
             raw = bytearray(path.read_bytes())
             raw[-1000] ^= 1
             path.write_bytes(bytes(raw))
-        self._communicator.barrier().wait()
+        self._group.control.barrier().wait()
         real(self, *args, **options)
 
     monkeypatch.setattr(phalanx.Checkpointer, "_restore", damaged)
