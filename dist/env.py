@@ -278,4 +278,6 @@ def describe(environment: RankEnvironment | None) -> str:
 def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
     own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS, FLIGHT, AGENT} - {NAMES["timeout_s"]}
+    if not any(environ.get(name) for name in (NAMES["rank"], *RANK_NAMES)):
+        own -= {RESUME, STARTED}  # not of a rank that starts another job, but a scheduler's word on this one
     return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}
