@@ -43,7 +43,7 @@ JOBS = {
              "tests/ranks/test_damaged", "tests/ranks/test_training", "tests/ranks/test_fault_table"),
     "parts": ("tests/launch/", "tests/ranks/", "tests/house/test_plain_script.py", "tests/house/test_wrong_input.py",
               "tests/house/test_examples.py", "tests/house/test_keras.py", "tests/house/test_plain_keras.py",
-              "tests/house/test_coming_from_pytorch.py"),
+              "tests/house/test_coming_from_pytorch.py", "tests/house/test_coming_from_keras.py"),
 }  # fmt: skip
 """Group -> beginnings of the names of its tests; the first that fits counts."""
 

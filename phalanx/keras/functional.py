@@ -72,7 +72,7 @@ class Functional(Model):
     @property
     def output_names(self) -> list[str]:
         """The layers that give the outputs."""
-        return [tensor.node.layer.name if tensor.node else tensor.name for tensor in self.outputs]
+        return [str(tensor.node.layer.name if tensor.node else tensor.name) for tensor in self.outputs]
 
     @property
     def input_names(self) -> list[str]:

@@ -15,6 +15,7 @@ from ..model_io.state import load_into, read_metadata
 from ..model_io.state import save as save_state
 from . import losses, metrics, optimizers
 from .described import NoWords, described, restored
+from .shared_files import seen_by_all
 
 __all__ = ["load_model"]
 
@@ -45,14 +46,15 @@ class Savable:
         save_state(self, filepath, metadata={_ORDER: json.dumps(names)})
 
     def load_weights(self, filepath: PathLike, skip_mismatch: bool = False, by_name: bool = False) -> None:
-        """Take the weights that :meth:`save_weights` wrote. Raises StateError that lists what does not fit."""
+        """Take the weights that :meth:`save_weights` wrote; all ranks must call. Raises StateError that lists what does not fit."""
         self._expect_built("load_weights")
         own = [name for name, _ in self._all_weights()]  # type: ignore[attr-defined]
-        given = json.loads(read_metadata(filepath).get(_ORDER, "[]"))
-        rename = None
-        if not by_name and set(given) != set(own) and len(given) == len(own):  # as Keras: by the order of layers
-            rename = dict(zip(given, own, strict=True)).get
-        load_into(self, filepath, strict=not (skip_mismatch or by_name), rename=rename)  # type: ignore[arg-type]
+        with seen_by_all(filepath) as path:
+            given = json.loads(read_metadata(path).get(_ORDER, "[]"))
+            rename = None
+            if not by_name and set(given) != set(own) and len(given) == len(own):  # as Keras: by the order of layers
+                rename = dict(zip(given, own, strict=True)).get
+            load_into(self, path, strict=not (skip_mismatch or by_name), rename=rename)  # type: ignore[arg-type]
 
     def _expect_built(self, who: str) -> None:
         if not self.built:
@@ -62,7 +64,7 @@ class Savable:
 def load_model(
     filepath: PathLike, custom_objects: Mapping[str, type] | None = None, compile: bool = True, **unused: Any
 ) -> Any:
-    """The model that ``model.save`` wrote, compiled as it was unless that took functions or classes of one's own.
+    """The model that ``model.save`` wrote, compiled as it was unless that took functions or classes of one's own. All ranks must call.
 
     The optimizer begins anew: to go on with an interrupted fit use callbacks.BackupAndRestore.
 
@@ -75,9 +77,10 @@ def load_model(
     >>> keras.models.load_model(path).output_shape
     (None, 2)
     """
-    model = _load_model(filepath, classes=custom_objects)
+    with seen_by_all(filepath) as path:
+        model = _load_model(path, classes=custom_objects)
+        given = (load_extra(path) or {}).get("compiled") or {}
     model.eval()
-    given = (load_extra(filepath) or {}).get("compiled") or {}
     if compile and given.get("loss") is not None and hasattr(model, "compile"):
         model.compile(**restored(given, _HOMES))
     return model

@@ -81,8 +81,7 @@ history = model.fit(
     ],
 )
 print(f"first loss {history.history['loss'][0]:.4f}, last loss {history.history['loss'][-1]:.4f}")
-if os.path.exists(best):
-    model.load_weights(best)
+model.load_weights(best)
 loss, accuracy = model.evaluate(x_test, y_test, batch_size=128, verbose=0)
 print(f"test loss {loss:.4f}, test accuracy {accuracy:.4f}")
 

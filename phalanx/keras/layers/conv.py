@@ -43,7 +43,7 @@ class Convolution(Layer):
     """What all convolutions share."""
 
     dimensions = 0
-    paddings = ("valid", "same")
+    paddings: tuple[str, ...] = ("valid", "same")
 
     def __init__(
         self,

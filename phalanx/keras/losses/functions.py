@@ -170,7 +170,7 @@ def sparse_categorical_crossentropy(
     labels = y_true.to(np.int64)
     scores = y_pred if from_logits else y_pred.clamp(EPSILON, 1.0 - EPSILON).log()
     classes = scores.shape[-1]
-    ignored = {} if ignore_class is None else {"ignore_index": ignore_class}
+    ignored: dict[str, Any] = {} if ignore_class is None else {"ignore_index": ignore_class}
     flat = F.cross_entropy(scores.reshape(-1, classes), labels.reshape(-1), reduction="none", **ignored)
     return flat.reshape(*labels.shape)
 

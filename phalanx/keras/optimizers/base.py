@@ -89,6 +89,7 @@ class Optimizer(Described):
         return self._inner
 
     def _clip(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        assert self.clipnorm is not None
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.requires_grad:
