@@ -212,6 +212,13 @@ class Layer(Module):
             raise StateError(f"{self.name} has no weights yet: build it by an input shape or a first call")
         return sum(int(np.prod(weight.shape)) for weight in self.weights)
 
+    def add_loss(self, loss: Any) -> None:
+        """Not here: raises NotImplementedError with the way to do it."""
+        raise NotImplementedError(
+            f"{self.name}.add_loss is not known here: penalise weights by regularizer=..., or give the term as an output with a loss of "
+            "its own, or train with phalanx.Trainer and compute_loss"
+        )
+
     @property
     def losses(self) -> list[Any]:
         """The penalties of the layer's weights, as one Tensor or none."""

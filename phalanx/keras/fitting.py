@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..core.metrics import Metric
 from ..core.nn.module import Module
 from ..core.tensor import Tensor
@@ -20,8 +22,9 @@ class Runner(Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the model gives for the inputs of a batch."""
         given = named or (inputs[0] if len(inputs) == 1 else list(inputs))
-        with scope.of_engine():
+        with scope.of_engine(), scope.entered():
             output = self.model(given)
+            scope.keep_masks(nest.flat(output))
         return tuple(output) if isinstance(output, list) else output
 
 
@@ -43,13 +46,18 @@ class ModelLoss:
         if len(targets) != len(predictions):
             raise ValueError(f"the model has {len(predictions)} outputs, the data has targets for {len(targets)}")
         total: Any = None
-        for part, factor, y, p in zip(self.parts, self.factors, targets, predictions, strict=True):
+        counted: list[float] = []
+        for index, (part, factor, y, p) in enumerate(zip(self.parts, self.factors, targets, predictions, strict=True)):
             if part is None:
                 continue
-            loss = part(y, p, sample_weight)
+            mask = scope.kept_mask(index)
+            loss = part(y, p, sample_weight) if mask is None else part(y, p, sample_weight, mask=mask)
+            if mask is not None:
+                counted.append(float(loss.weight or 0.0))
             loss = loss if factor == 1.0 else loss * factor
             total = loss if total is None else total + loss
-        total.weight = float(len(predictions[0]))
+        # a lone loss that masks leave places out of is a mean over those that are left
+        total.weight = counted[0] if counted and len(self.parts) == 1 else float(len(predictions[0]))
         return total
 
 
@@ -63,7 +71,9 @@ class OfOutput(Metric):
     def update(self, prediction: Any, target: Any = None, weight: Any = None) -> None:
         """Take a batch."""
         own, truth = outputs_of(prediction, self.names)[self.index], outputs_of(target, self.names)[self.index]
-        self.inner.update(own, truth, weight if self.weighted else None)
+        self.inner.update(
+            own, truth, _masked_weight(scope.kept_mask(self.index), weight if self.weighted else None, own)
+        )
 
     def reset(self) -> None:
         self.inner.reset()
@@ -76,6 +86,17 @@ class OfOutput(Metric):
 
     def compute(self) -> Any:
         return self.inner.compute()
+
+
+def _masked_weight(mask: Any, weight: Any, output: Any) -> Any:
+    """What each place counts: nothing where a mask leaves it out. A mask that is not of this output's shape says nothing of it."""
+    if mask is None or tuple(mask.shape) != tuple(output.shape)[: mask.ndim]:
+        return weight
+    counts = host(mask).astype(np.float64)
+    if weight is None:
+        return counts
+    given = np.asarray(host(weight) if isinstance(weight, Tensor) else weight, np.float64)
+    return counts * given.reshape(given.shape + (1,) * (counts.ndim - given.ndim))
 
 
 def by_output(who: str, given: Any, names: list[str]) -> list[Any]:

@@ -14,6 +14,8 @@ class _Scope(threading.local):
     """Whether the Trainer runs the model: it says whether this is training, and what is recorded."""
     masks: dict[int, tuple[Any, Any]] | None = None
     """id of a Tensor -> (the Tensor, its mask)."""
+    of_outputs: list[Any] | None = None
+    """The masks of what the model gave last, one for each output."""
 
 
 _scope = _Scope()
@@ -62,3 +64,14 @@ def set_mask(value: Any, mask: Any) -> None:
     """From here on ``value`` has ``mask``."""
     if _scope.masks is not None and mask is not None:
         _scope.masks[id(value)] = (value, mask)
+
+
+def keep_masks(outputs: list[Any]) -> None:
+    """For the loss and the metrics of these outputs, which this thread computes next."""
+    _scope.of_outputs = [mask_of(output) for output in outputs]
+
+
+def kept_mask(index: int) -> Any:
+    """The mask of output number ``index`` of what the model gave last."""
+    kept = _scope.of_outputs
+    return None if kept is None or index >= len(kept) else kept[index]

@@ -14,6 +14,7 @@ from phalanx import keras
 from phalanx.core.errors import RangeError, ShapeError
 from phalanx.keras import layers
 from tests.house.keras_cases import CASES, Case, attention, lstm
+from tests.ranks.trainer_runs import on_ranks, same
 
 
 def _random(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -80,6 +81,33 @@ def test_masks_pass_through_a_model() -> None:
     np.testing.assert_allclose(y[:1], alone @ weights[3] + weights[4], rtol=1e-4, atol=1e-5)
     pooled = keras.Sequential([layers.Embedding(9, 4, mask_zero=True), layers.GlobalAveragePooling1D()])
     np.testing.assert_allclose(pooled(ids).numpy()[0], pooled.get_weights()[0][[5, 3]].mean(axis=0), rtol=1e-5)
+
+
+def test_masks_reach_loss_and_metrics() -> None:
+    """Padded steps of a sequence count neither in the loss nor in the accuracy, with shards of unequal numbers of steps either."""
+    ids = np.array([[5, 3, 0, 0], [1, 2, 8, 4], [7, 0, 0, 0]])
+    labels = ids % 2
+
+    def measured() -> Any:
+        keras.backend.clear_session()
+        model = keras.Sequential(
+            [
+                layers.Embedding(9, 4, mask_zero=True),
+                layers.GRU(3, return_sequences=True),
+                layers.Dense(2, activation="softmax"),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", ["accuracy"])
+        history = model.fit(ids, labels, verbose=0, batch_size=3).history
+        p = model.predict(ids, verbose=0)
+        there = ids != 0
+        own = np.take_along_axis(p, labels[..., None], axis=2)[..., 0]
+        expected = [-np.log(own[there]).mean(), (p.argmax(axis=2) == labels)[there].mean()]
+        np.testing.assert_allclose(model.evaluate(ids, labels, verbose=0), expected, rtol=1e-5)
+        np.testing.assert_allclose([history["loss"][0], history["accuracy"][0]], expected, rtol=1e-5)
+        return model.evaluate(ids, labels, verbose=0)
+
+    same(on_ranks(2, measured, shards=2))
 
 
 def test_merging_layers() -> None:

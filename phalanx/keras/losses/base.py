@@ -41,17 +41,21 @@ class Loss(Described):
         """A number for each sample."""
         raise NotImplementedError(f"{type(self).__name__} defines no call()")
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        return reduced(self.call(y_true, tensor(y_pred)), sample_weight, self.reduction)
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None, mask: Any = None) -> Any:
+        return reduced(self.call(y_true, tensor(y_pred)), sample_weight, self.reduction, mask)
 
     def get_config(self) -> dict[str, Any]:
         """The options."""
         return {"name": self.name, "reduction": self.reduction}
 
 
-def reduced(losses: Any, sample_weight: Any, reduction: str | None = "sum_over_batch_size") -> Any:
-    """Weigh the losses of samples, and sum up."""
+def reduced(losses: Any, sample_weight: Any, reduction: str | None = "sum_over_batch_size", mask: Any = None) -> Any:
+    """Weigh the losses of samples, and sum up; places that ``mask`` leaves out do not count."""
     losses = tensor(losses)
+    if mask is not None and tuple(mask.shape) == tuple(losses.shape):
+        losses = losses * tensor(mask).to(losses.dtype)
+    else:
+        mask = None
     if sample_weight is not None:
         weight = tensor(sample_weight).to(losses.dtype)
         if not losses.ndim:
@@ -66,7 +70,7 @@ def reduced(losses: Any, sample_weight: Any, reduction: str | None = "sum_over_b
     loss = losses.sum()
     if reduction == "sum":
         return loss
-    count = float(losses.array.size)
+    count = float(losses.array.size) if mask is None else float(mask.array.sum())
     loss = loss / max(count, 1.0)
     loss.weight = count
     return loss
