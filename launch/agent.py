@@ -36,7 +36,7 @@ DRAIN_S = 2.0
 def main() -> None:
     """Serve the launcher at the other end of stdin and stdout."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # a signal to all of a terminal is the launcher's to pass on
+        signal.signal(number, lambda *_: None)  # the launcher's to pass on; ignored ones the ranks would ignore, too
     out = os.dup(1)
     os.dup2(2, 1)  # whatever prints does not disturb the frames
     frames.write_all(out, MAGIC + frames.words(Kind.HELLO, hello()))

@@ -1,12 +1,13 @@
 """The guardian: a small process beside the launcher that ends the job when the launcher was killed with -9.
 
-It waits for the end of its stdin, which the launcher holds open and never writes to. Every process of a job carries
+It waits for the end of its stdin, which the launcher holds open. Every process of a job carries
 PHALANX_JOB in its environment, also the children of a rank, so that all can be found. Run as a file by
 ``python -I -S guardian.py``; imports nothing of phalanx, because it is started for every job.
 
-    guardian.py MARK GRACE_S [folder ...]
+    guardian.py GRACE_S [folder ...]
 
-MARK: ``NAME=value`` that marks the job's processes.  GRACE_S: how long they may take to leave by themselves (mpirun
+The first line of stdin: ``NAME=value`` that marks the job's processes; it is the job's secret, and command lines are for
+all to read.  GRACE_S: how long they may take to leave by themselves (mpirun
 cleans up after a SIGTERM).  folder: removed at the end.
 """
 
@@ -23,12 +24,15 @@ LONGEST_SWEEP_S = 5.0
 
 
 def main(arguments: list[str]) -> None:
-    mark, grace_s, *folders = arguments
+    grace_s, *folders = arguments
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    while os.read(0, 4096):
-        pass
-    sweep(mark, float(grace_s))
+    said = b""
+    while data := os.read(0, 4096):
+        said += data
+    mark, newline, _ = said.decode(errors="surrogateescape").partition("\n")
+    if newline:
+        sweep(mark, float(grace_s))
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -96,10 +96,14 @@ def _joined(hosts: Iterable[Host], where: str) -> tuple[Host, ...]:
     return tuple(Host(name, count) for name, count in slots.items())
 
 
-def mark_of(job: str) -> str:
-    """Names a job without telling its secret.
+_OWN_NAME = re.compile(r"([0-9a-f]{1,8})-[0-9a-f]{32}")
 
-    >>> mark_of("1f-secret")
-    '1f-8f6fb8ee92d1'
+
+def mark_of(job: str) -> str:
+    """Names a job without telling its secret: the launcher's process id, where its name begins with it, and a digest.
+
+    >>> mark_of("1f-00112233445566778899aabbccddeeff"), mark_of("a secret")
+    ('1f-151332fc49a5', 'job-984ca5162200')
     """
-    return f"{job.partition('-')[0]}-{hashlib.sha256(job.encode()).hexdigest()[:12]}"
+    found = _OWN_NAME.fullmatch(job)
+    return f"{found[1] if found else 'job'}-{hashlib.sha256(job.encode()).hexdigest()[:12]}"

@@ -39,10 +39,17 @@ class Remote:
     mark: str
     """What the agent's processes carry, without the host's number."""
 
-    def command(self, host: Host, node: int, module: str = "phalanx.launch.agent") -> list[str]:
-        """What runs here."""
+    def agent(self, host: Host, node: int) -> list[str]:
+        """What runs here to start the agent there."""
+        return self._words(host, [f"{env.AGENT}={self.mark}.{node}.agent"], ["-m", "phalanx.launch.agent"])
+
+    def call(self, host: Host, module: str, *arguments: str) -> list[str]:
+        """What runs here to call a module there."""
+        return self._words(host, [], ["-m", module, *arguments])
+
+    def _words(self, host: Host, variables: Sequence[str], arguments: Sequence[str]) -> list[str]:
         path = [f"PYTHONPATH={self.path}"] if self.path else []
-        words = ["exec", "env", f"{env.AGENT}={self.mark}.{node}.agent", *path, self.python, "-m", module]
+        words = ["exec", "env", *variables, *path, self.python, *arguments]
         return [*self.ssh, host.name, f"cd {shlex.quote(self.folder)} && {shlex.join(words)}"]
 
 
@@ -77,7 +84,7 @@ class Link:
         self._frames = Frames()
         self._done, self._kill_at = False, 0.0
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self._ssh: Process = spawn(self.name, remote.command(host, node), environ, **pipes)
+        self._ssh: Process = spawn(self.name, remote.agent(host, node), environ, **pipes)
         popen = self._ssh.popen
         assert popen.stdin is not None and popen.stdout is not None and popen.stderr is not None
         self._stdin, self.descriptor, self.stderr = popen.stdin.fileno(), popen.stdout.fileno(), popen.stderr.fileno()

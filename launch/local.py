@@ -12,8 +12,10 @@ from typing import Any
 
 from ..dist import env, member
 from ..dist.errors import LaunchError
+from .finish import FinishMarks
+from .hosts import mark_of
 from .plan import LaunchPlan, RankPlan
-from .process import Job, Source, child_command, spawn
+from .process import TAGGED, Job, Source, child_command, spawn
 
 
 def listen() -> socket.socket:
@@ -75,6 +77,25 @@ def start_mpirun(plan: LaunchPlan, job: Job, folders: Mapping[str, str]) -> None
     for stream, pipe in enumerate((process.popen.stdout, process.popen.stderr)):
         assert pipe is not None
         job.sources.append(Source(_detach(pipe), -1, stream))
+
+
+def start_mpirun_over_hosts(plan: LaunchPlan, job: Job, python: str, settings: Mapping[str, str]) -> None:
+    """One mpirun for ranks on several hosts. It forwards their output, with the rank before each line."""
+    rank = plan.ranks[0]
+    job.rank_names, job.far = env.RANK_NAMES, True
+    job.finish = FinishMarks(mark_of(plan.job), len(plan.ranks))
+    shim = child_command(0, signal.SIGKILL, rank.command, f"end={job.finish.word}", env.RANK_NAMES)
+    process = spawn(
+        "mpirun",
+        [*plan.mpirun, python, *shim[1:]],
+        {**settings, **plan.environ, **rank.environment},
+        death_signal=signal.SIGTERM,
+        stdin=subprocess.DEVNULL,
+        **_pipes(),
+    )
+    job.processes.append(process)
+    for stream, pipe in enumerate((process.popen.stdout, process.popen.stderr)):
+        job.sources.append(Source(_detach(pipe), TAGGED, stream))
 
 
 def _pipes() -> dict[str, Any]:

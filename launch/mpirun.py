@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dist.errors import LaunchError
+from .hosts import Host
 
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",  # both are needed, and only as root; Open MPI 5 has no other variable for it
@@ -41,6 +43,8 @@ class Mpirun:
     path: str
     kind: str
     """``Open MPI`` or ``MPICH``."""
+    major: int = 5
+    """Of Open MPI's version: its options have changed their names."""
 
 
 def find_mpirun(python: str, environ: Mapping[str, str]) -> Mpirun:
@@ -49,10 +53,10 @@ def find_mpirun(python: str, environ: Mapping[str, str]) -> Mpirun:
     path = beside if os.access(beside, os.X_OK) else shutil.which("mpirun", path=environ.get("PATH", os.defpath))
     if path is None:
         raise LaunchError(f"--mpi: there is no mpirun beside {python} or on PATH; {FIX}")
-    return Mpirun(path, _kind(path))
+    return _known(path)
 
 
-def _kind(path: str) -> str:
+def _known(path: str) -> Mpirun:
     try:
         answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -60,7 +64,8 @@ def _kind(path: str) -> str:
     words = answer.stdout + answer.stderr
     for kind, signs in (("Open MPI", ("Open MPI", "OpenRTE", "Open RTE", "PRRTE")), ("MPICH", ("HYDRA", "MPICH"))):
         if any(sign in words for sign in signs):
-            return kind
+            version = re.search(r"(\d+)\.\d+", words)
+            return Mpirun(path, kind, int(version[1]) if version else 5)
     raise LaunchError(f"--mpi: {path} is neither Open MPI's nor MPICH's (it says {words.strip()[:80]!r}); {FIX}")
 
 
@@ -71,9 +76,43 @@ def environment(mpi: Mpirun, environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in OPEN_MPI.items() if not environ.get(name)}
 
 
-def command(mpi: Mpirun, ranks: int) -> tuple[str, ...]:
-    """What stands before a rank's own command."""
-    return (mpi.path, "-n", str(ranks))
+def command(mpi: Mpirun, ranks: int, hosts: Sequence[Host] = (), names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What stands before a rank's own command. ``names``: the variables that ranks on ``hosts`` must get.
+
+    Their values come from mpirun's environment, so that no secret is on a command line.
+
+    >>> " ".join(command(Mpirun("mpirun", "MPICH"), 3, [Host("a", 2), Host("b", 2)], ["PHALANX_JOB"]))
+    'mpirun -hosts a:2,b:2 -prepend-rank -bind-to none -n 3'
+    """
+    if not hosts:
+        return (mpi.path, "-n", str(ranks))
+    places = ",".join(map(str, hosts))
+    if mpi.kind == "MPICH":  # hands on the whole environment
+        return (mpi.path, "-hosts", places, "-prepend-rank", "-bind-to", "none", "-n", str(ranks))
+    tag = ("--output", "tag") if mpi.major >= 5 else ("--tag-output",)
+    spread = ("--map-by", "slot:oversubscribe") if mpi.major >= 5 else ("--map-by", "slot", "--oversubscribe")
+    told = [word for name in names for word in ("-x", name)]
+    return (mpi.path, "--host", places, *spread, "--bind-to", "none", *tag, *told, "-n", str(ranks))
+
+
+def over_ssh(mpi: Mpirun, wrapper: str) -> dict[str, str]:
+    """Variables that make mpirun start its daemons by ``wrapper`` instead of ssh."""
+    if mpi.kind == "MPICH":
+        return {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": wrapper}
+    return {"PRTE_MCA_plm_ssh_agent": wrapper, "OMPI_MCA_plm_rsh_agent": wrapper}
+
+
+_TAG = re.compile(rb"\[(?:[^\]]*,)?(\d+)\](?:<(stdout|stderr)>:)? ?")
+
+
+def untag(line: bytes) -> tuple[int | None, bytes]:
+    """Whose line it is, and the line itself: what ``command`` asked mpirun to put before it.
+
+    >>> untag(b"[prterun-a-7@1,3]<stdout>: loss 1.0"), untag(b"[1,0]<stderr>:oh"), untag(b"[2] two"), untag(b"a word")
+    ((3, b'loss 1.0'), (0, b'oh'), (2, b'two'), (None, b'a word'))
+    """
+    found = _TAG.match(line)
+    return (int(found[1]), line[found.end() :]) if found else (None, line)
 
 
 def lacking_memory(ranks: int, free_nbytes: int, place: str) -> str:

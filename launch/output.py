@@ -208,7 +208,7 @@ class Printer:
     """All ranks' lines of one stream (stdout or stderr) onto one sink."""
 
     def __init__(self, sink: Sink, size: int, prefix: bool = True, colour: bool = False) -> None:
-        self.sink, self._prefix, self._colour = sink, prefix, colour
+        self.sink, self.size, self._prefix, self._colour = sink, size, prefix, colour
         self._folder = Folder(size, FOLD_WINDOW_S if prefix and size > 1 else 0.0)
         self._readers = [LineReader() for _ in range(size)]
         self._bar = b""

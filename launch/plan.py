@@ -192,7 +192,7 @@ def make_plan(
         if machine.terminal:
             shared[env.PROGRESS] = "1"
         ranks = tuple(RankPlan(place.rank, place.host, shared, command) for place in places)
-        return LaunchPlan(job, ranks, base, mpirun.command(mpi, arguments.ranks))
+        return LaunchPlan(job, ranks, base, mpirun.command(mpi, arguments.ranks, arguments.hosts, tuple(shared)))
     return LaunchPlan(
         job,
         tuple(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import guardian
+from .finish import FinishMarks
 from .logs import RankLogs
 
 HERE = Path(__file__).resolve().parent
@@ -65,9 +66,13 @@ class Process:
         return self.popen.poll()
 
 
+TAGGED = -2
+"""In place of a rank: each line says whose it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A pipe to be read: whose it is and which stream (0 stdout, 1 stderr)."""
+    """A pipe to be read: whose it is (-1: no rank's) and which stream (0 stdout, 1 stderr)."""
 
     descriptor: int
     rank: int
@@ -87,6 +92,9 @@ class Job:
     kept: list[int] = field(default_factory=list)
     """Write ends that stay open until mpirun has ended, for its ranks to find."""
     logs: RankLogs | None = None
+    far: bool = False
+    """Are the ranks where their processes cannot be found, behind mpirun's daemons?"""
+    finish: FinishMarks | None = None
     rank_names: tuple[str, ...] = ()
     """Under mpirun: the variables by which its ranks are told from itself."""
 
@@ -134,7 +142,7 @@ class Guardian:
     def __init__(self, mark: str, grace_s: float = 0.0, folders: Sequence[str] = ()) -> None:
         self._mark = mark
         self._popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(HERE / "guardian.py"), mark, str(grace_s), *folders],
+            [sys.executable, "-I", "-S", str(HERE / "guardian.py"), str(grace_s), *folders],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -142,6 +150,9 @@ class Guardian:
             start_new_session=True,
             cwd="/",
         )
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(mark.encode(errors="surrogateescape") + b"\n")
+        self._popen.stdin.flush()
 
     def close(self) -> None:
         """End what is left of the job, and the guardian."""
@@ -153,7 +164,17 @@ class Guardian:
 
 
 def signal_ranks(job: Job, number: int) -> None:
-    """Signal the ranks themselves; under mpirun those of its processes that have a rank and whose parent has none."""
+    """Signal the ranks themselves; under mpirun those of its processes that have a rank and whose parent has none.
+
+    Over hosts mpirun hands SIGUSR1 on, which asks ranks to save and leave as SIGTERM does; SIGTERM would end them.
+    """
+    if job.far:
+        for process in job.processes:
+            if isinstance(process, Process) and number in (signal.SIGTERM, signal.SIGUSR1):
+                guardian.signal_process(process.popen.pid, signal.SIGUSR1)
+            else:
+                process.send(number)
+        return
     if not job.rank_names:
         for process in job.processes:
             process.send(number)

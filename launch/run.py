@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from ..dist import env
 from ..dist.errors import LaunchError
 from . import over_hosts
 from .hosts import mark_of
-from .local import listen, listen_at, start_mpirun, start_ranks
+from .jobs import recorded
+from .local import listen, listen_at, start_mpirun, start_mpirun_over_hosts, start_ranks
 from .logs import RankLogs
-from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory
+from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory, over_ssh
 from .output import Printer, Sink
 from .plan import LaunchPlan, Machine, RunArguments, flight_folder, make_plan, names_flight_folder
 from .process import Guardian, Job
@@ -138,13 +140,18 @@ def _attempt(
     printers = _printers(arguments, machine)
     with contextlib.ExitStack() as stack:
         stack.callback(job.close)
-        folders = _own_folders() if mpi is not None and mpi.kind == "Open MPI" else {}
+        folders = _own_folders(arguments, mpi)
         guardian = Guardian(job.mark, MPIRUN_LEAVES_S if mpi else 0.0, list(folders.values()))
         stack.callback(guardian.close)
         if mpi is not None:
             say_what_open_mpi_lacks(arguments.ranks, folders)
             plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
-            start_mpirun(plan, job, folders)
+            if arguments.hosts:
+                wrapper = stack.enter_context(_ssh_wrapper(arguments.ssh))
+                python = arguments.python or machine.python
+                start_mpirun_over_hosts(plan, job, python, over_ssh(mpi, wrapper))
+            else:
+                start_mpirun(plan, job, folders)
         elif arguments.hosts:
             _start_over_hosts(arguments, machine, name, restart, job, signals, stack)
         elif arguments.nodes > 1:
@@ -157,6 +164,16 @@ def _attempt(
         supervisor = Supervisor(job, printers, signals, arguments.grace_s, arguments.tee)
         stack.callback(supervisor.drain)
         return supervisor.run()
+
+
+@contextlib.contextmanager
+def _ssh_wrapper(ssh: Sequence[str]) -> Iterator[str]:
+    """mpirun's libraries split a command each in its own way: a file that is one word."""
+    with tempfile.TemporaryDirectory(prefix="phalanx-ssh-") as folder:
+        wrapper = Path(folder, "ssh")
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(ssh)} "$@"\n')
+        wrapper.chmod(0o700)
+        yield str(wrapper)
 
 
 def _mark(arguments: RunArguments, name: str) -> str:
@@ -178,6 +195,7 @@ def _start_over_hosts(
     """Agents on all hosts, and by them the ranks; ``stack`` ends what was begun."""
     hosts = over_hosts.used(arguments.hosts, arguments.ranks)
     remote = over_hosts.remote_of(arguments, machine, mark_of(name))
+    stack.enter_context(recorded(remote, hosts, shlex.join([arguments.script, *arguments.arguments])))
     environ = {**machine.environ, env.NAMES["job"]: name}
     links = over_hosts.connect(hosts, remote, environ, signals, lambda link: stack.callback(link.close))
     place = over_hosts.meet(links, signals)
@@ -196,8 +214,10 @@ def _start_node(arguments: RunArguments, machine: Machine, name: str, restart: i
         start_ranks(make_plan(arguments, machine, name, arguments.rendezvous, descriptor, restart), job)
 
 
-def _own_folders() -> dict[str, str]:
+def _own_folders(arguments: RunArguments, mpi: Mpirun | None) -> dict[str, str]:
     """Folders for what mpirun and its ranks leave when they are killed; the guardian removes them."""
+    if arguments.hosts or mpi is None or mpi.kind != "Open MPI":
+        return {}  # on other hosts they are not there
     return {
         name: tempfile.mkdtemp(prefix="phalanx-", dir=parent or None)
         for name, parent in FOLDERS.items()

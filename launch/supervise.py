@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from .mpirun import untag
 from .output import Printer
-from .process import Job, Relay, Runs, Source, signal_ranks
+from .process import TAGGED, Job, Relay, Runs, Source, signal_ranks
 
 LAST_WORD_S = 1.0
 """After the first failure: for the others to notice, agree and print why."""
@@ -140,6 +141,8 @@ class Supervisor:
         self._relays: dict[int, Relay] = {relay.descriptor: relay for relay in job.relays}
         self._sources: dict[int, Source] = {source.descriptor: source for source in job.sources}
         self._tee = tee
+        self._size = printers[0].size
+        self._rests: dict[int, bytes] = {}
         self._steps: list[tuple[float, int]] = []
         """What will be sent to the job and when, unless it leaves before."""
         self._code, self._words, self._asked = 0, "", 0
@@ -156,6 +159,10 @@ class Supervisor:
             self._reap()
             self._obey()
             self._escalate(time.monotonic())
+        if self._job.finish is not None and not self._code and not self._asked:
+            self._code, self._words = self._job.finish.verdict()
+            if self._words:
+                self._say(self._words)
         lost = tuple(relay.name for relay in self._job.relays if relay.lost)
         return Outcome(self._code, self._words, self._asked > 0, lost)
 
@@ -216,11 +223,28 @@ class Supervisor:
         printer = self._printers[source.stream]
         if not data:
             self._close(source, now)
+        elif source.rank == TAGGED:
+            self._read_tagged(source, data, now)
         elif source.rank < 0:
             printer.flush()
             printer.sink.put(data.replace(b"\0", b""))  # Open MPI ends its messages with one
         else:
             self._feed(source.rank, source.stream, data, now)
+
+    def _read_tagged(self, source: Source, data: bytes, now: float) -> None:
+        """Lines of all ranks in one pipe; what says no rank is mpirun's own word."""
+        *lines, self._rests[source.descriptor] = (self._rests.get(source.descriptor, b"") + data).split(b"\n")
+        for line in lines:
+            rank, text = untag(line.replace(b"\0", b""))
+            marks = self._job.finish
+            kept = text if marks is None else marks.take(text)
+            if kept != text and not kept:
+                continue
+            text = kept
+            if rank is not None and rank < self._size:
+                self._feed(rank, source.stream, text + b"\n", now)
+            elif text.strip():
+                self._printers[source.stream].say(text.decode(errors="replace"), now)
 
     def _relay(self, relay: Relay, now: float) -> None:
         descriptor = relay.descriptor

@@ -1,0 +1,211 @@
+"""``phalanx ps`` and ``phalanx stop``: the jobs of this user, started on this machine, with all their hosts.
+
+A job over hosts leaves a record in the user's cache folder while it runs; one whose launcher was killed leaves it for good,
+so that what is left on its hosts can still be found. Jobs of one machine are found by their processes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..dist import env
+from ..dist.errors import LaunchError
+from . import census, guardian
+from .census import Found
+from .hosts import Host, mark_of
+from .link import Remote
+
+ASK_S = 20.0
+"""For a host to answer."""
+
+
+@dataclass(slots=True)
+class Listed:
+    """A job and what is there of it."""
+
+    mark: str
+    launcher: int
+    """Process id; 0 when it is gone."""
+    command: str = ""
+    hosts: tuple[Host, ...] = ()
+    remote: Remote | None = None
+    found: dict[str, list[Found]] = field(default_factory=dict)
+    """Host -> its processes."""
+    silent: dict[str, str] = field(default_factory=dict)
+    """Host -> why it cannot be asked."""
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.found.values()))
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+def records_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    cache = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or "/tmp", ".cache")
+    return Path(cache, "phalanx", "jobs")
+
+
+@contextlib.contextmanager
+def recorded(remote: Remote, hosts: Sequence[Host], command: str) -> Iterator[None]:
+    """While this runs the job can be found by ``phalanx ps``, and afterwards when this process was killed."""
+    path = records_folder() / f"{remote.mark}.json"
+    row = {
+        "pid": os.getpid(),
+        "command": command,
+        "hosts": [[host.name, host.slots] for host in hosts],
+        **asdict(remote),
+    }
+    with contextlib.suppress(OSError):  # a job that cannot be listed runs all the same
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(row, file)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _records() -> Iterator[Listed]:
+    folder = records_folder()
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            row = json.loads(path.read_text(encoding="utf-8"))
+            hosts = tuple(Host(name, slots) for name, slots in row["hosts"])
+            remote = Remote(tuple(row["ssh"]), row["python"], row["folder"], row["path"], row["mark"])
+            yield Listed(row["mark"], _launcher(row["pid"]), row["command"], hosts, remote)
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def jobs() -> list[Listed]:
+    """All jobs of this user that this machine knows of."""
+    listed = {job.mark: job for job in _records()}
+    for pid, text in guardian.environments():
+        values = census.variables(text)
+        name = values.get(env.NAMES["job"], "")
+        if not name or not values.get(env.LAUNCHED) or (mark := mark_of(name)) in listed:
+            continue
+        prefix = name.partition("-")[0]
+        launcher = _launcher(int(prefix, 16)) if prefix and not prefix.strip("0123456789abcdef") else 0
+        listed[mark] = Listed(mark, launcher, _command(launcher or pid))
+    for job in listed.values():
+        _look(job, end=False)
+    return [job for job in listed.values() if job.count or job.launcher or job.silent or _forget(job)]
+
+
+def _look(job: Listed, end: bool) -> None:
+    """Fill in what there is of a job; ``end``: kill it first."""
+    remote = job.remote
+    if remote is None:
+        look = lambda: census.find(lambda values: mark_of(values.get(env.NAMES["job"], "")) == job.mark)  # noqa: E731
+        job.found = {"this machine": census.end(look) if end else look()}
+        return
+    job.found, job.silent = {}, {}
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        answers = pool.map(lambda numbered: _ask(remote, *numbered, end), enumerate(job.hosts))
+        for host, answer in zip(job.hosts, answers, strict=True):
+            if isinstance(answer, str):
+                job.silent[host.name] = answer
+            else:
+                job.found[host.name] = answer
+
+
+def _ask(remote: Remote, node: int, host: Host, end: bool) -> list[Found] | str:
+    command = remote.call(host, "phalanx.launch.census", f"{remote.mark}.{node}", *(["end"] if end else []))
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ASK_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "it does not answer"
+    _, begin, rest = done.stdout.partition(census.BEGIN)
+    if not begin:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return [Found(pid, rank) for pid, rank in json.loads(rest)]
+
+
+def _forget(job: Listed) -> bool:
+    with contextlib.suppress(OSError):
+        (records_folder() / f"{job.mark}.json").unlink()
+    return False
+
+
+def _launcher(pid: int) -> int:
+    """``pid`` if a launcher of ours runs there, else 0: numbers are used again."""
+    words = _command(pid).split()
+    return pid if "run" in words and any("phalanx" in word for word in words) else 0
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+# --- the two commands ---------------------------------------------------------------------------------------------
+
+
+def print_jobs() -> int:
+    """``phalanx ps``."""
+    listed = jobs()
+    if not listed:
+        print("no jobs")
+    for job in listed:
+        state = "running" if job.launcher else "left behind: its launcher is gone"
+        print(f"{job.mark}  {state}  {job.command}")
+        for host, found in job.found.items():
+            ranks = [f"rank {one.rank} (pid {one.pid})" for one in sorted(found, key=_order) if one.rank is not None]
+            others = sum(one.rank is None for one in found)
+            ranks += [f"{others} other{'s' * (others > 1)}"] if others else []
+            print(f"  {host}: {', '.join(ranks) or 'nothing'}")
+        for host, why in job.silent.items():
+            print(f"  {host}: cannot be asked: {why}")
+        if not job.launcher:
+            print(f"  phalanx stop {job.mark} ends it")
+    return 0
+
+
+def _order(found: Found) -> tuple[int, int]:
+    return (-1 if found.rank is None else found.rank, found.pid)
+
+
+def stop_job(name: str, grace_s: float) -> int:
+    """``phalanx stop``: ask the launcher, which lets the ranks save and leave; then end what is left on all hosts."""
+    known = jobs()
+    matching = [job for job in known if job.mark.startswith(name)]
+    if len(matching) != 1:
+        names = ", ".join(job.mark for job in matching or known) or "none"
+        raise LaunchError(f"{name}: {'several jobs begin so' if matching else 'no such job'}; there are: {names}")
+    job = matching[0]
+    if job.launcher:
+        guardian.signal_process(job.launcher, signal.SIGTERM)
+        end = time.monotonic() + grace_s
+        while _launcher(job.launcher) and time.monotonic() < end:
+            time.sleep(0.05)
+        if _launcher(job.launcher):
+            guardian.signal_process(job.launcher, signal.SIGKILL)
+    _look(job, end=True)
+    for host, found in job.found.items():
+        if found:
+            print(f"{host}: {len(found)} processes cannot be ended: {', '.join(str(one.pid) for one in found)}")
+    for host, why in job.silent.items():
+        print(f"{host}: cannot be asked: {why}")
+    if job.count or job.silent:
+        return 1
+    _forget(job)
+    print(f"{job.mark} has ended")
+    return 0
