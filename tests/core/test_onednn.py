@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import phalanx
 from phalanx.core.errors import RangeError
-from phalanx.core.kernels import reference, reference_conv, reference_norm, table
-from phalanx.core.kernels.cpu import onednn, onednn_conv, onednn_matmul, onednn_norm
+from phalanx.core.kernels import reference, reference_conv, reference_norm, reference_pool, table
+from phalanx.core.kernels.cpu import onednn, onednn_conv, onednn_matmul, onednn_norm, onednn_pool
 from phalanx.core.kernels.window import Window
 from tests.core.onednn_cases import CHECKS, ONE_OF_EACH, Arguments, arranged, normal
 
@@ -141,6 +141,49 @@ def test_other_dtypes_and_nothing_at_all_are_the_references(name: str) -> None:
         ours, theirs = check.fast(*arrays, *arguments.rest), check.reference(*arrays, *arguments.rest)
         assert [a.shape for a in as_tuple(ours)] == [a.shape for a in as_tuple(theirs)]
         assert bits(ours) == bits(theirs)
+
+
+@needs_onednn
+@pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min])
+def test_max_pool_of_the_lowest_numbers(lowest: float) -> None:
+    """oneDNN begins with the smallest finite number, and so would call that the maximum of nothing but -inf."""
+    x, window = np.full((2, 16, 6, 6), lowest, np.float32), Window((3, 3), (2, 2), (1, 1))
+    x[0, :, 2:] = 1
+    ours, theirs = onednn_pool.max_pool_forward(x, window), reference_pool.max_pool_forward(x, window)
+    assert bits(ours) == bits(theirs)
+
+
+@needs_onednn
+def test_what_ceil_mode_adds_does_not_count_in_a_mean() -> None:
+    x = normal(np.random.default_rng(6), 2, 16, 10, 9)
+    for padding, include, divisor in itertools.product((0, 1), (True, False), (None, 5, 9)):
+        window = Window((3, 3), (2, 2), (padding, padding), (1, 1), True)
+        options = (window, include, divisor)
+        y = reference_pool.avg_pool_forward(x.astype(np.float64), *options)
+        close(onednn_pool.avg_pool_forward(x, *options), y)
+        dx = reference_pool.avg_pool_backward(y, x.shape, *options)
+        close(onednn_pool.avg_pool_backward(y.astype(np.float32), x.shape, *options), dx)
+
+
+@needs_onednn
+@pytest.mark.parametrize("how", ["rows overlap", "elements of records", "one row for all", "backwards"])
+def test_products_of_odd_views(how: str) -> None:
+    random = np.random.default_rng(8)
+    if how == "rows overlap":
+        a = np.lib.stride_tricks.sliding_window_view(normal(random, 60), 20)
+    elif how == "elements of records":
+        space = np.zeros((30, 20), [("value", np.float32), ("other", np.uint16)])
+        a = space["value"]
+        a[...] = normal(random, 30, 20)
+    else:
+        a = (
+            np.broadcast_to(normal(random, 20), (30, 20))
+            if how == "one row for all"
+            else normal(random, 30, 20)[::-1, ::-1]
+        )
+    b = normal(random, 20, 35)
+    close(onednn_matmul.matmul(a, b), a.astype(np.float64) @ b)
+    close(onednn_matmul.matmul(b.T, a.T), b.T.astype(np.float64) @ a.T)
 
 
 EMPTY: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
