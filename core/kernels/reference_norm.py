@@ -56,24 +56,35 @@ def batch_norm_apply(x: Array, mean: Array, inverse_std: Array, weight: Array | 
 
 
 def batch_norm_train(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array, weight: Array | None, bias: Array | None, eps: float, relu: bool = False
 ) -> tuple[Array, Array, Array, Array]:
-    """Batch norm by the batch's own statistics: y (N, C, ...), mean, M2 and inverse_std (C,)."""
+    """Batch norm by the batch's own statistics: y (N, C, ...), mean, M2 and inverse_std (C,). ``relu``: y's positive part."""
     mean, deviations = batch_norm_statistics(x)
     count = max(1, x.size // max(1, x.shape[1]))
     variance = deviations / deviations.dtype.type(count)
     inverse_std = 1.0 / array_module(x).sqrt(variance + variance.dtype.type(eps))
-    return batch_norm_apply(x, mean, inverse_std, weight, bias), mean, deviations, inverse_std
+    y = batch_norm_apply(x, mean, inverse_std, weight, bias)
+    if relu:
+        array_module(x).maximum(y, 0, out=y)
+    return y, mean, deviations, inverse_std
 
 
 def batch_norm_backward(
-    gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, training: bool
+    gradient: Array,
+    x: Array,
+    mean: Array,
+    inverse_std: Array,
+    weight: Array | None,
+    training: bool,
+    positive: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of input (N, C, ...), weight (C,) and bias (C,).
+    """Gradients of input (N, C, ...), weight (C,) and bias (C,); through relu where its output ``positive`` is given.
 
     In training the statistics depend on x:
     ``dx = weight * inverse_std * (gradient - mean(gradient) - xhat * mean(gradient * xhat))``.
     """
+    if positive is not None:
+        gradient = gradient * (positive > 0)
     g, centred = _channel_view(gradient), _channel_view(x) - _per_channel(mean)
     bias_total = _channel_total(g)
     weight_total = _channel_total(g * centred) * inverse_std

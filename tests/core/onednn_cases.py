@@ -146,9 +146,12 @@ def norms(draw: Any, kind: str) -> Arguments:
     weight, bias = normal(random, channels), normal(random, channels)
     if kind == "batch":
         return Arguments((x, weight, bias), (1e-5,))
+    if kind == "batch relu":
+        return Arguments((x, weight, bias), (1e-5, True))
     mean = x.mean(axis=(0, *range(2, x.ndim)))
     inverse_std = 1 / np.sqrt(x.var(axis=(0, *range(2, x.ndim))) + np.float32(0.1))
-    return Arguments((normal(random, *x.shape), x, mean, inverse_std, weight), (draw(st.booleans()),))
+    arguments = Arguments((normal(random, *x.shape), x, mean, inverse_std, weight), (draw(st.booleans()),))
+    return arguments._replace(rest=(*arguments.rest, np.maximum(x, 0))) if kind == "back relu" else arguments
 
 
 @st.composite
@@ -190,6 +193,8 @@ CHECKS = {
     "adaptive dx": Check(P.adaptive_avg_pool_backward, reference_pool.adaptive_avg_pool_backward, bins("backward")),
     "batch_norm": Check(N.batch_norm_train, reference_norm.batch_norm_train, norms("batch")),
     "batch_norm dx": Check(N.batch_norm_backward, reference_norm.batch_norm_backward, norms("back")),
+    "batch_norm relu": Check(N.batch_norm_train, reference_norm.batch_norm_train, norms("batch relu")),
+    "batch_norm relu dx": Check(N.batch_norm_backward, reference_norm.batch_norm_backward, norms("back relu")),
     "layer_norm": Check(N.layer_norm_forward, reference_norm.layer_norm_forward, rows("forward")),
     "layer_norm dx": Check(N.layer_norm_backward, reference_norm.layer_norm_backward, rows("back")),
 }  # fmt: skip
@@ -215,6 +220,7 @@ ONE_OF_EACH = {
     "batch_norm dx": Arguments(
         (np.ones((5, 6, 13, 11)), np.ones((5, 6, 13, 11)), np.ones(6), np.ones(6), np.ones(6)), (True,)
     ),
+    "batch_norm relu": Arguments((np.ones((5, 6, 13, 11)), np.ones(6), np.ones(6)), (1e-5, True)),
     "layer_norm": Arguments((np.ones((21, 37)), np.ones(37), np.ones(37)), (37, 1e-5)),
     "layer_norm dx": Arguments(
         (np.ones((21, 37)), np.ones((21, 37)), np.ones((21, 1)), np.ones((21, 1)), np.ones(37)),

@@ -17,7 +17,7 @@ from ...op import Array
 from .. import reference_norm
 from ..reference import deliver
 from . import channels_last, onednn_c
-from .onednn import Pool, Primitive, layout, plan
+from .onednn import Pool, Primitive, Unsupported, layout, nbytes, plan, scratch, wanted
 
 FLOAT32 = np.dtype(np.float32)
 BOTH = onednn_c.USE_SCALE | onednn_c.USE_SHIFT
@@ -35,39 +35,49 @@ def _forms(samples: int, channels: int, places: int) -> tuple[Any, Any]:
     return layout(shape, channels_last.strides(shape)), layout((channels,), (1,))
 
 
+def _mask(made: Any, elements: int) -> tuple[Any, bool]:
+    """Layout of what says which outputs were positive, and whether it is a bit for each or a byte."""
+    form = wanted(made, onednn_c.WORKSPACE)
+    if nbytes(form) not in (elements, -(-elements // 8)):
+        raise Unsupported("batch norm: signs are kept in a form that is not known here")
+    return form, nbytes(form) < elements
+
+
 class _BatchNorm:
-    """Forward of one shape: by the batch's own statistics, which come out beside y, or by given ones."""
+    """Forward of one shape: by the batch's own statistics, which come out beside y, or by given ones; perhaps with relu."""
 
-    __slots__ = ("primitive",)
+    __slots__ = ("mask_bytes", "primitive")
 
-    def __init__(self, samples: int, channels: int, places: int, eps: float, given: bool) -> None:
+    def __init__(self, samples: int, channels: int, places: int, eps: float, given: bool, relu: bool = False) -> None:
         x, each = _forms(samples, channels, places)
-        flags = BOTH | (onednn_c.GIVEN_STATISTICS if given else 0)
+        flags = BOTH | (onednn_c.GIVEN_STATISTICS if given else 0) | (onednn_c.FUSE_RELU if relu else 0)
         made = plan("batch_normalization_forward", onednn_c.FORWARD, x, x, eps, flags)
         arguments = {onednn_c.SRC: x, onednn_c.SCALE: each, onednn_c.SHIFT: each}
-        self.primitive = Primitive(made, arguments | {onednn_c.DST: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each})
+        arguments |= {onednn_c.DST: x, onednn_c.MEAN: each, onednn_c.VARIANCE: each}
+        self.mask_bytes = 0
+        if relu:
+            arguments[onednn_c.WORKSPACE], _ = _mask(made, samples * channels * places)
+            self.mask_bytes = nbytes(arguments[onednn_c.WORKSPACE])
+        self.primitive = Primitive(made, arguments)
 
 
 class _BatchNormGradient:
-    """Backward of one shape, by the batch's own statistics or by given ones."""
+    """Backward of one shape, by the batch's own statistics or by given ones; perhaps through relu."""
 
-    __slots__ = ("primitive",)
+    __slots__ = ("packed", "primitive")
 
-    def __init__(self, samples: int, channels: int, places: int, training: bool) -> None:
+    def __init__(self, samples: int, channels: int, places: int, training: bool, relu: bool = False) -> None:
         x, each = _forms(samples, channels, places)
-        flags = BOTH | (0 if training else onednn_c.GIVEN_STATISTICS)
+        flags = BOTH | (0 if training else onednn_c.GIVEN_STATISTICS) | (onednn_c.FUSE_RELU if relu else 0)
         ahead = plan("batch_normalization_forward", onednn_c.FORWARD, x, x, 0.0, flags)
         made = plan("batch_normalization_backward", onednn_c.BACKWARD, x, x, x, 0.0, flags, ahead)
-        arguments = {
-            onednn_c.DIFF_DST: x,
-            onednn_c.SRC: x,
-            onednn_c.MEAN: each,
-            onednn_c.VARIANCE: each,
-            onednn_c.SCALE: each,
-        }
-        self.primitive = Primitive(
-            made, arguments | {onednn_c.DIFF_SRC: x, onednn_c.DIFF_SCALE: each, onednn_c.DIFF_SHIFT: each}
-        )
+        arguments = {onednn_c.DIFF_DST: x, onednn_c.SRC: x, onednn_c.MEAN: each}
+        arguments |= {onednn_c.VARIANCE: each, onednn_c.SCALE: each}
+        arguments |= {onednn_c.DIFF_SRC: x, onednn_c.DIFF_SCALE: each, onednn_c.DIFF_SHIFT: each}
+        self.packed = False
+        if relu:
+            arguments[onednn_c.WORKSPACE], self.packed = _mask(ahead, samples * channels * places)
+        self.primitive = Primitive(made, arguments)
 
 
 _batch_norms, _batch_norm_gradients = Pool(_BatchNorm), Pool(_BatchNormGradient)
@@ -92,7 +102,12 @@ def _normalise(key: Any, x: Array, scale: Array, shift: Array, y: Array, mean: A
     unit = _batch_norms.take(key)
     if unit is None:
         return False
-    unit.primitive(x, scale, shift, y, mean, variance)
+    if unit.mask_bytes:  # y says it too
+        mask = scratch.take(unit.mask_bytes)
+        unit.primitive(x, scale, shift, y, mean, variance, mask)
+        scratch.give(mask)
+    else:
+        unit.primitive(x, scale, shift, y, mean, variance)
     _batch_norms.give(key, unit)
     return True
 
@@ -121,18 +136,19 @@ def _statistics(x: Array, y: Array, eps: float) -> tuple[Array, Array] | None:
 
 
 def batch_norm_train(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array, weight: Array | None, bias: Array | None, eps: float, relu: bool = False
 ) -> tuple[Array, Array, Array, Array]:
     """As ``reference_norm.batch_norm_train``; y has its channels last."""
     if not _takes(x):
-        return reference_norm.batch_norm_train(x, weight, bias, eps)
+        return reference_norm.batch_norm_train(x, weight, bias, eps, relu)
     channels, y, last = x.shape[1], channels_last.empty(x.shape), channels_last.arranged(x)
     scale, shift = _per_channel(weight, channels, 1.0), _per_channel(bias, channels, 0.0)
     count = x.size // channels
     found = _statistics(last, y, eps) if _parts(count) > 1 else None
     mean, variance = found or (np.empty(channels, FLOAT32), np.empty(channels, FLOAT32))
-    if not _normalise((*_sizes(x), eps, found is not None), last, scale, shift, y, mean, variance):
-        return reference_norm.batch_norm_train(x, weight, bias, eps)
+    done = _normalise((*_sizes(x), eps, found is not None, relu), last, scale, shift, y, mean, variance)
+    if not done or (relu and not np.isfinite(mean + variance).all()):  # oneDNN's relu of NaN is 0
+        return reference_norm.batch_norm_train(x, weight, bias, eps, relu)
     inverse_std = 1.0 / np.sqrt(variance + FLOAT32.type(eps))
     return channels_last.to_first(y), mean, variance * FLOAT32.type(count), inverse_std
 
@@ -155,19 +171,28 @@ def _variance(inverse_std: Array) -> Array:
 
 
 def batch_norm_backward(
-    gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, training: bool
+    gradient: Array,
+    x: Array,
+    mean: Array,
+    inverse_std: Array,
+    weight: Array | None,
+    training: bool,
+    positive: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """As ``reference_norm.batch_norm_backward``; dx has its channels last."""
-    key = (*_sizes(x), training)
+    key = (*_sizes(x), training, positive is not None)
     unit = _batch_norm_gradients.take(key) if _takes(x) and gradient.dtype == FLOAT32 else None
     if unit is None:
-        return reference_norm.batch_norm_backward(gradient, x, mean, inverse_std, weight, training)
+        return reference_norm.batch_norm_backward(gradient, x, mean, inverse_std, weight, training, positive)
     channels, dx = x.shape[1], channels_last.empty(x.shape)
     dw, db = np.empty(channels, FLOAT32), np.empty(channels, FLOAT32)
+    mask: tuple[Array, ...] = ()
+    if positive is not None:
+        signs = channels_last.arranged(positive).reshape(-1) > 0
+        mask = (np.packbits(signs, bitorder="little") if unit.packed else signs.view(np.uint8),)
     unit.primitive(
         channels_last.arranged(gradient), channels_last.arranged(x), _per_channel(mean, channels, 0.0),
-        _variance(inverse_std),
-        _per_channel(weight, channels, 1.0), dx, dw, db,
+        _variance(inverse_std), _per_channel(weight, channels, 1.0), dx, dw, db, *mask,
     )  # fmt: skip
     _batch_norm_gradients.give(key, unit)
     return channels_last.to_first(dx), dw, db
