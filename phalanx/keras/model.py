@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ..core.errors import RangeError
@@ -76,6 +77,14 @@ class Model(Trainable, Savable, Layer):
         """A subclass's layers are built by its first call."""
         self._track()
         self.built = True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A model of equal weights, compiled alike; what trains it stays behind."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        for key, value in self.__dict__.items():
+            twin.__dict__[key] = None if key in ("_trainer", "_runner", "history") else copy.deepcopy(value, memo)
+        return twin
 
     def _layer_key(self, layer: Layer) -> str:
         """Under which attribute the layer stands: its name, if that is free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,26 @@ def test_weights_and_files(tmp_path: Path) -> None:
     copy = keras.models.clone_model(model)
     assert [w.shape for w in copy.get_weights()] == [w.shape for w in model.get_weights()]
     assert not np.array_equal(copy.get_weights()[0], model.get_weights()[0])
+
+
+def test_copies_are_models_of_their_own() -> None:
+    x, y = data()
+    for model in (mlp(), two_inputs()):
+        given: Any = x if len(model.inputs) == 1 else [x, np.ones((SAMPLES, 5), int)]
+        if model.compiled:
+            model.fit(given, y, verbose=0)
+        twin = copy.deepcopy(model)
+        before = model.predict(given, verbose=0)
+        for mine, theirs in zip(nest_of(twin.predict(given, verbose=0)), nest_of(before), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        if model.compiled:
+            twin.fit(given, y, verbose=0)
+            assert not np.array_equal(twin.predict(given, verbose=0), before)
+            np.testing.assert_array_equal(model.predict(given, verbose=0), before)
+
+
+def nest_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def test_summary_looks_like_keras(capsys: pytest.CaptureFixture[str]) -> None:

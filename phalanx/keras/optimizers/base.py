@@ -74,6 +74,13 @@ class Optimizer(Described):
         self._inner: Any = None
         self._set(learning_rate)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """One of the same options and rate, of no parameters yet."""
+        args, kwargs = self.__dict__["_arguments"]
+        twin = type(self)(*args, **kwargs)
+        twin._rate = self.learning_rate
+        return twin
+
     def options(self) -> tuple[Callable[..., Any], dict[str, Any]]:
         """The class of ``phalanx.optim``, and its options without the rate."""
         raise NotImplementedError(f"{type(self).__name__} defines no options()")
