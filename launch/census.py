@@ -34,7 +34,7 @@ class Found:
 
 def of_host(place: str) -> list[Found]:
     """Those whose agent has the mark ``place``, and the agent."""
-    wanted = {f"{place}", f"{place}.agent"}
+    wanted = {place, f"{place}.agent", place.rpartition(".")[0]}  # mpirun's ranks do not know the number of their host
     return find(lambda values: values.get(env.AGENT) in wanted)
 
 

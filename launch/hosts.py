@@ -65,7 +65,7 @@ def _host(word: str, where: str) -> Host:
     name = (found["six"] or found["name"]) if found else ""
     if found is None or not _NAME.fullmatch(name):
         raise LaunchError(f"{where}: {word!r} is no host; expected name:slots with commas between, for example a:4,b:4")
-    return Host(name, _number(found["slots"] or "1", word, where) if found["slots"] is not None else 1)
+    return Host(name, 1 if found["slots"] is None else _number(found["slots"], word, where))
 
 
 def _with_slots(host: Host, words: list[str], where: str) -> Host:

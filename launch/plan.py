@@ -189,6 +189,8 @@ def make_plan(
     places = [place for place in _places(arguments.places, arguments.ranks) if place.rank in arguments.own_ranks]
     if mpi is not None:
         shared = common | _shared_settings(arguments, job, restart) | mpirun.environment(mpi, base)
+        if arguments.hosts:
+            shared[env.AGENT] = mark_of(job)
         if machine.terminal:
             shared[env.PROGRESS] = "1"
         ranks = tuple(RankPlan(place.rank, place.host, shared, command) for place in places)

@@ -19,6 +19,7 @@ from ..dist.errors import LaunchError
 from . import over_hosts
 from .hosts import mark_of
 from .jobs import recorded
+from .link import Remote
 from .local import listen, listen_at, start_mpirun, start_mpirun_over_hosts, start_ranks
 from .logs import RankLogs
 from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory, over_ssh
@@ -147,6 +148,7 @@ def _attempt(
             say_what_open_mpi_lacks(arguments.ranks, folders)
             plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
             if arguments.hosts:
+                _record(arguments, machine, name, stack)
                 wrapper = stack.enter_context(_ssh_wrapper(arguments.ssh))
                 python = arguments.python or machine.python
                 start_mpirun_over_hosts(plan, job, python, over_ssh(mpi, wrapper))
@@ -164,6 +166,14 @@ def _attempt(
         supervisor = Supervisor(job, printers, signals, arguments.grace_s, arguments.tee)
         stack.callback(supervisor.drain)
         return supervisor.run()
+
+
+def _record(arguments: RunArguments, machine: Machine, name: str, stack: contextlib.ExitStack) -> Remote:
+    """Leave word for ``phalanx ps`` while ``stack`` is open."""
+    remote = over_hosts.remote_of(arguments, machine, mark_of(name))
+    hosts = over_hosts.used(arguments.hosts, arguments.ranks)
+    stack.enter_context(recorded(remote, hosts, shlex.join([arguments.script, *arguments.arguments])))
+    return remote
 
 
 @contextlib.contextmanager
@@ -194,8 +204,7 @@ def _start_over_hosts(
 ) -> None:
     """Agents on all hosts, and by them the ranks; ``stack`` ends what was begun."""
     hosts = over_hosts.used(arguments.hosts, arguments.ranks)
-    remote = over_hosts.remote_of(arguments, machine, mark_of(name))
-    stack.enter_context(recorded(remote, hosts, shlex.join([arguments.script, *arguments.arguments])))
+    remote = _record(arguments, machine, name, stack)
     environ = {**machine.environ, env.NAMES["job"]: name}
     links = over_hosts.connect(hosts, remote, environ, signals, lambda link: stack.callback(link.close))
     place = over_hosts.meet(links, signals)

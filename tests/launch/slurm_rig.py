@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.hosts import Hosts
@@ -20,6 +21,8 @@ from tests.launch.rig import ROOT, environment
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libmunge2", "libpmix2", "libhwloc15",
             "libevent-core-2.1-7", "libevent-pthreads-2.1-7", "liblua5.1-0", "libjson-c5", "libyaml-0-2")  # fmt: skip
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+INSTALLED = f'mount -t overlay overlay -o lowerdir="$0/{LIBRARIES}:/{LIBRARIES}" "/{LIBRARIES}" && exec "$@"'
+"""Slurm looks for PMIx in one place. Each command on a host has mounts of its own: there, and only there, it is installed."""
 CONFIGURATION = """\
 ClusterName=lab
 SlurmctldHost=h0(10.77.0.1)
@@ -32,7 +35,7 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
-PluginDir={libraries}/slurm-wlm
+PluginDir=/usr/lib/x86_64-linux-gnu/slurm-wlm
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -63,6 +66,7 @@ def unpack(folder: Path) -> str | None:
         return f"apt-get download: {done.stderr.strip()[-300:]} (apt-get update may be needed)"
     for archive in archives:
         subprocess.run(["dpkg", "-x", str(archive), str(folder / "root")], check=True, timeout=60)
+    (folder / "root" / LIBRARIES / "pmix2/lib/libpmix.so").symlink_to("libpmix.so.2")  # in Debian part of libpmix-dev
     return None
 
 
@@ -73,10 +77,8 @@ class Slurm:
         self.hosts, self.folder = hosts, folder
         self.root = packages / "root"
         self.configuration = folder / "slurm.conf"
-        libraries = self.root / LIBRARIES
         self.environ = environment(
             SLURM_CONF=str(self.configuration),
-            LD_LIBRARY_PATH=f"{libraries}:{libraries / 'slurm-wlm'}",
             PATH=f"{self.root / 'usr/bin'}:{os.environ['PATH']}",
         )
         for name in ("state", *(f"{part}/{host}" for part in ("spool", "tmp") for host in hosts.names)):
@@ -86,7 +88,7 @@ class Slurm:
             f"NodeName={name} NodeHostname={name} NodeAddr={hosts.address(number)} CPUs=2 RealMemory=2000 State=UNKNOWN"
             for number, name in enumerate(hosts.names)
         ]
-        self.configuration.write_text(CONFIGURATION.format(folder=folder, libraries=libraries, nodes="\n".join(nodes)))
+        self.configuration.write_text(CONFIGURATION.format(folder=folder, nodes="\n".join(nodes)))
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Slurm:
@@ -99,7 +101,10 @@ class Slurm:
         return self
 
     def _daemon(self, host: int, name: str, *command: str) -> None:
-        self.daemons.append(self.hosts.start(host, command, self.environ, self.folder / f"{name}.log"))
+        self.daemons.append(self.hosts.start(host, self._installed(command), self.environ, self.folder / f"{name}.log"))
+
+    def _installed(self, command: Sequence[str]) -> list[str]:
+        return ["sh", "-c", INSTALLED, str(self.root), *command]
 
     def __exit__(self, *_: object) -> None:
         self("scancel", "--state=RUNNING", check=False)
@@ -115,7 +120,12 @@ class Slurm:
     def __call__(self, *command: str, check: bool = True, cwd: Path = ROOT) -> str:
         """Run a command on the first host; its output."""
         done = subprocess.run(
-            self.hosts.command(0, command), env=self.environ, cwd=cwd, capture_output=True, text=True, timeout=60
+            self.hosts.command(0, self._installed(command)),
+            env=self.environ,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert not check or done.returncode == 0, f"{command}: {done.stderr}{self.logs()}"
         return done.stdout.strip()
@@ -130,7 +140,7 @@ class Slurm:
         words = dict(word.partition("=")[::2] for word in self("scontrol", "show", "job", job).split() if "=" in word)
         return f"{words['JobState']} {words['ExitCode']} {words['Restarts']}"
 
-    def until(self, condition, seconds: float, what: str) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited {seconds:g} s until {what}{self.logs()}"

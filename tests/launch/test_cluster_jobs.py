@@ -1,6 +1,8 @@
 """Real jobs under a real Slurm: two nodes in network namespaces, Debian's packages unpacked beside them."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +32,23 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory):
+    """What ``--mpi`` needs beside its own name: PMI2 is spoken by MPICH, which the tests' environment does not have."""
+
+    def options(mpi):
+        if mpi != "pmi2":
+            return ("--mpi", mpi)
+        folder = tmp_path_factory.mktemp("mpich")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--prefix", str(folder), "mpich>=5,<6"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            pytest.skip(f"MPICH cannot be fetched: {done.stderr[-200:]}")
+        return ("--mpi", mpi, "--env", f"MPI4PY_LIBMPI={folder}/lib/libmpi.so.12")
+
+    return options
+
+
 def submit(slurm, folder, *options, how=("--nodes", "2", "--ntasks-per-node", "2")):
     places = ("--ledger", str(folder / "ledger"), "--checkpoint-dir", str(folder / "checkpoints"))
     words = (*how, "--time", "5", "--folder", str(folder), *options, EXAMPLE, *TRAINING, *places)
@@ -52,17 +71,21 @@ def assert_equal(folder, alone):
     assert last_checkpoint(folder, STEPS) == last_checkpoint(alone, STEPS)
 
 
-def test_two_nodes_give_the_bits_of_one_process(slurm, alone, tmp_path):
-    job = submit(slurm, tmp_path)
+WORDS = {"none": "srun, over zmq", "pmix": "srun (PMIx), over mpi", "pmi2": "srun (PMI), over mpi"}
+
+
+@pytest.mark.parametrize("mpi", WORDS)
+def test_two_nodes_give_the_bits_of_one_process(slurm, alone, ways, tmp_path, mpi):
+    job = submit(slurm, tmp_path, *ways(mpi))
     state, said = finish(slurm, job, tmp_path)
     assert state == "COMPLETED 0:0 0", said
-    assert "4 ranks from srun, over zmq" in said
+    assert f"4 ranks from {WORDS[mpi]}" in said
     assert_equal(tmp_path, alone)
 
 
-@pytest.mark.parametrize("word", ["USR1", "requeue"])
-def test_a_job_that_must_make_room_goes_on_by_itself(slurm, alone, tmp_path, word):
-    job = submit(slurm, tmp_path)
+@pytest.mark.parametrize(("word", "mpi"), [("USR1", "none"), ("requeue", "none"), ("USR1", "pmix")])
+def test_a_job_that_must_make_room_goes_on_by_itself(slurm, alone, ways, tmp_path, word, mpi):
+    job = submit(slurm, tmp_path, *ways(mpi))
     slurm.until(lambda: (tmp_path / "ledger").exists() and len(ledger(tmp_path)) > 3, 60.0, "the first steps are done")
     slurm("scontrol", "requeue", job) if word == "requeue" else slurm("scancel", "--signal=USR1", job)
     state, said = finish(slurm, job, tmp_path)
