@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..dist.errors import LaunchError
 from ..launch.mpirun import OPEN_MPI
-from .rendering import fill, one_line, scalar, template
+from .rendering import counted, fill, one_line, scalar, template
 from .slurm import STOP_CODE
 
 KINDS = ("job", "jobset", "mpijob")
@@ -105,7 +105,7 @@ class KubernetesJob:
             environment.append("  - name: PHALANX_JOB\n    value: $(SECRET)-$(ATTEMPT)")
         values = {
             "name": self.name,
-            "ranks": str(self.ranks),
+            "size": f"{counted(self.ranks, 'rank')} in {counted(self.pods, 'pod')}",
             "pods": str(self.pods),
             "stop_code": str(STOP_CODE),
             "restarts": str(self.restarts),
@@ -152,7 +152,7 @@ class KubernetesJob:
         return fill(
             template("mpijob.yaml"),
             name=self.name,
-            ranks=str(self.ranks),
+            size=f"{counted(self.ranks, 'rank')} on {counted(self.pods, 'worker')}",
             pods=str(self.pods),
             slots=str(self.ranks_per_pod),
             implementation=IMPLEMENTATIONS[self.mpi],

@@ -52,3 +52,12 @@ def one_line(what: str, value: str) -> str:
     if any(ord(character) < 32 for character in value):
         raise LaunchError(f"{what} {value!r}: expected one line without control characters")
     return value
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "rank"), counted(2, "rank")
+    ('1 rank', '2 ranks')
+    """
+    return f"{count} {what}{'s' * (count != 1)}"

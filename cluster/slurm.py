@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..dist.errors import LaunchError
 from ..launch.mpirun import OPEN_MPI
-from .rendering import fill, one_line, template
+from .rendering import counted, fill, one_line, template
 
 MPI = ("none", "pmix", "pmi2")
 """Who tells the ranks about each other: phalanx's own rendezvous (ZeroMQ), PMIx (Open MPI), PMI2 (MPICH)."""
@@ -104,7 +104,7 @@ class SlurmJob:
             template("slurm.sh"),
             directives="\n".join("#SBATCH " + one_line("option", option) for option in self._options()),
             name=self.name,
-            nodes=str(self.nodes),
+            size=f"{counted(self.ranks, 'rank')} on {counted(self.nodes, 'node')}",
             ranks=str(self.ranks),
             folder=_quoted(self.folder),
             logs=_quoted(self.logs),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .cluster.hostlist import FORMS, allocated_hosts, host_file
+from .cluster.rendering import counted
 from .cluster.slurm import MPI, SlurmJob
 from .dist.errors import LaunchError
 from .launch.plan import Host
@@ -149,12 +150,8 @@ def _submit(options: argparse.Namespace) -> int:
         raise LaunchError(f"sbatch refused the job: {done.stderr.strip() or f'exit code {done.returncode}'}")
     number = done.stdout.strip().partition(";")[0]
     log = job.log_pattern().replace("%x", job.name).replace("%j", number).replace("%A", number)
-    print(f"job {number}: {_counted(job.ranks, 'rank')} on {_counted(job.nodes, 'node')}, output in {log}")
+    print(f"job {number}: {counted(job.ranks, 'rank')} on {counted(job.nodes, 'node')}, output in {log}")
     return 0
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _hosts(options: argparse.Namespace) -> int:

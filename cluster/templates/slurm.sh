@@ -1,7 +1,7 @@
 #!/bin/bash
 ${directives}
 
-# Rendered by `phalanx slurm submit`: ${ranks} ranks on ${nodes} nodes.
+# Rendered by `phalanx slurm submit`: ${size}.
 
 # When time is nearly up, or the job is to make room, Slurm signals the ranks. They agree on a step, save, and end with
 # code ${stop_code}. This shell outlives the signal, to see that.
