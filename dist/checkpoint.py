@@ -91,8 +91,10 @@ class Checkpointer:
             raise RangeError(f"Checkpointer expects every to be None or a number of steps of at least 1, got {every!r}")
         self._group = groups.current() if group is None else group
         self._agreement = Agreement(self._group)
-        rules = {"keep": keep, "keep_every": keep_every, "keep_best": keep_best, "mode": mode}
-        self.store = None if directory is None else Store(directory, **rules, say=self._agreement.say)
+        self.store: Store | None = None
+        if directory is not None:
+            say = self._agreement.say
+            self.store = Store(directory, keep=keep, keep_every=keep_every, keep_best=keep_best, mode=mode, say=say)
         self.every, self.loader, self.background = every, loader, background
         self._subject = Subject(named(model, "model"), named(optimizer, "optimizer"))
         self._config, self._state = plain(config, "config"), named_state.check(state)

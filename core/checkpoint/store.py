@@ -177,7 +177,7 @@ class Store:
                 found[step] = None
         return found
 
-    def prune(self) -> list[Path]:
+    def prune(self) -> tuple[Path, ...]:
         """Remove what the policy does not keep; returns what was removed. Only after a commit: there is a newer valid one."""
         removed = []
         for step in self.policy.doomed(self.scores()):
@@ -189,7 +189,7 @@ class Store:
                 continue
             shutil.rmtree(doomed, ignore_errors=True)
             removed.append(path)
-        return removed
+        return tuple(removed)
 
 
 def _same(final: Path, manifest: Manifest) -> bool:

@@ -6,17 +6,20 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.checkpoint.parts import telling
+from ..core.checkpoint.parts import telling, verify
+from ..core.checkpoint.store import Store, step_of
 from ..core.errors import CheckpointError
 from .words import stored_dtype, to_numpy
 
 INDEX_SUFFIX = ".index.json"
+_FAMILY = "model"
+"""Of a model's tensors in a checkpoint."""
 _HEADER_LIMIT_NBYTES = 100_000_000
 """The format's own limit."""
 _RECIPE = (
@@ -46,12 +49,31 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """The table of a ``.safetensors`` file, of an index, or of a folder with one of them.
+    """The table of a ``.safetensors`` file, of an index, of a folder with one of them, or of a checkpoint's weights.
 
     Raises CheckpointError that names the file and what is wrong with it.
     """
+    if path.is_dir() and (step_of(path.absolute()) is not None or Store(path).list()):
+        return _weights(path)
     path = _file_in(path) if path.is_dir() else path
     return _indexed(path) if path.name.endswith(INDEX_SUFFIX) else _single(path)
+
+
+def _weights(path: Path) -> Contents:
+    """Those of a checkpoint, or of the newest valid one of a run, by the names of the model; all bytes were right."""
+    if step_of(path.absolute()) is None:
+        found = Store(path).newest_valid()
+        if found is None:
+            raise CheckpointError(f"{path} holds no valid checkpoint")
+        path = found[0]
+    else:
+        try:
+            verify(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    table = _single(path / f"{_FAMILY}.safetensors")
+    names = {name.removeprefix(f"{_FAMILY}/"): entry for name, entry in table.entries.items()}
+    return Contents({name: replace(entry, name=name) for name, entry in names.items()}, table.metadata)
 
 
 def read(entry: Entry) -> np.ndarray:

@@ -131,6 +131,9 @@ def load_into(
 ) -> IncompatibleKeys:
     """Read a safetensors file (or index, or folder) tensor by tensor into ``model``; all of it or nothing is loaded.
 
+    ``path`` may be a training run's checkpoint, or its folder of checkpoints: then the weights of the newest valid one. With
+    ``rename`` and ``strict=False`` a model takes over what it shares with another one (transfer learning).
+
     Floating values take the dtype of the model's; a name that the file lacks is not missing if it is tied to one that is
     there.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def test_training_goes_on_while_one_rank_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is committed before all have written, a save that is due meanwhile is left out, the next one is not."""
+    trained(tmp_path / "front", 4, every=4)
     gate = Gate(monkeypatch)
 
     def main() -> int:
@@ -92,7 +94,8 @@ def test_training_goes_on_while_one_rank_writes(
     assert steps_in(tmp_path) == [4, last]
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "phalanx: no checkpoint after step 8: that of step 4 is still being written; training goes on"
-    assert {verify(tmp_path / f"step-{step:08d}").step for step in (4, last)} == {4, last}
+    assert verify(tmp_path / f"step-{last:08d}").step == last
+    assert tensor_bytes(tmp_path / "step-00000004") == tensor_bytes(tmp_path / "front" / "step-00000004")
 
 
 @pytest.mark.parametrize(
@@ -259,3 +262,52 @@ def test_the_best_stays(tmp_path: Path, background: bool) -> None:
 
     assert on_ranks(3, main) == [tmp_path / "step-00000012"] * 3
     assert steps_in(tmp_path) == [6, 8, 12]
+
+
+# -- a real file system that fills up, becomes read-only, goes away -------------------------------------------------------------
+
+
+def mount(*words: str) -> bool:
+    return subprocess.run(["mount", *words], capture_output=True, timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_disk_that_fills_up_becomes_read_only_and_goes_away(
+    tmp_path: Path, background: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training goes on, each time with one line, and the old checkpoints stay. Without the right to mount, folders stand in."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    real = mount("-t", "tmpfs", "-o", "size=100k", "tmpfs", str(place))
+    outside = real and os.stat(place).st_dev
+    try:
+        run = Run(place / "run", every=1, keep=None, background=background)
+
+        def step() -> list[str]:
+            run.train(1)
+            run.checkpointer.wait()
+            return capsys.readouterr().err.splitlines()
+
+        assert step() == []
+        if real:
+            (place / "filler").write_bytes(b"x" * os.statvfs(place).f_bavail * os.statvfs(place).f_frsize)
+            (line,) = step()
+            assert re.search("no checkpoint after step 2: .*No space left on device.*; training goes on", line), line
+            (place / "filler").unlink()
+            assert step() == [] and mount("-o", "remount,ro", str(place))
+            (line,) = step()
+            assert re.search("after step 4: .*Read-only file system.*; choose a folder that is not read-only", line), (
+                line
+            )
+            assert mount("-o", "remount,rw", str(place)) and steps_in(place / "run") == [1, 3]
+            assert [verify(path).step for path in sorted((place / "run").iterdir())] == [1, 3]
+            subprocess.run(["umount", str(place)], check=True, timeout=20)
+            assert os.stat(place).st_dev != outside
+        shutil.rmtree(place)
+        place.write_text("")
+        (line,) = step()
+        assert line.endswith("training goes on")
+        assert run.loader.step == (5 if real else 2)
+    finally:
+        if os.path.ismount(place):
+            subprocess.run(["umount", str(place)], check=True, timeout=20)

@@ -49,14 +49,22 @@ class Net(nn.Module):
 
 
 def train(
-    directory: Path | None, steps: int, *, optimizer: str = "adam", which: str = "none", every: int = 3
+    directory: Path | None,
+    steps: int,
+    *,
+    optimizer: str = "adam",
+    which: str = "none",
+    every: int = 3,
+    behind: bool = False,
 ) -> dict[str, bytes]:
     """This rank's state after ``steps`` steps in all."""
     phalanx.init(shards=4, seed=5)
     try:
         parts, optimizer_, loader = build(optimizer)
         model = phalanx.DataParallel(Net(parts))
-        checkpointer = phalanx.Checkpointer(directory, model=model, optimizer=optimizer_, loader=loader, every=every)
+        checkpointer = phalanx.Checkpointer(
+            directory, model=model, optimizer=optimizer_, loader=loader, every=every, background=behind
+        )
         came_from = checkpointer.resume(which)
         assert loader.step == (came_from or 0)
         while loader.step < steps:
@@ -68,6 +76,7 @@ def train(
                 checkpointer.after_step()
                 if loader.step == steps:
                     break
+        checkpointer.wait()
         names = {parameter: name for name, parameter in model.named_parameters()}
         arrays = {name: tensor.array for name, tensor in model.state_dict().items()} | optimizer_.state_arrays(names)
         return {name: array.tobytes() for name, array in arrays.items()} | {"from": str(came_from).encode()}
@@ -99,6 +108,17 @@ def test_files_are_equal_however_it_was_trained_and_interrupted(tmp_path: Path) 
     assert set(reference) == {"manifest.json", "model.safetensors", "optimizer.safetensors"}
     for other in ("3", "cut"):
         assert {path.name: path.read_bytes() for path in (tmp_path / other / "step-00000009").iterdir()} == reference
+
+
+def test_saved_behind_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    """The trained bits, the files, and what goes on from them."""
+    (whole,) = on_ranks(1, tmp_path / "front", 8, every=5)
+    for outcome in on_ranks(3, tmp_path / "behind", 8, every=5, behind=True):
+        assert outcome == whole
+    for path in (tmp_path / "front" / "step-00000005").iterdir():
+        assert path.read_bytes() == (tmp_path / "behind" / path.parent.name / path.name).read_bytes()
+    for outcome in on_ranks(2, tmp_path / "behind", 8, every=5, behind=True, which="auto"):
+        assert outcome == whole | {"from": b"5"}
 
 
 def test_what_is_saved(tmp_path: Path) -> None:
