@@ -110,17 +110,20 @@ def _look(job: Listed, end: bool) -> None:
     """Fill in what there is of a job; ``end``: kill it first."""
     remote = job.remote
     if remote is None:
-        look = lambda: census.find(lambda values: mark_of(values.get(env.NAMES["job"], "")) == job.mark)  # noqa: E731
-        job.found = {"this machine": census.end(look) if end else look()}
+        job.found = {"this machine": census.end(lambda: _here(job.mark)) if end else _here(job.mark)}
         return
     job.found, job.silent = {}, {}
     with ThreadPoolExecutor(max_workers=16) as pool:
-        answers = pool.map(lambda numbered: _ask(remote, *numbered, end), enumerate(job.hosts))
-        for host, answer in zip(job.hosts, answers, strict=True):
-            if isinstance(answer, str):
-                job.silent[host.name] = answer
-            else:
-                job.found[host.name] = answer
+        asked = [pool.submit(_ask, remote, node, host, end) for node, host in enumerate(job.hosts)]
+    for host, answer in zip(job.hosts, (each.result() for each in asked), strict=True):
+        if isinstance(answer, str):
+            job.silent[host.name] = answer
+        else:
+            job.found[host.name] = answer
+
+
+def _here(mark: str) -> list[Found]:
+    return census.find(lambda values: mark_of(values.get(env.NAMES["job"], "")) == mark)
 
 
 def _ask(remote: Remote, node: int, host: Host, end: bool) -> list[Found] | str:
