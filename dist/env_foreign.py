@@ -160,11 +160,11 @@ def _tasks_per_node(text: str) -> list[int]:
 def first_host(nodes: str) -> str:
     """First name of Slurm's host list.
 
-    >>> first_host("n[03-05,7],x1")
-    'n03'
+    >>> first_host("n[03-05,7],x1"), first_host("r[1-2]n[09-10]x")
+    ('n03', 'r1n09x')
     """
-    match = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes)
-    return "".join(part or "" for part in match.groups()) if match else ""
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0]) if first else ""
 
 
 _FINDERS = (_open_mpi, _mpich, _pmix, _torchrun, _slurm)
