@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "dist", "launch", "cluster")  # from below to above; the face stands on all of them
 ORDER = {package: number for number, package in enumerate((*PACKAGES, "phalanx"))}
-OPEN_TO_LAUNCHERS = ("phalanx.dist.env", "phalanx.dist.errors")
+OPEN_TO_LAUNCHERS = tuple(f"phalanx.dist.{name}" for name in ("env", "errors", "host", "member", "secret"))
+"""What a rank is told, and what a host and an address are; nothing of these knows an array."""
 OPTIONAL = {
     "cupy",
     "cryptography",
@@ -108,7 +109,7 @@ def _arrow_fault(module: str, target: str) -> str | None:
     if ORDER[away] > ORDER[home]:
         return f"{home} imports {target}, which stands above it"
     if home in ("launch", "cluster") and away == "dist" and target not in OPEN_TO_LAUNCHERS:
-        return f"{home} imports {target}; of dist it may take only {' and '.join(OPEN_TO_LAUNCHERS)}"
+        return f"{home} imports {target}; of dist it may take only {', '.join(OPEN_TO_LAUNCHERS)}"
     return None
 
 
