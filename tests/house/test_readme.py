@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -105,11 +106,16 @@ def test_every_file_exists() -> None:
     assert named and all((ROOT / path).exists() for path in named), [p for p in named if not (ROOT / p).exists()]
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Its own and those of its commands."""
+    known = {option for action in parser._actions for option in action.option_strings}
+    commands = [action.choices.values() for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return known.union(*(options_of(command) for group in commands for command in group))
+
+
 def test_every_option_exists() -> None:
     """Of ``phalanx`` and its commands, and of the examples."""
-    commands = next(action for action in _parser()._actions if action.dest == "==SUPPRESS==" and action.choices)
-    parsers = commands.choices.values()  # type: ignore[union-attr]
-    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    known = options_of(_parser())
     for example in Path(EXAMPLE).parent.glob("*.py"):
         known |= set(re.findall(r"\"(--[a-z-]+)\"", example.read_text()))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)) - {"--host"}  # mpirun's
