@@ -46,8 +46,9 @@ class Checkpointer:
         keep_every: checkpoints of steps that are multiples of it remain, too.
         keep_best: so many of those with the best ``score`` (see :meth:`save`) remain, too; ``mode``: whether ``"min"`` or
             ``"max"`` is best.
-        background: :meth:`after_step` only copies the state, and threads write it while training goes on; call :meth:`wait` after
-            the last step. Of a save that is due while the one before is still being written a line says that it is left out.
+        background: :meth:`after_step` only copies what this rank writes, into memory that it keeps for it, and threads write it
+            while training goes on; call :meth:`wait` after the last step. A save that is due while the one before is still
+            being written is left out, with a line.
         config: any JSON, for whoever reads the manifest.
         state: whatever else must survive, by name (``{"schedule": scheduler, "average": ema}``): things with ``state_dict()``, of
             JSON, arrays and Tensors and equal on all ranks, and ``load_state_dict()``.

@@ -30,8 +30,8 @@ CALLS = (
 class Counted:
     """Every call into the file system of this process has a number from 0; it dies at number ``at``, before or in the midst of it."""
 
-    def __init__(self, below: Path, at: int | None, midway: bool, report: Path) -> None:
-        self._below, self._at, self._midway, self._report = str(below), at, midway, report
+    def __init__(self, below: Path, at: int | None, midway: bool) -> None:
+        self._below, self._at, self._midway = str(below), at, midway
         self.calls: list[str] = []
         self._lock = threading.Lock()
         self._real_open, self._real_kill = builtins.open, os.kill
@@ -108,7 +108,7 @@ def killed_at(action: Callable[[], Any], below: Path, at: int | None, *, midway:
     if child == 0:
         code = 1
         try:
-            counted = Counted(below, at, midway, report)
+            counted = Counted(below, at, midway)
             real_open = builtins.open
             counted.install()
             action()
