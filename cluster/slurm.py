@@ -77,6 +77,8 @@ class SlurmJob:
             )
         if self.time is not None and not _TIME.fullmatch(self.time):
             raise LaunchError(f"--time {self.time!r}: expected minutes, H:M:S, D-H, D-H:M or D-H:M:S")
+        if self.time is not None and seconds(self.time) <= self.warn_s:
+            raise LaunchError(f"--warn {self.warn_s} s before the end of --time {self.time} is before its beginning")
         if self.array is not None and not _ARRAY.fullmatch(self.array):
             raise LaunchError(f"--array {self.array!r}: expected indices like 0-7, 1,3,5 or 0-15%4")
         if self.mpi not in MPI:
@@ -167,6 +169,18 @@ class SlurmJob:
             return inside
         gpus = ["--nv"] if self.gpus_per_node else []
         return ["apptainer", "exec", *gpus, _quoted(self.image), *inside]
+
+
+def seconds(time: str) -> int:
+    """A time of Slurm's: minutes, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``.
+
+    >>> seconds("10"), seconds("10:30"), seconds("1-12"), seconds("2:00:00")
+    (600, 630, 129600, 7200)
+    """
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
 
 
 def _at_least(option: str, value: int | None, least: int) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 from phalanx import cli
 from tests.launch.schema_check import faults
 
-README = Path(__file__).resolve().parents[2] / "cluster" / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "cluster" / "README.md"
 LINES = re.findall(r"^phalanx (?:slurm submit|k8s render) .*$", README.read_text(), re.MULTILINE)
 
 
@@ -30,3 +32,10 @@ def test_the_readmes_lines_render(line, capsys):
         assert [fault for part in yaml.safe_load_all(text) if part for fault in faults(part)] == []
     else:
         assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "phalanx.def"])
+def test_container_recipes_name_extras_that_exist(name):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"extras=([\w,]+)", (ROOT / "containers" / name).read_text(), re.IGNORECASE)
+    assert len(named) >= 2 and {extra for words in named for extra in words.split(",")} <= set(extras)

@@ -56,6 +56,7 @@ def test_hosts_of_an_allocation_and_host_files():
         ({"nodes": 0}, "--nodes 0: expected at least 1"),
         ({"tasks_per_node": 0}, "--ntasks-per-node 0"),
         ({"time": "1h"}, "--time '1h'"),
+        ({"time": "1:30"}, "--warn 90 s before the end of --time 1:30 is before its beginning"),
         ({"array": "a-b"}, "--array 'a-b'"),
         ({"name": "a/b"}, "--job-name 'a/b'"),
         ({"mpi": "openmpi"}, "--mpi 'openmpi': expected one of none, pmix, pmi2"),
@@ -176,12 +177,11 @@ def test_a_job_that_saved_is_requeued_and_goes_on(batch, tmp_path):
 
 
 def test_a_failure_is_started_anew_in_the_same_allocation(batch, tmp_path):
-    code, lines, calls = batch(made(tmp_path, restarts=2), CODE="3")
+    code, lines, calls = batch(made(tmp_path, restarts=1), CODE="3")
     assert (code, calls) == (3, [])
-    assert [re.search(r"RESUME=(\w+) .*RESTART=(\d)", line).groups() for line in lines] == [
-        ("None", "0"), ("auto", "1"), ("auto", "2"),
-    ]  # fmt: skip
-    assert len({re.search(r"JOB=(\w+)", line)[1] for line in lines}) == 3
+    found = [re.search(r"RESUME=(\w+) .*RESTART=(\d)", line).groups() for line in lines]
+    assert found == [("None", "0"), ("auto", "1")]
+    assert len({re.search(r"JOB=(\w+)", line)[1] for line in lines}) == 2
 
 
 def test_tasks_of_an_array_have_names_of_their_own(batch, tmp_path):
