@@ -57,14 +57,15 @@ def allocated_hosts(environ: Mapping[str, str]) -> list[Host]:
 
 
 def host_file(hosts: Sequence[Host], form: str) -> str:
-    """The lines of a host file: ``openmpi`` (``a slots=2``), ``mpich`` (``a:2``) or ``plain`` (``a``).
+    """The lines of a host file: ``openmpi`` (``a slots=2``), ``mpich`` (``a:2``) or ``plain`` (``a`` for each slot).
 
     >>> host_file([Host("a", 2), Host("b", 1)], "mpich")
     'a:2\\nb:1\\n'
     """
     if form not in FORMS:
         raise LaunchError(f"a host file in the form {form!r}: expected one of {', '.join(FORMS)}")
-    return "".join(FORMS[form].format(name=host.name, slots=host.slots) + "\n" for host in hosts)
+    lines = ((FORMS[form].format(name=host.name, slots=host.slots) + "\n", host.slots) for host in hosts)
+    return "".join(line * (slots if form == "plain" else 1) for line, slots in lines)
 
 
 def _split(text: str, whole: str) -> Iterator[str]:

@@ -40,7 +40,7 @@ def test_hosts_of_an_allocation_and_host_files():
     hosts = allocated_hosts(inside)
     assert hosts == [Host("n1", 2), Host("n2", 2), Host("n3", 1)]
     assert host_file(hosts, "openmpi") == "n1 slots=2\nn2 slots=2\nn3 slots=1\n"
-    assert host_file(hosts, "plain") == "n1\nn2\nn3\n"
+    assert host_file(hosts, "plain") == "n1\nn1\nn2\nn2\nn3\n"
     assert tasks_per_node("4") == [4]
     with pytest.raises(LaunchError, match="not inside of a Slurm job"):
         allocated_hosts({})
