@@ -37,11 +37,11 @@ $(VENV)/.core: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,cpu,test]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,cpu,test,dev]'
 	@touch $@ $(VENV)/.core $(VENV)/.test
 
 $(VENV)/.torch: pyproject.toml | $(BIN)/python
