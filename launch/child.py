@@ -12,6 +12,7 @@ stdout at the rank's end, since mpirun's exit code can be 0 after a lost host; o
 rank, with commas.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -54,7 +55,7 @@ def _outlive(command: list[str], word: str, names: list[str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, waiting)
         _become(command)
     for number in waiting:
-        signal.signal(number, lambda number, _: os.kill(pid, number))
+        signal.signal(number, lambda number, _: _pass_on(pid, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, waiting)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     rank = next((os.environ[name] for name in names if os.environ.get(name)), "?")
@@ -63,6 +64,11 @@ def _outlive(command: list[str], word: str, names: list[str]) -> int:
         signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -code)
     return code
+
+
+def _pass_on(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
 
 
 def _connect(pipes: str, names: list[str]) -> None:
