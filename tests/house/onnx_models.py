@@ -157,7 +157,10 @@ class Autoencoder(nn.Module):
 
 MODELS: dict[str, tuple[Case, dict[int, str]]] = {
     "ResNet-18": (Case(lambda: statistics_of(ResNet18(8)), floats(3, 32, 32)), {0: "batch"}),
-    "ResNet-18 of any size": (Case(lambda: statistics_of(ResNet18(8)), floats(3, 64, 32)), {0: "batch", 2: "h", 3: "w"}),
+    "ResNet-18 of any size": (
+        Case(lambda: statistics_of(ResNet18(8)), floats(3, 64, 32)),
+        {0: "batch", 2: "h", 3: "w"},
+    ),
     "LSTM": (Case(Words, labels(50, 7)), {0: "batch", 1: "length"}),
     "projected LSTM": (Case(lambda: nn.LSTM(3, 5, proj_size=2, bias=False), floats(2, 3)), {0: "steps", 1: "batch"}),
     "GPT": (Case(GPT, labels(40, 6)), {0: "batch", 1: "length"}),
