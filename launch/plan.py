@@ -219,11 +219,11 @@ def flight_folder(arguments: RunArguments, machine: Machine, job: str, restart: 
     """Where the ranks of one attempt leave their flight records when they fail; the first that fails makes it.
 
     >>> flight_folder(RunArguments("train.py"), Machine("python", 1, {"TMPDIR": "/scratch"}), "demo")
-    '/scratch/phalanx-flight-demo'
+    '/scratch/phalanx-flight-job-2a97516c354b'
     """
     given = arguments.flight or machine.environ.get(env.FLIGHT)
     if not given or not names_flight_folder(arguments, machine):
-        return os.path.join(machine.environ.get("TMPDIR") or "/tmp", f"phalanx-flight-{job}")
+        return os.path.join(machine.environ.get("TMPDIR") or "/tmp", f"phalanx-flight-{mark_of(job)}")
     return os.path.join(os.path.abspath(given), f"restart-{restart}") if restart else os.path.abspath(given)
 
 

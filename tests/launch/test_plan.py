@@ -121,11 +121,11 @@ def test_every_rank_is_told_where_its_flight_record_belongs_and_when_replicas_ar
 @pytest.mark.parametrize(
     ("given", "environ", "folder"),
     [
-        (None, {}, "/tmp/phalanx-flight-j"),
-        (None, {"TMPDIR": "/scratch"}, "/scratch/phalanx-flight-j"),
+        (None, {}, "/tmp/phalanx-flight-job-189f40034be7"),
+        (None, {"TMPDIR": "/scratch"}, "/scratch/phalanx-flight-job-189f40034be7"),
         (None, {"PHALANX_FLIGHT": "/mine"}, "/mine"),
         ("/given", {"PHALANX_FLIGHT": "/mine"}, "/given"),
-        (None, {"PHALANX_FLIGHT": "/outer", "PHALANX_LAUNCHED": "1"}, "/tmp/phalanx-flight-j"),
+        (None, {"PHALANX_FLIGHT": "/outer", "PHALANX_LAUNCHED": "1"}, "/tmp/phalanx-flight-job-189f40034be7"),
     ],
 )
 def test_an_argument_beats_the_environment_and_a_launcher_around_this_one_is_not_asked(given, environ, folder):
