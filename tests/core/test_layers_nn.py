@@ -11,6 +11,9 @@ import pytest
 import phalanx
 from phalanx import nn
 from phalanx.core.errors import RangeError, ShapeError
+
+pytest.importorskip("torch")
+
 from tests.core.test_layers import (
     C,
     H,

@@ -12,6 +12,9 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.errors import StateError
+
+pytest.importorskip("torch")
+
 from tests.core.test_layers import close, floats, torch
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]

@@ -10,6 +10,9 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.errors import RangeError, ShapeError
+
+pytest.importorskip("torch")
+
 from tests.core.test_layers import close, compare, pair, torch
 
 pytestmark = pytest.mark.torch

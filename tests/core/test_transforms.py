@@ -191,7 +191,7 @@ def test_resized_crops_cover_what_was_asked():
         ratios.append(width / height)
     assert 0.19 < min(shares) < 0.25 and 0.55 < max(shares) < 0.61
     assert 0.49 < min(ratios) < 0.55 and 1.8 < max(ratios) < 2.02
-    assert T.RandomResizedCrop(8, ratio=(8, 8))._place(100, 100) == (44, 0, 12, 100)
+    assert T.RandomResizedCrop(8, scale=(0.5, 1.0), ratio=(8, 8))._place(100, 100) == (44, 0, 12, 100)
 
 
 def test_erasing_fills_a_window():
