@@ -125,16 +125,16 @@ def header_damaged() -> None:
 
 def frame_damaged() -> None:
     """One bit of the token in the next frame flips: it is taken for a stranger's, and missed."""
-    before = ZeroMQCommunicator._prefix
+    before = ZeroMQCommunicator._front
 
-    def prefix(self: ZeroMQCommunicator, dest: int, text: bytes) -> bytes:
-        ZeroMQCommunicator._prefix = before
+    def front(self: ZeroMQCommunicator, dest: int, text: bytes, payload: Any = b"") -> bytes:
+        ZeroMQCommunicator._front = before
         now_goes_wrong()
-        data = bytearray(before(self, dest, text))
+        data = bytearray(before(self, dest, text, payload))
         data[3] ^= 1
         return bytes(data)
 
-    ZeroMQCommunicator._prefix = prefix
+    ZeroMQCommunicator._front = front
 
 
 def payload_damaged() -> None:
