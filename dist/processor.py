@@ -21,8 +21,10 @@ def fix_threads(count: int) -> None:
 
     Sums change with the number of threads that share them, so the promise about bits needs a fixed number.
     """
-    threadpool_limits(limits=count)
-    for pool in threadpool_info():
+    with _holders.lock:  # another rank of this process may be giving back what it held
+        threadpool_limits(limits=count)
+        pools = threadpool_info()
+    for pool in pools:
         if pool["num_threads"] != count:
             raise LaunchError(
                 f"{pool['internal_api']} ({pool['filepath']}) runs {pool['num_threads']} threads and could not be held to "
