@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from phalanx.core.kernels import reference, reference_conv, reference_norm, reference_pool
 from phalanx.core.kernels.cpu import channels_last, onednn_conv, onednn_matmul, onednn_norm, onednn_pool
 from phalanx.core.kernels.window import Window
+
+needs_onednn = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="oneDNN's package is for Linux on x86-64 alone"
+)
+"""There the tests' environment has it: where it cannot be loaded they fail."""
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
 

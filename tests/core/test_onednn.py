@@ -22,14 +22,7 @@ from phalanx.core.errors import RangeError
 from phalanx.core.kernels import reference, reference_conv, reference_norm, reference_pool, table
 from phalanx.core.kernels.cpu import onednn, onednn_conv, onednn_matmul, onednn_norm, onednn_pool
 from phalanx.core.kernels.window import Window
-from tests.core.onednn_cases import CHECKS, ONE_OF_EACH, Arguments, arranged, normal
-
-try:
-    onednn.load()
-    MISSING = ""
-except onednn.Unavailable as error:
-    MISSING = str(error)
-needs_onednn = pytest.mark.skipif(bool(MISSING), reason=f"oneDNN is not here: {MISSING}")
+from tests.core.onednn_cases import CHECKS, ONE_OF_EACH, Arguments, arranged, needs_onednn, normal
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 

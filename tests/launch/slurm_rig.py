@@ -7,7 +7,6 @@ without munge (``auth/none``: nobody else is on that network).
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -53,21 +52,18 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=10 State=UP OverSubscribe=FORCE
 """
 
 
-def unpack(folder: Path) -> str | None:
-    """Fetch and unpack Debian's packages; what went wrong, if something did."""
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        return "apt-get and dpkg are needed to fetch Slurm"
+def unpack(folder: Path) -> None:
+    """Fetch and unpack Debian's packages."""
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         ["apt-get", "download", "-qq", *PACKAGES], cwd=folder, capture_output=True, text=True, timeout=120
     )
     archives = list(folder.glob("*.deb"))
     if done.returncode != 0 or len(archives) < len(PACKAGES):
-        return f"apt-get download: {done.stderr.strip()[-300:]} (apt-get update may be needed)"
+        raise RuntimeError(f"apt-get download: {done.stderr.strip()[-300:]} (apt-get update may be needed)")
     for archive in archives:
         subprocess.run(["dpkg", "-x", str(archive), str(folder / "root")], check=True, timeout=60)
     (folder / "root" / LIBRARIES / "pmix2/lib/libpmix.so").symlink_to("libpmix.so.2")  # in Debian part of libpmix-dev
-    return None
 
 
 class Slurm:

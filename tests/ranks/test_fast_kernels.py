@@ -9,6 +9,7 @@ import pytest
 
 from phalanx.core.kernels.cpu import onednn
 from phalanx.core.kernels.table import VARIABLE
+from tests.core.onednn_cases import needs_onednn
 from tests.jobs import ledger, tensor_bytes, train
 
 ARGUMENTS = [
@@ -16,12 +17,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 FAST = {VARIABLE: "fast"}
 
-try:
-    onednn.load()
-    MISSING = ""
-except onednn.Unavailable as error:
-    MISSING = str(error)
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"oneDNN is not here: {MISSING}")
+pytestmark = needs_onednn
 
 
 def kernels_of(folder: Path) -> set[str | None]:
