@@ -74,7 +74,8 @@ class Reducer:
         self.step_loss: float | None = None
         self.end = StepEnd(group, module)
         self.check_finite: Callable[[float], None] = lambda loss: None
-        self._step: Step | None = None
+        self._sizes: tuple[int, ...] | None = None
+        """Of the shards of the step that was opened last. Not the step itself, which would keep its loader's workers."""
         self.now = OpenShard()
         """The shard that the loop is inside of."""
         self.together = False
@@ -135,7 +136,7 @@ class Reducer:
     def step_opens(self, step: Step) -> None:
         if not is_grad_enabled():  # an evaluation, perhaps in the middle of a training step
             return
-        self._step = step
+        self._sizes = step.sizes
         self._expects = True
         set_position(self.group.rank, step.index)
 
@@ -148,7 +149,7 @@ class Reducer:
         if not self.with_shards:
             self.now.samples += samples
             return
-        self._step, self.now.number = step, shard
+        self._sizes, self.now.number = step.sizes, shard
         if self._pending is None:
             self.now = OpenShard(self.now.number, samples)
 
@@ -163,7 +164,7 @@ class Reducer:
                 self.fold.push(shard, self._shard_state())
 
     def _last_with_samples(self) -> int:
-        sizes = self._step.sizes if self._step is not None else [1] * self.shards
+        sizes = self._sizes if self._sizes is not None else [1] * self.shards
         return max((s for s in range(*self.owned) if sizes[s]), default=-1)
 
     # -- what the engine says -----------------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ class Reducer:
 
         With a loader the samples of a whole shard; without one, where no bits are promised, what a rank brought last time.
         """
-        return float(max(self._step.sizes)) if self._step is not None else self._weight_before or 1.0
+        return float(max(self._sizes)) if self._sizes is not None else self._weight_before or 1.0
 
     def _weight_of(self, root: Any) -> float:
         if root.weight is not None:
@@ -316,7 +317,7 @@ class Reducer:
         """Whether every rank has a backward pass of its own in this step; the same answer on all ranks."""
         if not self.with_shards:
             return True
-        sizes = self._step.sizes if self._step is not None else ()
+        sizes = self._sizes or ()
         return all(any(sizes[lo:hi]) for lo, hi in self.ranges)
 
     def _may_overlap(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import env
@@ -39,15 +40,15 @@ class StepEnd:
         self.exposed_s = 0.0
         """Seconds of the last step in which this rank waited for messages: what computing did not hide."""
         self._told = 0
-        self._step: Step | None = None
+        self._step: Callable[[], Step | None] = lambda: None
         self._data_s = self._taken_s = 0.0
         self._waited_s = self._waited()
         self._ended = time.monotonic()
 
     def data_came(self, step: Step) -> None:
         """A batch of ``step`` has come."""
-        if step is not self._step:
-            self._step, self._taken_s = step, 0.0
+        if step is not self._step():
+            self._step, self._taken_s = weakref.ref(step), 0.0
         self._data_s += step.data_s - self._taken_s
         self._taken_s = step.data_s
 

@@ -43,7 +43,7 @@ def test_instance_norm_moves_running_statistics_as_pytorch() -> None:
 
 def test_instance_norm_leaves_a_record_that_merges_over_shards() -> None:
     """Halves of a batch merge to what the whole batch would have moved, as the tree merges them: by the number of samples."""
-    x = draw(6, 3, 5).astype(np.float32)
+    x = (draw(6, 3, 5) + 2.0).astype(np.float32)  # means far from 0, where a relative error means something
     whole, parts = (nn.InstanceNorm1d(3, track_running_stats=True) for _ in range(2))
     whole(Tensor(x))
     entries: list[Any] = []
@@ -54,7 +54,7 @@ def test_instance_norm_leaves_a_record_that_merges_over_shards() -> None:
     (first, second), n = entries, 6
     assert (first.n, second.n) == (4, 2)
     parts.commit(n, (first.mean * 4 + second.mean * 2) / n, first.m2)
-    np.testing.assert_allclose(parts.running_mean.numpy(), whole.running_mean.numpy(), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(parts.running_mean.numpy(), whole.running_mean.numpy(), rtol=1e-5)
     np.testing.assert_allclose(parts.running_var.numpy(), whole.running_var.numpy(), rtol=1e-5)
 
 

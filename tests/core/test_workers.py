@@ -1,7 +1,6 @@
 """Worker processes: equal batches, deaths with a name, nothing left behind, nothing of a rank inside."""
 
 import collections
-import gc
 import os
 import random
 import signal
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import phalanx
+from phalanx import nn, optim
 from phalanx.core.data import DataLoader, Dataset, Placement, TensorDataset, get_worker_info, handover, set_placement
 from phalanx.core.data.workers import worker_environment
 from phalanx.core.errors import DataError
@@ -108,10 +109,6 @@ def nothing_left():
     before = set_placement(Placement())
     yield
     set_placement(before)
-    gc.collect()  # a model of an earlier test that was not collected yet remembers the last step that it saw
-    until = time.monotonic() + 5.0  # a process that was told to end may need a moment on a busy machine
-    while children() and time.monotonic() < until:
-        time.sleep(0.02)
     assert children() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("phalanx-prefetch")]
 
@@ -250,6 +247,22 @@ def test_leaving_the_loop_ends_the_processes():
     list(loader)
     assert len(children()) == 1
     del loader
+
+
+@pytest.mark.parametrize("shards", [None, 2])
+def test_a_model_that_lives_on_does_not_keep_the_processes(shards):
+    phalanx.init(shards=shards)
+    model = phalanx.DataParallel(nn.Linear(1, 1))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(Mischief(), 3, num_workers=1, persistent_workers=True, **SPAWN)
+    for step in loader.steps():
+        optimizer.zero_grad()
+        for _ in step:
+            model(phalanx.ones(1, 1)).mean().backward()
+        optimizer.step()
+    assert len(children()) == 1
+    del loader, step
+    assert children() == []
 
 
 def test_a_loop_inside_a_loop_has_processes_of_its_own():
