@@ -131,10 +131,12 @@ except LaunchError as error:
     print(error)
 context = zmq.Context()
 for address in table:
-    for keys in (None, zmq.curve_keypair()):
+    for keys in (None, zmq.curve_keypair(), "a guessed password"):
         push = context.socket(zmq.PUSH)
         monitor = push.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        if keys:
+        if isinstance(keys, str):
+            push.plain_username, push.plain_password = b"phalanx", keys.encode()
+        elif keys:
             push.curve_publickey, push.curve_secretkey, push.curve_serverkey = keys[0], keys[1], keys[0]
         push.connect(address.split()[1])
         push.send(b"x" * 100000)
@@ -160,7 +162,7 @@ def test_an_outsider_cannot_join_or_read(two: Hosts, tmp_path: Path, curve: bool
     assert reports[0]["result"] > 0
     said = (tmp_path / "outsider").read_text()
     assert "this is the rendezvous of another job (PHALANX_JOB differs)" in said
-    assert said.count("no handshake") == 4, said
+    assert said.count("no handshake") == 6, said
     assert "joined" not in said
     seen = sniffer.seen
     assert b"across_hosts" not in seen and b'"identity' in seen.replace(b"\\", b""), "the hello travels in clear"
