@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Fold:
     """The sums of one cycle on this rank."""
 
-    def __init__(self, group: Group, bucket_bytes: int | None) -> None:
-        self.group, self.bucket_bytes = group, bucket_bytes
+    def __init__(self, group: Group, bucket_bytes: int | None, overlap: bool = True) -> None:
+        self.group, self.bucket_bytes, self.overlap = group, bucket_bytes, overlap
         self.shards, self.ranges = group.shard_count, group.ranges
         self.first, self.stop = self.ranges[group.rank]
         self.lanes: list[Lane] = []
@@ -44,8 +44,13 @@ class Fold:
     def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
         """Cut the stores into buckets; after a structural change, between two cycles."""
         comm = self.group.communicator
+        foreign = any(p not in names for store in stores for p in store.parameters)
+        in_place = not (self.overlap or foreign)
+        if self.group.size > 1:
+            in_place = all(comm.all_gather_object(in_place and comm.shares_all_memory(), name="sums in place").wait())
         self.lanes = [
-            Lane(store, comm, self.shards, self.ranges, self.bucket_bytes, f"{store.dtype} store") for store in stores
+            Lane(store, comm, self.shards, self.ranges, self.bucket_bytes, f"{store.dtype} store", in_place)
+            for store in stores
         ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
         self._number([(lane.store, bucket) for lane, bucket in self.buckets], names)

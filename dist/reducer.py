@@ -67,7 +67,7 @@ class Reducer:
         """The fold, where gradients are spread over ranks (ZeRO-2)."""
         travels = None if self.trivial else compression
         self.compressed = CompressedFold(group, bucket_bytes, travels) if travels else None
-        self.fold = self.spread or self.compressed or Fold(group, bucket_bytes)
+        self.fold = self.spread or self.compressed or Fold(group, bucket_bytes, self.overlap)
         self.names: dict[Parameter, str] = {}
         self.paused = 0
         """Depth of ``no_sync()``."""

@@ -37,7 +37,8 @@ NOTE_NBYTES = 3072
 """Where a rank says in which blocks its data lies."""
 STAGING_NBYTES = 1 << 20
 _AREA = TEXT_NBYTES + NOTE_NBYTES + INLINE_NBYTES
-_HEAD = 4096  # phase word, sleepers word
+PAGE_NBYTES = 4096
+_HEAD = PAGE_NBYTES  # phase word, sleepers word
 _ROW = _HEAD + 2 * _AREA
 _PHASE, _LENGTHS, _SLEEPERS = 0, 64, 1024  # bytes; each on cache lines of its own
 RANKS_LIMIT = _HEAD - _SLEEPERS
@@ -237,13 +238,17 @@ class LocalSpace:
 
     def adopt(self, mapping: mmap.mmap, nbytes: int, parts: int) -> np.ndarray:
         """Register a mapping that all local ranks hold under the same number; the array keeps it."""
-        root = np.frombuffer(mapping, np.uint8)
         self._made += 1
+        root = np.frombuffer(mapping, np.uint8, offset=lead(self._made))
         block = Block(self._made, root, nbytes, parts)
         self.blocks[block.number] = block
         gone = weakref.finalize(root, self.blocks.pop, block.number, None)
         gone.atexit = False  # others may still sum in it while this process says goodbye
         return block.part(self.index)
+
+    def next_lead(self) -> int:
+        """:func:`lead` of the block that is made next."""
+        return lead(self._made + 1)
 
     def skip(self) -> None:
         """Count a block that could not be made, so that numbers stay equal on all ranks."""
@@ -267,6 +272,16 @@ class LocalSpace:
         number, part, offset = place
         raw = self.blocks[number].part(part)
         return raw[offset : offset + count * dtype.itemsize].view(dtype)
+
+
+def lead(number: int) -> int:
+    """How many bytes of block ``number`` are left free at its start, so that blocks do not lie alike within a page.
+
+    Processors take a load for one of what they have just stored where the two addresses agree in their last 12 bits: the sum
+    of two blocks into a third was 1.05 to 1.3 times, a quotient 1.6 times as fast without that. Private arrays of this size
+    begin where a page does, so no block does.
+    """
+    return (1 + number % 3) * (PAGE_NBYTES // 4)
 
 
 # -- making and opening ------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def new_block(messages: Messages, nbytes: int, parts: int) -> np.ndarray | None:
     mapping, problem = None, ""
     whole = aligned(max(nbytes, 1)) * parts
     if local is not None:
-        mapping, problem = _make(messages, local, whole)
+        mapping, problem = _make(messages, local, local.next_lead() + whole)
     if len(local.hosts if local is not None else ()) != 1:  # all hosts or none
         rows = [row.decode() for row in over_wire.all_gather_bytes(messages, problem.encode())]
         problem = problem or next((row for row in rows if row), "")

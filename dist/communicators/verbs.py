@@ -124,7 +124,11 @@ class Verbs:
     def leaves_no_core(self) -> bool:
         """Whether the ranks share memory on one host and occupy all its cores: then nothing waits that could be hidden."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.local is not None and len(self.local.hosts) == 1 and self.local.size >= cores
+        return self.shares_all_memory() and self.local is not None and self.local.size >= cores
+
+    def shares_all_memory(self) -> bool:
+        """Whether all ranks are on one host and share memory."""
+        return self.local is not None and len(self.local.hosts) == 1
 
     def is_shared(self, array: np.ndarray) -> bool:
         """Whether an array lies where the other ranks of this host can read it."""

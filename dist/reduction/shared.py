@@ -130,9 +130,9 @@ def tree_all_reduce(
     """Sum the terms of all ranks into ``out`` (1-D), in the order of the tree over ``shards``.
 
     ``terms``: for nodes of the tree that make up this rank's range, what it has of them (None: no shard of it had
-    samples); their arrays stay as they are. ``cut``: the range of ``out`` that each rank sums, by default even; with
-    ``gather=False`` only the own one is complete afterwards. Returns whether any shard was present; if none was, ``out``
-    is set to zero.
+    samples); their arrays stay as they are, but for one that is ``out`` itself. ``cut``: the range of ``out`` that each
+    rank sums, by default even; with ``gather=False`` only the own one is complete afterwards. Returns whether any shard
+    was present; if none was, ``out`` is set to zero.
     """
     nodes = _nodes_of(tuple(ranges), shards)
     if out.nbytes * max(map(len, nodes)) <= INLINE_NBYTES:
@@ -147,17 +147,16 @@ def tree_all_reduce(
         return over_wire.tree_all_reduce(messages, terms, ranges, shards, out, cut, gather)
     messages.count_sent(out.nbytes - (hi - lo) * out.itemsize + (messages.size - 1) * (hi - lo) * out.itemsize * gather)
     order = expression((0, shards), found.keys())
-    own = out[lo:hi]
+    everywhere = gather and not same_place(outs)
+    targets = [local.at(place, out.dtype, out.size) for place in outs] if everywhere else [out]
     if order is None:
-        own.fill(0)
+        for target in targets:
+            target[lo:hi] = 0
+    elif everywhere and _are_the_terms(targets, found):
+        local.evaluator.evaluate_in_place(order, {n: term.array for n, term in found.items()}, slice(lo, hi))
     elif hi > lo:
-        local.evaluator.evaluate(order, found, [own], lo)
+        local.evaluator.evaluate(order, found, [target[lo:hi] for target in targets], lo)
     messages.meet("sums")
-    if gather and not same_place(outs):
-        for other in others(messages):
-            a, b = cut[other]
-            np.copyto(out[a:b], local.at(outs[other], out.dtype, out.size)[a:b])
-        messages.meet("sums read")
     return order is not None
 
 
@@ -200,10 +199,12 @@ def _sum_arrays(messages: Messages, flat: np.ndarray, cut: Cut, *, everywhere: b
     order = expression((0, messages.size), {(rank, rank + 1) for rank in range(messages.size)})
     lo, hi = cut[messages.rank]
     if _NOWHERE not in places:
-        arrays = [local.at(place, flat.dtype, flat.size) for place in places]
-        terms = {(rank, rank + 1): Term(array) for rank, array in enumerate(arrays)}
-        targets = [a[lo:hi] for a in (arrays if everywhere else [flat])]
-        local.evaluator.evaluate(order, terms, targets, lo)
+        arrays = {(rank, rank + 1): local.at(place, flat.dtype, flat.size) for rank, place in enumerate(places)}
+        if everywhere:
+            local.evaluator.evaluate_in_place(order, arrays, slice(lo, hi))
+        else:
+            terms = {node: Term(array) for node, array in arrays.items()}
+            local.evaluator.evaluate(order, terms, [flat[lo:hi]], lo)
         messages.meet("sums")
         return
     step = local.staging[0].nbytes // flat.itemsize
@@ -261,6 +262,18 @@ def terms_of_all(local: LocalSpace, notes: Sequence[bytes], count: int) -> dict[
             array = local.at((block, part, offset), np.dtype(char.decode()), count)
             found[a, b] = Term(array, None if scale != scale else scale)
     return found
+
+
+def _are_the_terms(targets: Sequence[np.ndarray], terms: Mapping[Node, Term]) -> bool:
+    """Whether the sum of ``terms``, as they stand, is to take the place of just these."""
+    dtype = targets[0].dtype
+    if len(terms) != len(targets) or any(t.scale not in (None, 1.0) or t.array.dtype != dtype for t in terms.values()):
+        return False
+    return {_address(term.array) for term in terms.values()} == {_address(target) for target in targets}
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def same_place(outs: Sequence[Place]) -> bool:

@@ -44,9 +44,10 @@ def memory_rows(reducer: Reducer) -> list[Row]:
         lanes = [lane for lane in reducer.fold.lanes if isinstance(lane, Lane)]  # not those of compression
         paper = _total(s.length * s.dtype.itemsize for s in stores)
         rows.append(Row("gradients", "N", paper, _nbytes(s.gradient for s in stores)))
-        if lanes:
-            paper = _total(lane.store.length * lane.leaf_dtype.itemsize for lane in lanes)
-            measured = _nbytes(lane.result for lane in lanes)
+        beside = [lane for lane in lanes if lane.result is not lane.store.gradient]
+        if beside:
+            paper = _total(lane.store.length * lane.leaf_dtype.itemsize for lane in beside)
+            measured = _nbytes(lane.result for lane in beside)
             rows.append(Row("sums over shards", "L, one for all ranks of a host that share memory", paper, measured))
     if reducer.compressed is not None:
         rows.append(Row("compression", *reducer.compressed.memory()))

@@ -69,7 +69,8 @@ class Contestant(ABC):
 
 
 class Phalanx(Contestant):
-    """Our own communicator: ``fast`` is its all_reduce, ``tree`` what DataParallel does with one shard per rank."""
+    """Our own communicator: ``fast`` is its all_reduce, ``tree`` what DataParallel does with one shard per rank and no core to
+    spare; ``kept`` what it does where backward overlaps: the sum goes elsewhere and gradients stay as they are."""
 
     def __init__(self, rank: int, size: int) -> None:
         super().__init__(rank, size)
@@ -86,18 +87,19 @@ class Phalanx(Contestant):
         gradient = self.comm.shared_empty(count, np.float32, name=f"{name} gradient")
         if algorithm == "fast":
             return gradient, lambda: self.comm.all_reduce(gradient, name=name).wait(), gradient
-        total = self.comm.shared_empty(count, np.float32, name=f"{name} result", common=True)
-        if algorithm == "tree":
+        if algorithm == "kept":
+            total = self.comm.shared_empty(count, np.float32, name=f"{name} result", common=True)
             return gradient, lambda: self._tree(gradient, total, name), total
-        own = np.empty(count, np.float32)
+        if algorithm == "tree":
+            return gradient, lambda: self._tree(gradient, gradient, name), gradient
         one = np.float32(1.0)
 
         def divided() -> None:
-            """As at the commit: every rank divides the one result into an array of its own."""
-            self._tree(gradient, total, name)
-            np.divide(total, one, out=own)
+            """As at the commit: every rank divides the sum by the weight."""
+            self._tree(gradient, gradient, name)
+            np.divide(gradient, one, out=gradient)
 
-        return gradient, divided, own
+        return gradient, divided, gradient
 
     def _tree(self, gradient: np.ndarray, total: np.ndarray, name: str) -> None:
         ranges = [(rank, rank + 1) for rank in range(self.size)]

@@ -108,7 +108,12 @@ def contestants(backends: Sequence[str]) -> tuple[list[Contestant], list[str]]:
         if backend == "mpi" and no_mpi:
             missing.append(f"phalanx over mpi takes no part: {no_mpi}")
             continue
-        names = {"tree": "exact tree", "divided": "exact tree, divided", "fast": "fast mode"}
+        names = {
+            "tree": "exact tree",
+            "kept": "exact tree, kept",
+            "divided": "exact tree, divided",
+            "fast": "fast mode",
+        }
         found += [Contestant(f"{words}, {backend}", "phalanx", key, backend == "mpi") for key, words in names.items()]
     if no_mpi:
         missing.append(f"MPI's own Allreduce takes no part: {no_mpi}")

@@ -21,8 +21,8 @@ from tests import jobs
 
 BENCH = [sys.executable, "-m", "phalanx", "bench", "all-reduce"]
 TITLES = [
-    "shared-memory limit", "memcpy", "exact tree, zmq", "exact tree, divided, zmq", "fast mode, zmq", "exact tree, mpi",
-    "exact tree, divided, mpi", "fast mode, mpi", "MPI Allreduce", "MPI Allreduce, 2 MB",
+    "shared-memory limit", "memcpy", "exact tree, zmq", "exact tree, kept, zmq", "exact tree, divided, zmq", "fast mode, zmq", "exact tree, mpi",
+    "exact tree, kept, mpi", "exact tree, divided, mpi", "fast mode, mpi", "MPI Allreduce", "MPI Allreduce, 2 MB",
     *(["PyTorch gloo"] if importlib.util.find_spec("torch") else []),
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_without_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Who cannot take part is named, with what to install."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found, missing = main.contestants(("zmq", "mpi"))
-    assert [each.title for each in found] == TITLES[:5]
+    assert [each.title for each in found] == TITLES[:6]
     assert len(missing) == 3 and "phalanx[mpi]" in missing[0] and "pip install torch" in missing[2]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plot.draw(tmp_path / "plot.png", {}, []) == plot.MISSING
