@@ -33,7 +33,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 }
 """Device kind -> modules of this package, later ones override earlier ones. Each lists its kernels in ``KERNELS``."""
 
-FAST: dict[str, tuple[str, ...]] = {"cpu": (".cpu.provide_onednn",)}
+FAST: dict[str, tuple[str, ...]] = {"cpu": (".cpu.provide_onednn", ".cpu.provide_numba")}
 """The same for what comes on top with "fast". ``load()`` of each gives its kernels, or raises ImportError saying what is missing
 and what that costs; ``describe()`` names what decides the bits."""
 

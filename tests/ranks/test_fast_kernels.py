@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.core.kernels.cpu import onednn
+from phalanx.core.kernels.cpu import onednn, provide_numba
 from phalanx.core.kernels.table import VARIABLE
 from tests.core.onednn_cases import needs_onednn
 from tests.jobs import ledger, tensor_bytes, train
@@ -32,7 +32,7 @@ def test_equal_bits(model: str, tmp_path: Path) -> None:
     """Alone, without thread limits in its environment; ranks that are threads of one process; ranks that are processes."""
     alone = tmp_path / "alone"
     train("alone", alone, "--model", model, *ARGUMENTS, extra=FAST, limits=False)
-    assert kernels_of(alone) == {f"fast: {onednn.describe()}"}
+    assert kernels_of(alone) == {f"fast: {onednn.describe()}, {provide_numba.describe()}"}
     for how in ("threads 4", "run 3"):
         folder = tmp_path / how
         train(how, folder, "--model", model, *ARGUMENTS, extra=FAST)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...backend import Array, empty_aligned
-from . import onednn_c
+from . import onednn_c, threads
 
 VERSION = (3, 2)
 """The version whose numbers and traps are known here."""
@@ -118,21 +118,16 @@ def describe() -> str:
     return f"oneDNN {'.'.join(map(str, library.version))} isa {library.c.dnnl_get_effective_cpu_isa():#x}"
 
 
-_threads = 1
 _pools: list[Pool] = []
 
 
-def threads() -> int:
-    """How many threads one primitive may use."""
-    return _threads
-
-
-def set_threads(count: int) -> None:
-    """Let primitives use ``count`` threads from now on: one by default. Bits change with it."""
-    global _threads
-    _threads = count
+def _forget(count: int) -> None:
+    """Primitives are made for a number of threads."""
     for pool in _pools:
         pool.clear()
+
+
+threads.when_changed(_forget)
 
 
 # ---- descriptions ----------------------------------------------------------------------------------------------------
@@ -219,9 +214,9 @@ def nbytes(form: Any) -> int:
 
 
 def _set_omp(library: _Library) -> None:
-    omp = library.omp
-    if omp.omp_get_max_threads() != _threads:
-        omp.omp_set_num_threads(_threads)
+    omp, count = library.omp, threads.threads()
+    if omp.omp_get_max_threads() != count:
+        omp.omp_set_num_threads(count)
 
 
 # ---- primitives ------------------------------------------------------------------------------------------------------

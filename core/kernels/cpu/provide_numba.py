@@ -1,0 +1,24 @@
+"""What compiled loops provide to the kernel table."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+MODULES: tuple[str, ...] = ()
+"""Modules of this package with compiled loops; each lists its kernels in ``KERNELS``."""
+
+
+def load() -> dict[str, Callable[..., Any]]:
+    """All kernels that compiled loops serve. Raises ImportError, saying what is missing and what it costs."""
+    importlib.import_module(".compiled", __package__)
+    found: dict[str, Callable[..., Any]] = {}
+    for module in MODULES:
+        found.update(importlib.import_module(module, __package__).KERNELS)
+    return found
+
+
+def describe() -> str:
+    """Versions and processor, which decide the bits."""
+    return str(importlib.import_module(".compiled", __package__).describe())
