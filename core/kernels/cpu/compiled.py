@@ -20,7 +20,8 @@ What is taken care of here:
 - Ranks that start together compile once: the others wait at a file lock and read the cache. Whoever compiles says so once.
 - numba's cache tells functions apart by name and place but not by options: each form has a name of its own.
 - "Fast mathematics" is limited to what keeps NaN and infinity: sums may be reordered (by the compiler, so always alike), products and
-  sums contracted.
+  sums contracted. A loop with ``exact=True`` has none of it: every operation is rounded as NumPy rounds it, so that elementwise work
+  gives the reference's bits, wherever an array is cut.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ binding.set_option("phalanx", "--memory-check-merge-threshold=512")
 class Loop:
     """One loop in its serial and its parallel form. Made by :func:`loop`."""
 
-    def __init__(self, function: Callable[..., None], signature: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., None], signature: tuple[Any, ...], exact: bool = False) -> None:
         self.name, self.signature = f"{function.__module__}.{function.__name__}", signature
+        self._mathematics: Any = False if exact else MATHEMATICS
         self._function = function
         self._serial: Any = None
         self._parallel: Any = None
@@ -101,7 +103,7 @@ class Loop:
         return found
 
     def _compile(self, parallel: bool) -> Any:
-        options: dict[str, Any] = {"fastmath": MATHEMATICS, "error_model": "numpy", "nogil": True, "cache": True}
+        options: dict[str, Any] = {"fastmath": self._mathematics, "error_model": "numpy", "nogil": True, "cache": True}
         made = numba.njit(parallel=parallel, **options)(
             _renamed(self._function, "_parallel" if parallel else "_serial")
         )
@@ -113,13 +115,13 @@ class Loop:
         return made
 
 
-def loop(signature: str) -> Callable[[Callable[..., None]], Loop]:
+def loop(signature: str, exact: bool = False) -> Callable[[Callable[..., None]], Loop]:
     """Decorator: ``signature`` lists the arguments' types as "f4[:]" (1-D, read), "f4[:,:] out" (2-D, written), "f4" (a number).
 
-    Kinds: f4, f8, i4, i8, u1, u4, u8, b1 (bool). Arrays are C-contiguous.
+    Kinds: f4, f8, i4, i8, u1, u4, u8, b1 (bool). Arrays are C-contiguous. ``exact``: no fast mathematics.
     """
     kinds = tuple(_type(part.strip()) for part in _split(signature))
-    return lambda function: Loop(function, kinds)
+    return lambda function: Loop(function, kinds, exact)
 
 
 def _split(signature: str) -> list[str]:
