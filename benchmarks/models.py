@@ -1,6 +1,6 @@
 """The models that benchmarks train, built for phalanx or for PyTorch from one source: only the import differs.
 
-    python benchmarks/models.py [cnn gpt mlp25m tiny]      # parameters; loss and gradients in both libraries
+    python benchmarks/models.py [cnn gpt mlp25m tiny ...]      # parameters; loss and gradients in both libraries
 
 Dimensions: B samples a batch, T tokens of a text, D model width, H heads, V characters in the vocabulary.
 """
@@ -8,6 +8,7 @@ Dimensions: B samples a batch, T tokens of a text, D model width, H heads, V cha
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ class Workload:
     steps: int
     """Optimizer steps of one measured round, about a second."""
     label: str
+    loss: Callable[[Library, Any, Any, Any], Any] = lambda library, model, x, y: loss_of(library, model, x, y)
+    """(library, model, inputs, labels) -> what is minimised; the mean cross-entropy unless said."""
+    optimizer: str = "Adam"
 
 
 def _cnn(library: Library) -> Any:
@@ -52,6 +56,101 @@ def _cnn(library: Library) -> Any:
         nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Dropout(0.25), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+def _layers(*sizes: int) -> Callable[[Library], Any]:
+    """Linear layers with ReLU between them: (B, sizes[0]) -> (B, sizes[-1])."""
+
+    def build(library: Library) -> Any:
+        nn, parts = library.nn, []
+        for inputs, outputs in itertools.pairwise(sizes):
+            parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*parts[:-1])
+
+    return build
+
+
+def _cifar(library: Library) -> Any:
+    """The convolutional net of TensorFlow's tutorial: (B, 3, 32, 32) -> (B, 10)."""
+    nn = library.nn
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def _lstm(library: Library) -> Any:
+    """An LSTM layer and what it says at the end: (B, 50, 64) -> (B, 10)."""
+    nn = library.nn
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(64, 256, batch_first=True), nn.Linear(256, 10)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    return Reader()
+
+
+def _vae(library: Library) -> Any:
+    """Kingma and Welling 2013: images (B, 784) and noise (B, 20) -> logits of pixels, mean, logarithm of the variance."""
+    nn, root = library.nn, library.root
+
+    class VAE(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(784, 400), nn.ReLU())
+            self.mean, self.logvar = nn.Linear(400, 20), nn.Linear(400, 20)
+            self.decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784))
+
+        def forward(self, x: Any, noise: Any) -> tuple[Any, Any, Any]:
+            x = self.encoder(x)
+            mean, logvar = self.mean(x), self.logvar(x)
+            return self.decoder(mean + noise * root.exp(0.5 * logvar)), mean, logvar
+
+    return VAE()
+
+
+def _vae_loss(library: Library, model: Any, inputs: Any, noise: Any) -> Any:
+    """Reconstruction and divergence, nats an image."""
+    logits, mean, logvar = model(inputs, noise)
+    reconstruction = library.functional.binary_cross_entropy_with_logits(logits, inputs, reduction="sum")
+    divergence = -0.5 * (1 + logvar - mean * mean - library.root.exp(logvar)).sum()
+    return (reconstruction + divergence) / len(inputs)
+
+
+def _resnet(library: Library) -> Any:
+    """ResNet-18 (He et al. 2015) with a first layer for small pictures: (B, 3, 32, 32) -> (B, 10)."""
+    nn, functional = library.nn, library.functional
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+            self.bn1 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.short = nn.Sequential()
+            if stride != 1 or inputs != outputs:
+                conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+                self.short = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+        def forward(self, x: Any) -> Any:
+            y = functional.relu(self.bn1(self.conv1(x)))
+            return functional.relu(self.bn2(self.conv2(y)) + self.short(x))
+
+    stages, inputs = [], 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        stages += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
+        inputs = outputs
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), *stages,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
     )  # fmt: skip
 
 
@@ -120,9 +219,19 @@ def _text(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarra
     return text[:, :-1].copy(), text[:, 1:].copy()
 
 
+def _pixels_and_noise(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    return rng.random((samples, 784), np.float32), rng.standard_normal((samples, 20), np.float32)
+
+
 WORKLOADS = {
     "cnn": Workload(_cnn, _pictures(1, 28, 28), 64, 12, "CNN of examples/fashion_mnist.py, batch 64 a rank"),
-    "gpt": Workload(_gpt, _text, 16, 6, "GPT, 4 layers, d 128, 4 heads, T 128, batch 16 a rank"),
+    "gpt": Workload(_gpt, _text, 16, 6, "GPT, 4 layers, d 128, 4 heads, T 128, batch 16 a rank", optimizer="AdamW"),
+    "mlp": Workload(_layers(784, 256, 10), _pictures(784), 32, 300, "MLP 784-256-10, batch 32 a rank"),
+    "mlp2048": Workload(_layers(784, 2048, 2048, 10), _pictures(784), 256, 8, "MLP 784-2048-2048-10, batch 256 a rank"),
+    "cifar": Workload(_cifar, _pictures(3, 32, 32), 64, 12, "CNN 32-64-64 for CIFAR-10, batch 64 a rank"),
+    "lstm": Workload(_lstm, _pictures(50, 64), 32, 10, "LSTM 64->256 over 50 steps, batch 32 a rank"),
+    "vae": Workload(_vae, _pixels_and_noise, 128, 60, "VAE 784-400-20, batch 128 a rank", _vae_loss),
+    "resnet": Workload(_resnet, _pictures(3, 32, 32), 16, 1, "ResNet-18 at 32x32, batch 16 a rank"),
     "mlp25m": Workload(_wide_mlp, _pictures(1024), 64, 8, "MLP 1024-4096-4096-1024-10, batch 64 a rank"),
     "tiny": Workload(_tiny, _pictures(16), 8, 20, "MLP 16-32-10, batch 8 a rank: for smoke tests"),
 }
@@ -149,7 +258,7 @@ def main() -> None:
                 q.copy_(theirs.root.from_numpy(p.detach().numpy().copy()))
         losses = []
         for library, model in zip((ours, theirs), models, strict=True):
-            loss = loss_of(library, model, *(library.root.tensor(part) for part in batch))
+            loss = workload.loss(library, model, *(library.root.tensor(part) for part in batch))
             loss.backward()
             losses.append(float(loss.item()))
         gradients = [[p.grad.detach().numpy() for p in model.parameters()] for model in models]

@@ -14,6 +14,7 @@ What this file takes care of, so that no kernel has to:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -35,6 +36,8 @@ MISSING = (
     'pip install "phalanx[cpu]"'
 )
 """What it costs to have no oneDNN, and what to do about it."""
+WITHOUT = "PHALANX_WITHOUT"
+"""Environment variable: with "onednn" in it this process does as if the library were not installed, to see what it is worth."""
 
 
 class Unavailable(ImportError):
@@ -94,6 +97,8 @@ def _check(status: int, call: Any) -> None:
 @lru_cache(1)
 def load() -> _Library:
     """The library, loaded at the first call. Raises Unavailable, saying why."""
+    if "onednn" in os.environ.get(WITHOUT, "").split(","):
+        raise Unavailable(f"oneDNN is left out ({WITHOUT}={os.environ[WITHOUT]})")
     try:
         import cffi  # noqa: PLC0415 - optional library, owned by this file
     except ImportError as error:

@@ -1,0 +1,108 @@
+"""The timer: long-lived workers, one a side, that take turns A B C A B C, so that what the machine does meets all of them."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crew import Crew
+from sides import Side
+
+ROUND_S = 0.3
+"""What one round of one side takes about."""
+PATIENCE_S = 4.0
+"""A side that has used so much on a workload sits out the rounds that remain, but never before the second."""
+TOLERANCE = 1e-3
+"""How far apart the sides' losses and lengths of gradients may be, relative."""
+COMPILE_S = 300.0
+BENCH = str(Path(__file__).with_name("bench.py"))
+
+
+class Turns:
+    """All sides of one run. ``missing``: side -> why it takes no part."""
+
+    def __init__(self, crew: Crew, sides: Sequence[Side]) -> None:
+        self.crew, self.sides = crew, list(sides)
+        self.missing: dict[str, str] = {}
+        for side in sides:
+            start(crew, side, side.name)
+
+    def measure(self, case: str, rounds: int) -> dict[str, Any]:
+        """All rounds of one workload: ``seconds`` a step by side and form, what was said instead by side.
+
+        Raises RuntimeError if two sides do not compute the same.
+        """
+        made: dict[str, dict[str, Any]] = {}
+        said: dict[str, str] = {}
+        for side in self.sides:
+            (answer,) = self.crew.ask(side.name, {"do": "make", "case": case}, timeout_s=COMPILE_S)
+            if "error" in answer:
+                said[side.name] = answer["error"]
+            else:
+                made[side.name] = answer
+                said |= {side.name: answer["note"]} if "note" in answer else {}
+        agree(case, {name: answer["check"] for name, answer in made.items()})
+        seconds: dict[str, dict[str, list[float]]] = {name: {f: [] for f in a["seconds"]} for name, a in made.items()}
+        used = dict.fromkeys(made, 0.0)
+        for number in range(rounds):
+            for name, answer in made.items():
+                if number >= 2 and used[name] > PATIENCE_S:
+                    continue
+                for form, estimate in answer["seconds"].items():
+                    steps = max(1, round(ROUND_S / estimate))
+                    (found,) = self.crew.ask(name, {"do": "run", "form": form, "steps": steps})
+                    if "error" in found:
+                        raise RuntimeError(f"{case}: {name} failed in round {number}: {found['error']}")
+                    seconds[name][form].append(found["seconds"])
+                    answer["seconds"][form] = found["seconds"]
+                    used[name] += steps * found["seconds"]
+        return {"seconds": seconds, "said": said, "check": {name: answer["check"] for name, answer in made.items()}}
+
+
+def start(crew: Crew, side: Side, team: str) -> None:
+    """A worker process of ``side``."""
+    command = [sys.executable, BENCH, "--worker", crew.address, "--team", team, "--side", side.name]
+    crew.spawn(team, [*command, "--side-threads", str(side.threads)], side.environment())
+    crew.gather(team, 1)
+
+
+def peak_mib(side: Side, case: str) -> float:
+    """The most memory that steps of ``case`` take in a process of their own, above libraries and data."""
+    with Crew() as crew:
+        start(crew, side, side.name)
+        (answer,) = crew.ask(side.name, {"do": "memory", "case": case})
+    if "error" in answer:
+        raise RuntimeError(f"{case}, memory of {side.name}: {answer['error']}")
+    return answer["mib"]
+
+
+def agree(case: str, found: dict[str, list[float]]) -> None:
+    """Raise RuntimeError unless all sides found the same numbers, to ``TOLERANCE``."""
+    (first, expected), *others = found.items()
+    for name, numbers in others:
+        for a, b in zip(expected, numbers, strict=True):
+            if not abs(a - b) <= TOLERANCE * max(abs(a), abs(b), 1e-6):
+                raise RuntimeError(f"{case}: {first} computes {expected}, {name} {numbers}: not the same work")
+
+
+def summarize(seconds: dict[str, dict[str, list[float]]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Medians of each side's faster form, ms a step, and for each pair (ours, theirs) the ratio theirs / ours.
+
+    The spread of a ratio is that of its rounds; the ratio itself is that of the medians.
+    """
+    best = {name: min(forms, key=lambda form: statistics.median(forms[form])) for name, forms in seconds.items()}
+    times = {name: seconds[name][best[name]] for name in seconds}
+    row: dict[str, Any] = {
+        "ms": {name: 1e3 * statistics.median(rounds) for name, rounds in times.items()},
+        "form": best,
+        "ratio": {},
+    }
+    for ours, theirs in pairs:
+        if ours in times and theirs in times:
+            ratios = sorted(b / a for a, b in zip(times[ours], times[theirs], strict=False))
+            ratio = statistics.median(times[theirs]) / statistics.median(times[ours])
+            row["ratio"][ours] = {"median": ratio, "lowest": ratios[0], "highest": ratios[-1]}
+    return row
