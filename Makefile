@@ -26,8 +26,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.core $(VENV)/.torch
-	$(BIN)/python benchmarks/step_time.py
+# against PyTorch on the CPU: benchmarks/results/cpu.md, .json, .png; under ten minutes on two cores
+bench: $(VENV)/.bench $(VENV)/.torch
+	$(BIN)/python benchmarks/bench.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,10 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mpi,cpu,test,dev]'
 	@touch $@ $(VENV)/.core $(VENV)/.test
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,plot]'
+	@touch $@ $(VENV)/.core
 
 $(VENV)/.torch: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -73,6 +74,46 @@ def test_efficiency_ends_its_workers_when_it_is_ended(tmp_path):
         time.sleep(0.1)
     assert started_by(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.torch
+def test_bench_measures_both_libraries_in_turn(tmp_path):
+    pytest.importorskip("torch")
+    options = ["--quick", "--no", "replay", "without", "reference", "--output", str(tmp_path)]
+    done = run([sys.executable, str(ROOT / "benchmarks" / "bench.py"), *options])
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "cpu.json").read_text())
+    assert found["about"]["commit"] and found["about"]["processor"]
+    row = found["results"]["tiny"]
+    assert [len(row["seconds"][side]["plain"]) for side in ("phalanx", "PyTorch")] == [2, 2]
+    ours, theirs = row["ms"]["phalanx"], row["ms"]["PyTorch"]
+    assert row["ratio"]["phalanx"]["median"] == pytest.approx(theirs / ours)
+    assert row["check"]["phalanx"] == pytest.approx(row["check"]["PyTorch"], rel=1e-3)
+    assert set(row["mib"]) == {"phalanx", "PyTorch"}
+    assert f"({theirs / ours:.2f})" in (tmp_path / "cpu.md").read_text()
+
+
+def test_bench_refuses_to_compare_different_work(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    turns = importlib.import_module("turns")
+    turns.agree("mlp", {"ours": [2.3, 1.0], "theirs": [2.3001, 1.0005]})
+    with pytest.raises(RuntimeError, match=r"mlp: ours computes \[2.3, 1.0\], theirs \[2.4, 1.0\]"):
+        turns.agree("mlp", {"ours": [2.3, 1.0], "theirs": [2.4, 1.0]})
+    with pytest.raises(RuntimeError, match="not the same work"):
+        turns.agree("mlp", {"ours": [2.3], "theirs": [float("nan")]})
+
+
+def test_bench_takes_the_faster_form_of_a_side(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    turns = importlib.import_module("turns")
+    seconds = {
+        "ours": {"plain": [1.0, 2.0, 3.0]},
+        "theirs": {"plain": [5.0, 5.0, 5.0], "channels_last": [4.0, 3.0, 4.0]},
+    }
+    row = turns.summarize(seconds, [("ours", "theirs"), ("ours", "absent")])
+    assert row["form"]["theirs"] == "channels_last"
+    assert row["ms"] == {"ours": 2000.0, "theirs": 4000.0}
+    assert row["ratio"] == {"ours": {"median": 2.0, "lowest": pytest.approx(4 / 3), "highest": 4.0}}
 
 
 @pytest.mark.torch
