@@ -143,12 +143,8 @@ def nadam_update(
         p -= (g * of_gradient + m * of_mean) / w
 
 
-def radam_update(
-    data: Array, gradient: Array, mean: Array, square: Array, *, lr: float, betas: tuple[float, float], eps: float,
-    weight_decay: float, decoupled: bool, step: int,
-) -> None:  # fmt: skip
-    """Adam whose adaptive rate is rectified, and off while its variance is unbounded (the first steps)."""
-    number = data.dtype.type
+def rectified_rate(lr: float, betas: tuple[float, float], step: int) -> tuple[float, bool]:
+    """RAdam's rate at ``step``, and whether it is divided by the root of the second moment."""
     correction = 1.0 - betas[1] ** step
     limit = 2.0 / (1.0 - betas[1]) - 1.0
     length = limit - 2.0 * step * betas[1] ** step / correction
@@ -156,12 +152,22 @@ def radam_update(
     if length > 5.0:
         fraction = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
         rate *= math.sqrt(fraction) * math.sqrt(correction)
+    return rate, length > 5.0
+
+
+def radam_update(
+    data: Array, gradient: Array, mean: Array, square: Array, *, lr: float, betas: tuple[float, float], eps: float,
+    weight_decay: float, decoupled: bool, step: int,
+) -> None:  # fmt: skip
+    """Adam whose adaptive rate is rectified, and off while its variance is unbounded (the first steps)."""
+    number = data.dtype.type
+    rate, adaptive = rectified_rate(lr, betas, step)
     for at in blocks(data.size):
         p, m, v = data[at], mean[at], square[at]
         g = _decayed(p, gradient[at], lr, weight_decay, decoupled)
         _moments(g, m, v, betas)
         w = m * number(rate)
-        if length > 5.0:
+        if adaptive:
             w /= np.sqrt(v) + number(eps)
         p -= w
 

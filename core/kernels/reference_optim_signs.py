@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..flat import chunk_grid, tree_sum
-from .reference_optim import blocks
+from .reference_optim import blocks, sgd_update
+from .reference_optim_norms import two_norm
 
 Array = Any
 
@@ -70,12 +70,6 @@ def asgd_update(
             a += (p - a) * number(mu)
 
 
-def two_norm(flat: Array) -> float:
-    """The Euclidean norm of one parameter, over the chunk grid."""
-    wide = flat.astype(np.float32) if flat.dtype == np.float16 else flat
-    return math.sqrt(tree_sum([float(np.dot(wide[lo:hi], wide[lo:hi])) for lo, hi in chunk_grid(wide.size)]))
-
-
 def lamb_update(
     data: Array, gradient: Array, mean: Array, square: Array, *, lr: float, betas: tuple[float, float], eps: float,
     weight_decay: float, adapt: bool, trust_clip: bool, step: int,
@@ -105,12 +99,26 @@ def lamb_update(
     data -= direction
 
 
-def lars_ratio(data: Array, gradient: Array, *, trust_coefficient: float, weight_decay: float, eps: float) -> float:
-    """``trust_coefficient |p| / (|g| + weight_decay |p| + eps)`` of one whole parameter; 1 where a norm is 0."""
-    of_data, of_gradient = two_norm(data), two_norm(gradient)
+def lars_ratio(of_data: float, of_gradient: float, trust_coefficient: float, weight_decay: float, eps: float) -> float:
+    """``trust_coefficient |p| / (|g| + weight_decay |p| + eps)`` from both norms of one parameter; 1 where a norm is 0."""
     if not (of_data > 0 and of_gradient > 0):
         return 1.0
     return trust_coefficient * of_data / (of_gradient + weight_decay * of_data + eps)
+
+
+def lars_update(
+    data: Array, gradient: Array, buffer: Array | None, *, lr: float, momentum: float, dampening: float, nesterov: bool,
+    weight_decay: float, adapt: bool, trust_coefficient: float, eps: float, first: bool,
+) -> None:  # fmt: skip
+    """SGD of ``lars_ratio (g + weight_decay p)`` where ``adapt``, else of g: one whole parameter."""
+    if adapt:
+        number = data.dtype.type
+        ratio = lars_ratio(two_norm(data), two_norm(gradient), trust_coefficient, weight_decay, eps)
+        gradient = (gradient + data * number(weight_decay)) * number(ratio)
+    sgd_update(
+        data, gradient, buffer, lr=lr, momentum=momentum, dampening=dampening, weight_decay=0.0, nesterov=nesterov,
+        first=first,
+    )  # fmt: skip
 
 
 def orthogonalize(matrix: Array, coefficients: Sequence[float], steps: int, eps: float) -> Array:
@@ -148,6 +156,6 @@ KERNELS = {
     "rprop_update": rprop_update,
     "asgd_update": asgd_update,
     "lamb_update": lamb_update,
-    "lars_ratio": lars_ratio,
+    "lars_update": lars_update,
     "muon_update": muon_update,
 }

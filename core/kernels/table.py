@@ -27,6 +27,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
         ".reference_resample",
         ".reference_optim",
         ".reference_optim_adaptive",
+        ".reference_optim_norms",
         ".reference_optim_signs",
         ".reference_special",
     ),

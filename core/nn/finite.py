@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..backend import array_module
+from ..backend import device_kind
 from ..graph import no_grad
+from ..kernels.table import kernel
 from ..tensor import Tensor
 from . import statistics
 from .hooks import RemovableHandle
@@ -27,7 +28,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def is_finite(value: Any) -> bool:
     """Whether all floating numbers in a tensor, or in nested containers of tensors, are finite."""
     arrays = [tensor.array for tensor in _tensors(value)]
-    return all(bool(array_module(array).isfinite(array).all()) for array in arrays if array.dtype.kind == "f")
+    return all(kernel("all_finite", device_kind(array))(array) for array in arrays if array.dtype.kind == "f")
 
 
 class _Found(Exception):

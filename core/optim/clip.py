@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import device_kind
 from ..errors import NonFiniteError, RangeError
-from ..flat import chunk_grid, tree_sum
+from ..flat import CHUNK, tree_sum
+from ..kernels.table import kernel
 from ..nn.parameter import Parameter
 from ..owned import Keeper
 from ..tensor import Tensor
@@ -80,7 +82,7 @@ def get_total_norm(
     """
     arrays = [tensor.array.reshape(-1) for tensor in _listed(tensors)]
     exponent = _exponent(norm_type)
-    values = np.array([_chunk(a[lo:hi], exponent) for a in arrays for lo, hi in chunk_grid(a.size)])
+    values = np.concatenate([np.empty(0), *(kernel("chunk_norms", device_kind(a))(a, exponent) for a in arrays)])
     return _as_tensor(_checked(_joined(values, exponent), error_if_nonfinite), arrays)
 
 
@@ -138,20 +140,21 @@ def _scale(present: Sequence[Parameter], max_norm: float, norm: float) -> None:
 
 def _norm(parameters: Sequence[Parameter], norm_type: float) -> float:
     """The joint norm, from one number for each chunk of the grid, in the order of parameters and chunks."""
-    grids = [list(chunk_grid(int(np.prod(p._grad.array.shape)))) for p in parameters]
-    ends = list(itertools.accumulate(map(len, grids)))
+    ends = list(itertools.accumulate(-(-p.array.size // CHUNK) for p in parameters))
     values = np.zeros(ends[-1] if ends else 0)
     own = np.ones(values.size, bool)
     keepers: dict[int, tuple[Keeper, list[int]]] = {}
-    for parameter, grid, end in zip(parameters, grids, ends, strict=True):
-        flat, lo = own_gradient(parameter).reshape(-1), 0
-        if (store := parameter._store) is not None and store.gradient_owned and store.holds(parameter):
+    for parameter, begin, end in zip(parameters, [0, *ends], ends, strict=False):
+        flat, first, store = own_gradient(parameter).reshape(-1), begin, parameter._store
+        if store is not None and store.gradient_owned and store.holds(parameter):
             lo = store.clip(*store.extent(parameter._index))[0] - store.offsets[parameter._index]
-            keepers.setdefault(id(store.keeper), (store.keeper, []))[1].extend(range(end - len(grid), end))
-        for number, (start, stop) in enumerate(grid, end - len(grid)):
-            own[number] = lo <= start and stop <= lo + flat.size
-            if own[number]:
-                values[number] = _chunk(flat[start - lo : stop - lo], norm_type)
+            assert flat.size == 0 or lo % CHUNK == 0  # ranks own whole chunks
+            first += lo // CHUNK
+            own[begin:end] = False
+            keepers.setdefault(id(store.keeper), (store.keeper, []))[1].extend(range(begin, end))
+        found = kernel("chunk_norms", device_kind(flat))(flat, norm_type)
+        values[first : first + found.size] = found
+        own[first : first + found.size] = True
     for keeper, numbers in keepers.values():
         part = values[numbers]
         keeper.gather_values(part, own[numbers])
@@ -164,11 +167,3 @@ def _joined(values: np.ndarray, norm_type: float) -> float:
     if norm_type == float("inf"):
         return float(values.max()) if values.size else 0.0
     return tree_sum(values.tolist()) ** (1.0 / norm_type)
-
-
-def _chunk(chunk: Any, norm_type: float) -> float:
-    if norm_type == float("inf"):
-        return float(np.abs(chunk).max())
-    if chunk.dtype == np.float16:
-        chunk = chunk.astype(np.float32)
-    return float(np.dot(chunk, chunk)) if norm_type == 2.0 else float((np.abs(chunk) ** norm_type).sum())

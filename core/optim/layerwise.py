@@ -105,12 +105,12 @@ class LARS(Optimizer):
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def update(self, data: Any, gradient: Any, state: dict[str, Any], group: Options, step: int) -> None:
-        number, device = data.dtype.type, device_kind(data)
-        if group["weight_decay"] or group["always_adapt"]:
-            keys = ("trust_coefficient", "weight_decay", "eps")
-            ratio = kernel("lars_ratio", device)(data, gradient, **{key: group[key] for key in keys})
-            gradient = (gradient + data * number(group["weight_decay"])) * number(ratio)
-        options = {key: group[key] for key in ("lr", "momentum", "dampening", "nesterov")}
-        kernel("sgd_update", device)(
-            data, gradient, state.get("momentum_buffer"), first=step == 1, weight_decay=0.0, **options
+        keys = ("lr", "momentum", "dampening", "nesterov", "weight_decay", "trust_coefficient", "eps")
+        kernel("lars_update", device_kind(data))(
+            data,
+            gradient,
+            state.get("momentum_buffer"),
+            adapt=bool(group["weight_decay"] or group["always_adapt"]),
+            first=step == 1,
+            **{key: group[key] for key in keys},
         )

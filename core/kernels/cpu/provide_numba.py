@@ -6,7 +6,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = (
+    ".loops_optim",
+    ".loops_optim_adaptive",
+    ".loops_optim_signs",
+)
 """Modules of this package with compiled loops; each lists its kernels in ``KERNELS``."""
 
 
