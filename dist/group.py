@@ -215,6 +215,36 @@ def init(
     return group
 
 
+def set_num_threads(count: int) -> None:
+    """Let matrix products and kernels of this rank use ``count`` threads from now on.
+
+    Without it: what ``OMP_NUM_THREADS`` says, or all cores, shared out among the ranks of a host. With ``shards`` it is one, because
+    sums change with the number of threads. Raises RangeError for another number then, and for one below 1.
+
+    >>> phalanx.set_num_threads(1)
+    >>> phalanx.get_num_threads()
+    1
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise RangeError(f"set_num_threads expects an integer of at least 1, got {count!r}")
+    group = _local.group
+    if group is not None and group.shards is not None and count != 1:
+        raise RangeError(
+            f"set_num_threads: with shards={group.shards} it is one thread, which equal bits need; got {count}"
+        )
+    processor.fix_threads(count)
+
+
+def get_num_threads() -> int:
+    """How many threads matrix products and kernels of this rank use.
+
+    >>> phalanx.set_num_threads(1)
+    >>> phalanx.get_num_threads()
+    1
+    """
+    return processor.count_threads()
+
+
 def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) -> Group:
     threads = current_communicator()
     if threads is not None:

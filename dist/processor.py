@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from ..core.kernels.cpu import threads
 from ..core.kernels.table import chosen, describe
 from .errors import LaunchError
 
@@ -23,6 +24,7 @@ def fix_threads(count: int) -> None:
     """
     with _holders.lock:  # another rank of this process may be giving back what it held
         threadpool_limits(limits=count)
+        threads.set_threads(count)
         pools = threadpool_info()
     for pool in pools:
         if pool["num_threads"] != count:
@@ -32,6 +34,12 @@ def fix_threads(count: int) -> None:
             )
 
 
+def count_threads() -> int:
+    """The most threads that a numeric library of this process uses."""
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return max([threads.threads() if chosen() == "fast" else 1, *pools])
+
+
 class _Holders:
     """Who holds the libraries of this process to how many threads: ranks may be threads of it."""
 
@@ -39,6 +47,7 @@ class _Holders:
         self.lock = threading.Lock()
         self.inside = 0
         self.limits: Any = None
+        self.kernels = 1
 
 
 _holders = _Holders()
@@ -49,7 +58,8 @@ def held_threads(count: int) -> Iterator[None]:
     """Within, every numeric library of this process is held to ``count`` threads; afterwards as before the first who entered."""
     with _holders.lock:
         if not _holders.inside:
-            _holders.limits = threadpool_limits(limits=count)
+            _holders.limits, _holders.kernels = threadpool_limits(limits=count), threads.threads()
+            threads.set_threads(count)
         _holders.inside += 1
     try:
         yield
@@ -58,6 +68,7 @@ def held_threads(count: int) -> Iterator[None]:
             _holders.inside -= 1
             if not _holders.inside:
                 _holders.limits.restore_original_limits()
+                threads.set_threads(_holders.kernels)
 
 
 def fingerprint() -> dict[str, Any]:

@@ -73,7 +73,7 @@ _NAMES_OF: dict[str, str] = {
     "core.errors": "PhalanxError",
     "core.nn.functional_shards": "gather_over_shards",
     "dist.evaluation": "evaluate predict",
-    "dist.group": "init rank shutdown size",
+    "dist.group": "get_num_threads init rank set_num_threads shutdown size",
     "dist.data_parallel": "DataParallel",
     "dist.checkpoint": "Checkpointer",
     "dist.diagnosis.written": "write_flight",

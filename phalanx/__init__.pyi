@@ -382,8 +382,10 @@ from .dist.data_parallel import DataParallel as DataParallel
 from .dist.diagnosis.written import write_flight as write_flight
 from .dist.evaluation import evaluate as evaluate
 from .dist.evaluation import predict as predict
+from .dist.group import get_num_threads as get_num_threads
 from .dist.group import init as init
 from .dist.group import rank as rank
+from .dist.group import set_num_threads as set_num_threads
 from .dist.group import shutdown as shutdown
 from .dist.group import size as size
 from .dist.numbers import sum_over_ranks as sum_over_ranks

@@ -9,12 +9,15 @@ give the same things, so that what one has saved for backward another can use.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import platform
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import RangeError
+from .cpu import memory, threads
 
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": (
@@ -71,15 +74,24 @@ def _known(kernels: str, name: str) -> str:
 
 
 def chosen() -> str:
-    """Which kernels are used: "reference" or "fast". Without :func:`choose` the variable ``PHALANX_KERNELS`` says it.
+    """Which kernels are used: "reference" or "fast".
+
+    Without :func:`choose` the variable ``PHALANX_KERNELS`` says it; without that it is "fast" where the libraries of the extra
+    ``cpu`` are installed.
 
     >>> phalanx.kernels.chosen() in ("reference", "fast")
     True
     """
     global _chosen
     if _chosen is None:
-        _chosen = _known(os.environ.get(VARIABLE) or "reference", VARIABLE)
+        _chosen = _known(os.environ.get(VARIABLE) or ("fast" if _installed() else "reference"), VARIABLE)
     return _chosen
+
+
+def _installed() -> bool:
+    return all(importlib.util.find_spec(library) is not None for library in ("cffi", "numba")) and (
+        platform.machine() == "x86_64"
+    )
 
 
 def describe(device: str = "cpu") -> str:
@@ -105,6 +117,9 @@ def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
         found = {}
         for module in PROVIDERS[device]:
             found.update(importlib.import_module(module, __package__).KERNELS)
+        if chosen() == "fast" and device == "cpu":
+            memory.keep_freed()
+            threads.settle()
         for module in FAST.get(device, ()) if chosen() == "fast" else ():
             try:
                 found.update(importlib.import_module(module, __package__).load())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,5 +17,7 @@ def load() -> dict[str, Callable[..., Any]]:
     try:
         onednn.load()
     except onednn.Unavailable as error:
+        # products of several threads are NumPy's then: compiled loops must not keep its cores busy between two loops
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         raise onednn.Unavailable(f"{error}; {onednn.MISSING}") from None
     return onednn_matmul.KERNELS | onednn_conv.KERNELS | onednn_norm.KERNELS | onednn_pool.KERNELS
