@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..core import spans
 from ..core.backend import array_module
 from ..core.checkpoint import parts as disk
 from ..core.checkpoint.format import BLOCK_NBYTES, Layout, plain, plan
@@ -170,10 +171,11 @@ class Checkpointer:
     def _save_now(self, store: Store, score: float | None) -> tuple[Path | None, str]:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
         self._go_on(wait=True)
-        save, problem = self._begin(store, score, background=False)
-        if save is None:
-            return None, problem
-        save.advance(wait=True)
+        with spans.span("checkpoint", "save", {"step": self.step}):
+            save, problem = self._begin(store, score, background=False)
+            if save is None:
+                return None, problem
+            save.advance(wait=True)
         if save.path is not None:
             self._saved = self.step, save.path
         return save.path, save.problem
@@ -183,7 +185,8 @@ class Checkpointer:
         if self._save is not None:
             self._not_saved(self.step, f"that of step {self._save.step} is still being written")
             return
-        self._save, problem = self._begin(store, score, background=True)
+        with spans.span("checkpoint", "begin to save", {"step": self.step}):
+            self._save, problem = self._begin(store, score, background=True)
         if self._save is None:
             self._not_saved(self.step, problem)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import spans
 from ..core.checkpoint.format import Layout, Range, share
 from ..core.checkpoint.parts import Part, Portion, portion
 from ..core.checkpoint.store import Store
@@ -28,7 +29,7 @@ class Task:
     """An action that is done by a thread; ``result()`` waits for it and gives what it gave, or raises what it raised."""
 
     def __init__(self, action: Callable[[], Any], name: str) -> None:
-        self._action, self._state = action, carried()
+        self._action, self._name, self._state = action, name, carried()
         self._value: Any = None
         self._error: BaseException | None = None
         # a daemon: a disk that answers no more must not keep the process from ending
@@ -38,7 +39,8 @@ class Task:
     def _run(self) -> None:
         take_over(self._state)
         try:
-            self._value = self._action()
+            with spans.span("checkpoint", self._name):
+                self._value = self._action()
         except BaseException as error:  # raised where the result is asked for
             self._error = error
 

@@ -28,6 +28,8 @@ STARTED = "PHALANX_STARTED_S"
 """After a restart: when the launcher began, in seconds since 1970. Older checkpoints are another run's."""
 STOP_CODE = "PHALANX_STOP_CODE"
 """Exit code of a job that was asked to stop and has saved (default 0): schedulers start a job anew by such a code."""
+PROFILE = "PHALANX_PROFILE"
+"""The file that gets a trace of what every rank did."""
 PROGRESS = "PHALANX_PROGRESS"
 """``1`` on rank 0 when its output ends on a terminal although its own stdout is a pipe: a progress bar is welcome."""
 
@@ -207,9 +209,14 @@ def check_replicas_every(environ: Mapping[str, str]) -> int | None:
     return every
 
 
-def write_diagnosis(flight: str | None, check_replicas: int | None) -> dict[str, str]:
-    """The variables of :func:`flight_folder` and :func:`check_replicas_every`."""
-    values = {FLIGHT: flight, CHECK_REPLICAS: check_replicas}
+def profile_file(environ: Mapping[str, str]) -> str | None:
+    """Where the trace of a whole run belongs; None: nothing is recorded."""
+    return environ.get(PROFILE) or None
+
+
+def write_diagnosis(flight: str | None, check_replicas: int | None, profile: str | None = None) -> dict[str, str]:
+    """The variables of :func:`flight_folder`, :func:`check_replicas_every` and :func:`profile_file`."""
+    values = {FLIGHT: flight, CHECK_REPLICAS: check_replicas, PROFILE: profile}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 

@@ -46,6 +46,8 @@ class RunArguments:
     """Folder for the flight records of a job that fails (default: one in the folder for temporary files)."""
     check_replicas: int | None = None
     """After so many steps, again and again, replicas are compared."""
+    profile: str | None = None
+    """File for a trace of what every rank did."""
 
     hosts: tuple[Host, ...] = ()
     """Empty: this machine."""
@@ -180,7 +182,8 @@ def make_plan(
     """
     base = env.without_ranks(machine.environ)
     common = _common(arguments, machine, restart)
-    common |= env.write_diagnosis(flight_folder(arguments, machine, job, restart), arguments.check_replicas)
+    profile = arguments.profile and os.path.abspath(arguments.profile)
+    common |= env.write_diagnosis(flight_folder(arguments, machine, job, restart), arguments.check_replicas, profile)
     if arguments.nodes > 1:
         common[env.AGENT] = f"{mark_of(job)}.{arguments.node_rank}"
     if arguments.hosts:

@@ -8,13 +8,14 @@ ranks: ``init``, ``rank``, ``DataParallel``, ``Checkpointer``, ...
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
 
 _PARTS = (
     "autograd", "callbacks", "compression", "cuda", "data", "keras", "kernels", "linalg", "metrics", "nn", "onnx",
-    "optim", "special", "utils",
+    "optim", "profiler", "special", "utils",
 )  # fmt: skip
 _NAMES_OF: dict[str, str] = {
     "core.dtypes": """
@@ -36,6 +37,7 @@ _NAMES_OF: dict[str, str] = {
         true_divide trunc unbind unflatten unsqueeze var vstack where zeros zeros_like
     """,
     "core.autograd": "grad",
+    "core.capture": "capture",
     "core.functions_elementary": """
         acos acosh arccos arccosh arcsin arcsinh arctanh asin asinh atanh cosh deg2rad digamma erfc erfinv exp2 frac
         isneginf isposinf lgamma logit nan_to_num positive rad2deg round signbit sinc sinh
@@ -84,6 +86,7 @@ _NAMES_OF: dict[str, str] = {
     "model_io.folder": "load_extra load_model save_model",
     "model_io.state": "load load_into read_metadata save",
     "model_summary": "summary",
+    "profiler": "profile",
     "progress_bar": "progress",
     "trainer.trainer": "Trainer",
     "core.dtype_limits": "finfo iinfo promote_types result_type",
@@ -112,3 +115,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if os.environ.get("PHALANX_PROFILE"):
+    importlib.import_module(".profiler", __name__).begin_from_environment()

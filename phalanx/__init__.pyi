@@ -12,9 +12,11 @@ from . import metrics as metrics
 from . import nn as nn
 from . import onnx as onnx
 from . import optim as optim
+from . import profiler as profiler
 from . import special as special
 from . import utils as utils
 from .core.autograd import grad as grad
+from .core.capture import capture as capture
 from .core.compat import BoolTensor as BoolTensor
 from .core.compat import ByteTensor as ByteTensor
 from .core.compat import DoubleTensor as DoubleTensor
@@ -403,6 +405,7 @@ from .model_io.state import load_into as load_into
 from .model_io.state import read_metadata as read_metadata
 from .model_io.state import save as save
 from .model_summary import summary as summary
+from .profiler import profile as profile
 from .progress_bar import progress as progress
 from .trainer.trainer import Trainer as Trainer
 

@@ -108,6 +108,7 @@ def _add_run(commands: Any) -> None:
     add("--grace", type=float, default=30.0, metavar="S", help="seconds to save and leave after SIGTERM (default 30)")
     add("--flight", metavar="DIR", help="folder for each rank's last operations if the job fails (default: a new one)")
     add("--check-replicas", type=int, metavar="N", help="compare all ranks' parameters and state every N steps")
+    add("--profile", metavar="FILE", help="write a trace of ops, messages and waiting, and print what takes longest")
     add("--dry-run", action="store_true", help="print rank, host, environment and command, and start nothing")
     add("--no-prefix", action="store_true", help="print the ranks' lines as they are")
     add("--logs", metavar="DIR", help="write each rank's whole output to DIR/rank-K.log")
@@ -259,6 +260,7 @@ def _run(options: argparse.Namespace) -> int:
         prefix=not options.no_prefix,
         flight=options.flight,
         check_replicas=options.check_replicas,
+        profile=options.profile,
         hosts=hosts,
         ssh=tuple(shlex.split(options.ssh)) if options.ssh else SSH,
         python=options.python,

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
+from . import profiler
 from .dist import env
 from .dist.communicators.base import DEFAULT_TIMEOUT_S
 from .dist.communicators.threads import current_communicator, run_threads
@@ -49,7 +50,8 @@ def run_in_threads(arguments: RunArguments) -> int:
         communicator = current_communicator()
         assert communicator is not None
         try:
-            exec(code, modules[communicator.rank].__dict__)
+            with profiler.from_environment():
+                exec(code, modules[communicator.rank].__dict__)
         except SystemExit as leaving:
             if leaving.code not in (None, 0):
                 raise
@@ -79,7 +81,7 @@ def _prepare(arguments: RunArguments) -> FlightRecords:
     records = FlightRecords(keep=names_flight_folder(arguments, machine))
     folder = flight_folder(arguments, machine, new_job_name())
     records.begin(folder)
-    os.environ.update(env.write_diagnosis(folder, arguments.check_replicas))
+    os.environ.update(env.write_diagnosis(folder, arguments.check_replicas, arguments.profile))
     return records
 
 

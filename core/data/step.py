@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import spans
 from ..errors import DataError
 from .placement import Placement
 from .scope import close_shard, close_step, open_shard, open_step
@@ -94,9 +95,12 @@ class Step:
         if not fresh:
             return self._make(lo, hi)
         self._pending -= 1
-        began = time.perf_counter()
+        began = time.monotonic()
         batch = self._take()
-        self.data_s += time.perf_counter() - began
+        ended = time.monotonic()
+        self.data_s += ended - began
+        if spans.on:
+            spans.tell("data", "wait for data", began, ended)
         return batch
 
     def _hand_out(self, shard: int, batch: Any, samples: int) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core import spans
 from ...core.errors import PhalanxError, RangeError
 from ..diagnosis import flight_file, watch, whereabouts
 from ..diagnosis.flight import FlightRecorder
@@ -259,7 +260,8 @@ class Communicator(Verbs, ABC):
         if self._broken is not None:
             entry.work._finish(error=self._broken)
             return
-        self.current = (entry.work.name, time.monotonic())
+        began = time.monotonic()
+        self.current = (entry.work.name, began)
         sent, slot = self.sent_bytes, self.flight.begin(entry.sequence, entry.work.name, submitted=entry.submitted)
         messages = Messages(self, entry.sequence, entry.work.name, entry.timeout_s)
         try:
@@ -272,6 +274,9 @@ class Communicator(Verbs, ABC):
         else:
             self.current = None
             self.flight.end(slot, None, self.sent_bytes - sent)
+            if spans.on:
+                about = {"bytes": self.sent_bytes - sent, "group": self.flight.group}
+                spans.tell("communication", entry.work.name, began, time.monotonic(), about, self.owner)
             entry.work._finish(result)
 
     def _fail(self, error: BaseException) -> BaseException:

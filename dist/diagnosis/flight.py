@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ...core import spans
+
 CAPACITY = 2000
 
 
@@ -86,6 +88,8 @@ class FlightRecorder:
         self.waited_s += now - began
         self._waits[self.waits % self.capacity][:] = (operation, began, now)
         self.waits += 1
+        if spans.on:
+            spans.tell("wait", f"wait for {operation}", began, now)
 
     def operations(self) -> list[Operation]:
         """The last operations, oldest first."""
