@@ -22,6 +22,8 @@ class Checkpoint(Callback):
         every: ``"epoch"``, or a number of steps (not with ``"best"``; the end of the fit is saved too).
         monitor, mode: with ``"best"``: a name in the epoch's logs; ``"min"``, ``"max"``, or ``"auto"``: by the name.
         keep: so many of the newest remain; by default 3 of the last, 1 best, all of all.
+        keep_every: those of steps that are multiples of it remain, too.
+        background: write while training goes on, as :class:`phalanx.Checkpointer` does (``every`` must be a number of steps).
 
     ``fit()`` resumes from the newest checkpoint of the first Checkpoint that saves "last" or "all", at any number of ranks, also
     in the middle of an epoch. With such a one SIGTERM and SIGUSR1 save and end the job. A save that fails is told and
@@ -43,6 +45,8 @@ class Checkpoint(Callback):
         monitor: str = "val_loss",
         mode: str = "auto",
         keep: int | None = None,
+        keep_every: int | None = None,
+        background: bool = False,
     ) -> None:
         if save not in _KEEP:
             raise RangeError(f'Checkpoint expects save "last", "best" or "all", got {save!r}')
@@ -52,7 +56,11 @@ class Checkpoint(Callback):
             )
         if save == "best" and every != "epoch":
             raise RangeError(f'Checkpoint: save="best" looks at whole epochs, every={every!r} does not go with it')
-        self.directory, self.every = directory, every
+        if background and every == "epoch":
+            raise RangeError(
+                "Checkpoint: background=True belongs to every=<number of steps>; the end of an epoch is waited for"
+            )
+        self.directory, self.every, self.keep_every, self.background = directory, every, keep_every, background
         self.keep = _KEEP[save] if keep is None else keep
         self.resumable = save != "best"
         """Whether a fit goes on from it."""
@@ -71,7 +79,9 @@ class Checkpoint(Callback):
         """Make the :class:`phalanx.Checkpointer` of this fit; ``main``: it is asked after each step."""
         steps = self.every if isinstance(self.every, int) else None
         self._main = main
-        self._checkpointer = self.trainer.checkpointer(self.directory, every=steps, keep=self.keep)
+        self._checkpointer = self.trainer.checkpointer(
+            self.directory, every=steps, keep=self.keep, keep_every=self.keep_every, background=self.background
+        )
         return self._checkpointer
 
     def on_step_end(self, step: int, logs: Logs) -> None:
@@ -89,6 +99,10 @@ class Checkpoint(Callback):
         elif self.every != "epoch" and not self.trainer.ends:
             return
         self._save()
+
+    def on_fit_end(self, logs: Logs) -> None:
+        if self.background:
+            self._checkpointer.wait()
 
     def _save(self) -> None:
         try:

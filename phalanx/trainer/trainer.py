@@ -248,15 +248,22 @@ class Trainer:
             main.resume("none" if which is None else which, allow=allow)
 
     def checkpointer(
-        self, directory: str | os.PathLike[str] | None, *, every: int | None = None, keep: int | None = 3
+        self,
+        directory: str | os.PathLike[str] | None,
+        *,
+        every: int | None = None,
+        keep: int | None = 3,
+        keep_every: int | None = None,
+        background: bool = False,
     ) -> Checkpointer:
         """A :class:`phalanx.Checkpointer` of everything that the current fit needs to go on."""
         if self._loop is None:
             raise StateError("checkpointer() belongs to a fit: call it from a callback")
         state, loader = {"trainer": self._loop}, self._loop.loader
         return Checkpointer(
-            directory, model=self.model, optimizer=self.optimizer, loader=loader, every=every, keep=keep, state=state
-        )
+            directory, model=self.model, optimizer=self.optimizer, loader=loader, every=every, keep=keep,
+            keep_every=keep_every, background=background, state=state,
+        )  # fmt: skip
 
     def load_weights(self, path: str | os.PathLike[str]) -> int | None:
         """Take the weights of a checkpoint, or of the newest one in the folder of a run; returns its step. All ranks call."""

@@ -213,3 +213,24 @@ def test_two_fits_need_two_folders(tmp_path: Path) -> None:
     of.fit(data()[0], batch_size=20, checkpoint_dir=tmp_path, verbose=0)
     with pytest.raises(StateError, match=r"made by call 1 of fit\(\), this is call 2"):
         of.fit(data()[0], batch_size=20, checkpoint_dir=tmp_path, verbose=0)
+
+
+def test_written_while_training_goes_on(tmp_path: Path) -> None:
+    """In the background, those of every sixth step kept; a fit at another number of ranks goes on from there."""
+
+    def main(epochs: int, folder: Path | None) -> dict[str, Any]:
+        of = trainer()
+        save = [] if folder is None else [callbacks.Checkpoint(folder, every=2, keep=1, keep_every=6, background=True)]
+        of.fit(data()[0], epochs=epochs, batch_size=20, callbacks=save, verbose=0)
+        return result(of)
+
+    expected = same(on_ranks(1, lambda: main(3, None)))
+    on_ranks(2, lambda: main(2, tmp_path))
+    names = {p.name for p in tmp_path.iterdir() if p.name.startswith("step-")}
+    assert names == {"step-00000006", "step-00000012"}
+    assert same(on_ranks(3, lambda: main(3, tmp_path))) == expected
+
+
+def test_the_end_of_an_epoch_is_not_for_the_background() -> None:
+    with pytest.raises(RangeError, match="every=<number of steps>"):
+        callbacks.Checkpoint("run", background=True)
