@@ -312,7 +312,9 @@ def _common(arguments: RunArguments, machine: Machine, restart: int) -> dict[str
         if machine.package_root not in paths:
             values["PYTHONPATH"] = os.pathsep.join([*paths, machine.package_root])
     if restart:
-        values |= {env.RESUME: "auto", env.STARTED: f"{machine.began_s:.3f}"}
+        # a scheduler that requeued the job has said since when its checkpoints count: before this launch began
+        began = machine.environ.get(env.STARTED) if machine.environ.get(env.RESUME) == "auto" else None
+        values |= {env.RESUME: "auto", env.STARTED: began or f"{machine.began_s:.3f}"}
     if machine.terminal and not machine.environ.get("COLUMNS"):
         values["COLUMNS"] = str(machine.columns)
     return values

@@ -34,6 +34,16 @@ def test_each_rank_reads_back_the_place_that_the_plan_gave_it():
         assert rank.environment[env.RESUME] == "auto"
 
 
+def test_a_restart_goes_on_from_what_a_requeued_job_saved_before():
+    """Within a job that a scheduler requeued, its word on which checkpoints count stands; else the launch's beginning."""
+    requeued = dataclasses.replace(
+        MACHINE, began_s=50.0, environ=MACHINE.environ | {env.RESUME: "auto", env.STARTED: "20"}
+    )
+    for machine, began in ((requeued, 20.0), (dataclasses.replace(MACHINE, began_s=50.0), 50.0)):
+        plan = plan_of(machine=machine, restart=1)
+        assert env.restarted_since({**plan.environ, **plan.ranks[0].environment}) == began
+
+
 def test_equal_arguments_give_equal_plans_and_nothing_is_changed():
     environ = dict(MACHINE.environ)
     assert plan_of() == plan_of()
