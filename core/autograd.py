@@ -11,6 +11,7 @@ from .anomaly import watched
 from .backend import Array, as_array
 from .errors import GraphError, ShapeError
 from .graph import FREED, free, run_hooks, unbroadcast, where
+from .live import refuse
 from .mode import mode
 from .node import Node, Variable, wrap
 
@@ -26,6 +27,7 @@ class Walk:
     """
 
     def __init__(self, roots: Sequence[Any], targets: Sequence[Any], floor: int = -1) -> None:
+        refuse("phalanx.grad() or backward(inputs=...)")
         self.roots = roots
         self.targets = [target._node if isinstance(target, Variable) and target._node else target for target in targets]
         self._wanted = set(self.targets)

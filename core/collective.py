@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from .live import refuse
 from .rank_local import of_rank
 
 Leaf = tuple[Any, ...]
@@ -64,6 +65,7 @@ def meeting(place: str, *, silenced: bool = False) -> Meeting | None:
 
 def merged(where: Meeting, place: str, leaf: Leaf | None, merge: Merge) -> Leaf | None:
     """What the leaves of all shards merge to; a forward that is computed again gets what it got the first time."""
+    refuse("a layer in which shards meet")
     result = where.meet(place, leaf, merge) if _local.told is None else next(_local.told)
     if _local.heard is not None:
         _local.heard.append(result)

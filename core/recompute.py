@@ -19,6 +19,7 @@ from . import collective, rng
 from .autograd import Walk
 from .errors import GraphError
 from .graph import apply, next_sequence
+from .live import refuse
 from .mode import enable_grad, mode
 from .nn import statistics
 from .node import Node, Variable, wrap
@@ -49,6 +50,7 @@ def checkpoint(
     """
     if not mode.enabled:
         return function(*args, **kwargs)
+    refuse("activation checkpointing")
     moment = rng.moment()
     floor = next_sequence()
     inputs, call = _isolated(function, args, kwargs)

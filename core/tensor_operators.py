@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RangeError
 from .graph import Variable, apply
+from .live import live
 from .mode import mode
 from .ops import arithmetic as elementary
 from .ops.matmul import MATMUL
@@ -28,9 +29,12 @@ def _weight_of_sum(weight: float, other: Any) -> float | None:
     if other.__class__ in _NUMBERS:
         return weight
     theirs = other._weight if isinstance(other, Variable) else None
-    if theirs is None or (weight and theirs and weight != theirs):
-        return None
-    return weight or theirs
+    return None if theirs is None else _joint(weight, theirs)
+
+
+@live
+def _joint(weight: float, theirs: float) -> float | None:
+    return None if weight and theirs and weight != theirs else weight or theirs
 
 
 def _quotient(a: Any, b: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .errors import GraphError, ShapeError
 from .graph import apply
+from .live import refuse
 from .mode import mode
 from .node import Variable, wrap
 from .op import Op
@@ -102,6 +103,7 @@ class Function:
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Run forward and record it if a gradient is wanted."""
+        refuse(f"{cls.__name__}, a Function of the user's")
         ctx = Context(tuple(isinstance(x, Variable) and x.requires_grad for x in args))
         enabled, mode.enabled = mode.enabled, False
         try:

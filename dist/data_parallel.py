@@ -7,13 +7,14 @@ import sys
 import weakref
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.data.scope import Observer, observers
 from ..core.errors import GraphError, NonFiniteError, RangeError
+from ..core.live import live
 from ..core.nn.finite import first_non_finite
 from ..core.nn.module import Module
 from ..core.nn.statistics import collect, discard
@@ -89,7 +90,7 @@ class DataParallel(Module):
             raise GraphError("DataParallel got a module that is a DataParallel already")
         self.module = module
         self.group = group or current()
-        self._inputs: tuple[Any, ...] = ()
+        self._inputs: list[Any] = []
         self._options: dict[str, Any] = {
             "bucket_bytes": bucket_bytes, "overlap": overlap, "compression": chosen, "shard": shard,
         }  # fmt: skip
@@ -104,20 +105,22 @@ class DataParallel(Module):
         _observe(self.reducer)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        self._inputs = inputs
+        with self.forward_scope(*inputs):
+            return self.module(*inputs, **options)
+
+    def forward_scope(self, *inputs: Any) -> AbstractContextManager[Any]:
+        """Where the statistics of a forward on ``inputs`` go; a captured step enters it at each replay."""
         reducer = self.reducer
+        self._inputs[:] = inputs
         if reducer.trivial:
-            return self.module(*inputs, **options)
-        if reducer.with_shards and not reducer.in_shard:
-            with discard():
-                return self.module(*inputs, **options)
-        with collect(reducer.now.records):
-            return self.module(*inputs, **options)
+            return nullcontext()
+        return discard() if reducer.with_shards and not reducer.in_shard else collect(reducer.now.records)
 
     def memory_report(self) -> str:
         """What this rank holds of parameters, gradients, partial sums and optimizer state: bytes on paper and as measured."""
         return memory_report(self.reducer)
 
+    @live
     def synchronize(self) -> None:
         """Complete the sum of the gradients now, for a loop that reads them itself; all ranks must call."""
         self.reducer.synchronize()

@@ -9,6 +9,7 @@ import numpy as np
 from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
+from ..live import live
 from ..op import Array
 from ..ops.arithmetic import WHERE
 from ..ops.dropout import DROPOUT
@@ -22,6 +23,7 @@ def _probability(op: str, p: float) -> None:
         raise RangeError(f"{op}: p must be a probability in [0, 1], got {p}")
 
 
+@live
 def _mask(array: Array, shape: tuple[int, ...], p: float) -> Array:
     """True for what is kept; drawn only where the outcome is open."""
     keep = np.zeros(shape, bool) if p == 1.0 else keep_mask(shape, p, next_key("dropout"))

@@ -15,6 +15,7 @@ from typing import Any
 from ..backend import array_module
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
+from ..live import live
 from ..op import Op
 from ..ops.loss import BCE_WITH_LOGITS, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, NLL_LOSS
 from ..tensor import Tensor
@@ -78,7 +79,7 @@ def _of_classes(
     if sample_weight is None:
         loss, total = apply(op, input, target, weight, reduction=reduction, **options)
         if reduction == "mean":
-            loss._weight = float(total.array)
+            loss._weight = _counted(total)
     else:
         losses, _ = apply(op, input, target, weight, reduction="none", **options)
         items = item_weights(op.name, sample_weight, target.shape, losses.array)
@@ -88,6 +89,12 @@ def _of_classes(
         counted = kept if weight is None else xp.where(kept, weight.array[xp.where(kept, labels, 0)], 0)
         loss = weighted_mean(weighted, float((items * counted).sum()), reduction)
     return loss.reshape(()) if lone and reduction == "none" else loss
+
+
+@live
+def _counted(total: Tensor) -> float:
+    """What a mean divided by, as a number."""
+    return float(total.array)
 
 
 def _cross_entropy_probabilities(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ..errors import DTypeError, RangeError, ShapeError
+from ..live import live
 from ..tensor import Tensor
 from ..tree import join, walk
 from .convert import Convertible
@@ -328,6 +329,7 @@ class Module(Hooked, Recorded, Convertible):
             parameter.requires_grad = requires_grad
         return self
 
+    @live
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or with ``set_to_none=False`` fill them with zeros."""
         for parameter in self.parameters():

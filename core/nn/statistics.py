@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+from ..live import live
 from ..op import Array
 from ..rank_local import of_rank
 
@@ -40,6 +41,7 @@ class _Sink(threading.local):
 _sink = of_rank(_Sink())
 
 
+@live
 def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
     """Hand over the statistics of one forward: to the sink where there is one, else to the layer at once."""
     if n == 0 or _sink.silent:

@@ -13,6 +13,7 @@ from ..backend import device_kind
 from ..errors import RangeError, ShapeError, StateError
 from ..flat import FlatStore, is_packed, pack
 from ..kernels.table import kernel
+from ..live import live
 from ..nn.module import Module
 from ..nn.parameter import Parameter
 from .optimizer import Optimizer
@@ -70,6 +71,7 @@ class EMA:
         if isinstance(source, Optimizer):
             source.register_step_pre_hook(_guard(self))
 
+    @live
     def update(self) -> None:
         """Take the parameters as they are now into the average; after ``optimizer.step()``."""
         self._require_home("update()")

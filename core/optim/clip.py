@@ -12,12 +12,14 @@ from ..backend import device_kind
 from ..errors import NonFiniteError, RangeError
 from ..flat import CHUNK, tree_sum
 from ..kernels.table import kernel
+from ..live import live
 from ..nn.parameter import Parameter
 from ..owned import Keeper
 from ..tensor import Tensor
 from .optimizer import own_gradient, want_gradients
 
 
+@live
 def clip_grad_norm_(
     parameters: Iterable[Parameter] | Parameter,
     max_norm: float,
@@ -48,6 +50,7 @@ def clip_grad_norm_(
     return _as_tensor(norm, [p._grad.array for p in present])
 
 
+@live
 def clip_grads_with_norm_(
     parameters: Iterable[Parameter] | Parameter, max_norm: float, total_norm: Any, foreach: bool | None = None
 ) -> None:
@@ -86,6 +89,7 @@ def get_total_norm(
     return _as_tensor(_checked(_joined(values, exponent), error_if_nonfinite), arrays)
 
 
+@live
 def clip_grad_value_(
     parameters: Iterable[Parameter] | Parameter, clip_value: float, foreach: bool | None = None
 ) -> None:

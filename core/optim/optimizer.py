@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import spans
 from ..errors import RangeError, StateError
 from ..flat import FlatStore, is_packed, pack
 from ..graph import enable_grad
+from ..live import live
 from ..nn.hooks import RemovableHandle
 from ..nn.module import Module
 from ..nn.parameter import Parameter
@@ -45,6 +48,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._within:
             return step(self, *args, **named)
         self._within = True
+        began = time.monotonic() if spans.on else 0.0
         try:
             for hook in tuple(self._pre_hooks.values()):
                 if (changed := hook(self, args, named)) is not None:
@@ -59,9 +63,11 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
             listener.updated(self)
         for hook in tuple(self._post_hooks.values()):
             hook(self, args, named)
+        if began:
+            spans.tell("optimizer", f"{type(self).__name__}.step", began, time.monotonic())
         return result
 
-    return whole
+    return live(whole)
 
 
 class Optimizer(OptimizerState):
@@ -178,6 +184,7 @@ class Optimizer(OptimizerState):
         for store in pack(self._all()):
             store.require_grain(self.grain)
 
+    @live
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients (``set_to_none=False`` fills them with zeros instead)."""
         listeners = {}

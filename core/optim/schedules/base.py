@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import RangeError, StateError
+from ...live import live
 from ..optimizer import Optimizer, Options
 
 
@@ -106,13 +107,14 @@ class LRScheduler:
         """The rates that this schedule set last, by group."""
         return list(self._last_lr)
 
+    @live
     def step(self, epoch: float | None = None) -> None:
         """Go one step on, or to ``epoch``; after ``optimizer.step()``."""
         if self._step_count == 1 and not self.optimizer.updates:
             warnings.warn(
                 f"{type(self).__name__}.step() came before the first optimizer.step(): the first rate of the schedule is never "
                 "used; call optimizer.step() first",
-                stacklevel=2,
+                stacklevel=3,
             )
         self._notice_load()
         self._step_count += 1

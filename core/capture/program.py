@@ -1,0 +1,296 @@
+"""A recording as a function: its source is written, line by line, and compiled. ``print(step.program)`` shows it.
+
+Names: ``v`` arrays of the step's inputs and ops, ``s`` what an op saved for backward, ``g`` gradients, ``p`` places in the
+gradient buffer, ``o`` ops, ``t`` tensors of before the step, ``c`` whatever else is fixed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..backend import as_array
+from ..graph import _contribute, _first_write, _Pending, unbroadcast
+from ..node import wrap
+from .events import Called, Entered, Given, Ran, Walked
+from .recorder import Recorder
+from .reference import Reference
+
+_LOCAL = re.compile(r"\b[vsgpkr]\d+(?:_\d+)*\b")
+
+
+def deliver(leaf: Any, gradient: Any, slot: Any) -> None:
+    """All that this backward pass gives to ``leaf``; ``slot``: where it may have been written already."""
+    if gradient is not None:
+        if leaf._grad is not None:
+            if gradient.shape != leaf.array.shape:
+                gradient = unbroadcast(gradient, leaf.array.shape)
+            leaf._grad.array += gradient
+        elif gradient is slot:
+            leaf._grad = wrap(slot)
+        else:
+            _first_write(leaf, gradient)
+    listener = leaf._listener
+    if listener is not None:
+        listener.gradient_final(leaf)
+
+
+def begin(leaves: list[Any], root: Any) -> list[Any]:
+    """Tell the listeners that a backward pass begins; returns those who heard."""
+    own: dict[int, tuple[Any, list[Any]]] = {}
+    for leaf in leaves:
+        listener = leaf._listener
+        if listener is not None:
+            own.setdefault(id(listener), (listener, []))[1].append(leaf)
+    begun: list[Any] = []
+    try:
+        for listener, reached in own.values():
+            listener.backward_begins(reached, root)
+            begun.append(listener)
+    except BaseException:
+        end(begun)
+        raise
+    return begun
+
+
+def end(begun: list[Any]) -> None:
+    """Tell them that it is over."""
+    for listener in begun:
+        listener.backward_ends()
+
+
+def pending(remaining: int) -> Any:
+    """A leaf that gets several contributions."""
+    found = _Pending()
+    found.remaining = remaining
+    return found
+
+
+def tensor(array: Any, weight: Any) -> Any:
+    """A Tensor with a weight, or none."""
+    made = wrap(array)
+    made._weight = weight
+    return made
+
+
+class _Writer:
+    def __init__(self, recorder: Recorder) -> None:
+        self.names: dict[str, Any] = {
+            "as_array": as_array, "unbroadcast": unbroadcast, "deliver": deliver, "contribute": _contribute,
+            "begin": begin, "end": end, "pending": pending, "tensor": tensor, "wrap": wrap,
+        }  # fmt: skip
+        self.lines: list[tuple[int, str]] = []
+        self.depth = 1
+        self._named: dict[tuple[str, int], str] = {}
+        self.recorder = recorder
+        self.passes = 0
+
+    def name(self, letter: str, value: Any) -> str:
+        """The name under which ``value`` is known in the program."""
+        key = (letter, id(value))
+        found = self._named.get(key)
+        if found is None:
+            found = self._named[key] = f"{letter}{len(self._named)}_"
+            self.names[found] = value
+        return found
+
+    def line(self, text: str) -> None:
+        self.lines.append((self.depth, text))
+
+    def text(self, reference: Reference) -> str:
+        """The expression that gives what ``reference`` says."""
+        kind, value = reference
+        if kind in ("slot", "number"):
+            return f"v{value}"
+        if kind == "wrap":
+            return f"wrap(v{value})"
+        if kind == "array":
+            return f"{self.name('t', value[0])}.array"
+        if kind in ("tensor", "fixed"):
+            return self.name("t", value)
+        if kind == "constant":
+            return self.name("c", value)
+        if kind == "dict":
+            return f"{{{', '.join(f'{key!r}: {self.text(item)}' for key, item in value.items())}}}"
+        if kind == "list":
+            return f"[{', '.join(map(self.text, value))}]"
+        if kind in ("slice", "named"):
+            head = "slice" if kind == "slice" else self.text(value[0])
+            return f"{head}({', '.join(map(self.text, value if kind == 'slice' else value[1:]))})"
+        if kind == "tuple":
+            return f"({''.join(self.text(item) + ', ' for item in value)})"
+        return repr(value) if type(value) in (int, bool, type(None), str) else self.name("c", value)
+
+    # -- events ------------------------------------------------------------------------------------------------------------
+
+    def write(self, event: Any) -> None:
+        if isinstance(event, Ran):
+            self.ran(event)
+        elif isinstance(event, Called):
+            self.called(event)
+        elif isinstance(event, Walked):
+            self.walked(event)
+        else:
+            self.entered(event)
+
+    def ran(self, event: Ran) -> None:
+        outputs = [f"v{slot}" for slot in event.outputs]
+        left = f"({''.join(f'{name}, ' for name in outputs)})" if event.several else outputs[0]
+        given = [self.text(item) for item in event.inputs.value]
+        given += [f"{key}={self.text(item)}" for key, item in event.attributes.value.items()]
+        self.line(
+            f"{left}, s{event.number} = {self.name('o', event.op)}.forward({', '.join(given)})  # {event.op.name}"
+        )
+        for name, scalar in zip(outputs, event.scalars, strict=True):
+            if scalar:
+                self.line(f"{name} = as_array({name})")
+
+    def called(self, event: Called) -> None:
+        given = [self.text(item) for item in event.args.value]
+        given += [f"{key}={self.text(item)}" for key, item in event.kwargs.value.items()]
+        call = f"{self.name('c', event.function)}({', '.join(given)})  # {event.function.__qualname__}"
+        if not event.results:
+            self.line(call)
+            return
+        names = [f"v{slot}" if kind != "value" else "_" for kind, slot in event.results]
+        self.line(f"{names[0] if event.form == 'single' else ''.join(f'{name}, ' for name in names)} = {call}")
+        for kind, slot in event.results:
+            if kind == "wrap":
+                self.line(f"v{slot} = v{slot}.array")
+
+    def entered(self, event: Entered) -> None:
+        if event.inputs is None:
+            self.line("pass")
+            self.depth -= 1
+        else:
+            inputs = ", ".join(map(self.text, event.inputs.value))
+            self.line(f"with {self.name('c', event.module)}.forward_scope({inputs}):")
+            self.depth += 1
+
+    def walked(self, event: Walked) -> None:
+        number, self.passes = self.passes, self.passes + 1
+        leaves = self.name("c", event.leaves)
+        self.line(f"r{number} = begin({leaves}, tensor(v{event.root}, {self.text(event.weight)}))")
+        self.line("try:")
+        self.depth += 1
+        self.pass_ = number
+        self.waiting: set[int] = set()
+        seed = self.text(event.seed)
+        for step in event.steps:
+            self.gave(step, seed)
+        self.line("pass")
+        self.depth -= 1
+        self.line("finally:")
+        self.line(f"    end(r{number})")
+
+    def gradient(self, name: str, seed: str) -> str:
+        return seed if name == "seed" else f"g{self.pass_}_{name}"
+
+    def gave(self, step: Given, seed: str) -> None:
+        assert step.ran is not None
+        if step.gradient is None:
+            found: list[str] = []
+        else:
+            slots = [self.slot(step.targets, k) for k in range(len(step.needs))]
+            for k, target in enumerate(step.targets):
+                if slots[k] != "None":
+                    leaf = self.name("t", target[1])
+                    self.line(f"{slots[k]} = {leaf}._slot if {leaf}._grad is None else None")
+            many = isinstance(step.gradient, list)
+            parts = [
+                None if g is None else self.gradient(g, seed) for g in (step.gradient if many else [step.gradient])
+            ]
+            gradient = f"({''.join(f'{part}, ' for part in parts)})" if many else parts[0]
+            found = [f"p{step.ran.number}_{k}" for k in range(len(step.found))]
+            needs, op = self.name("c", step.needs), self.name("o", step.ran.op)
+            used = [name if shape is not None else "_" for name, shape in zip(found, step.found, strict=True)]
+            self.line(
+                f"{''.join(f'{name}, ' for name in used)} = {op}.vjp(s{step.ran.number}, {gradient}, {needs}, "
+                f"[{', '.join(slots)}])  # {step.ran.op.name}"
+            )
+            self.places = slots
+        for k, (target, shape) in enumerate(zip(step.targets, step.found, strict=False)):
+            if target is None:
+                continue
+            value = found[k] if shape is not None else "None"
+            if target[0] == "node":
+                self.to_node(target, value, shape)
+            else:
+                self.to_leaf(target, value, self.places[k] if shape is not None else "None")
+
+    def slot(self, targets: list[Any], k: int) -> str:
+        """The place that a vjp may write input k's gradient to: where all that a leaf gets comes at once."""
+        target = targets[k] if k < len(targets) else None
+        if target is None or target[0] == "node" or target[2] or target[3]:
+            return "None"
+        return f"k{len(self.lines)}_{k}"
+
+    def to_node(self, target: Any, value: str, shape: Any) -> None:
+        _, name, count, wanted = target
+        into = self.gradient(name, "")
+        if shape != wanted:
+            value = f"unbroadcast({value}, {wanted!r})"
+        self.line(
+            f"{into} = {value}"
+            if not count
+            else f"{into} = as_array({into} + {value})"
+            if count == 1
+            else f"{into} += {value}"
+        )
+
+    def to_leaf(self, target: Any, value: str, place: str) -> None:
+        _, leaf, before, remaining = target
+        name = self.name("t", leaf)
+        if not before and not remaining:
+            self.line(f"deliver({name}, {value}, {place})")
+            return
+        if not before and value == "None":
+            return
+        kept = f"r{self.pass_}_{name[1:-1]}"
+        if not before:
+            self.line(f"{kept} = pending({remaining + 1})")
+        self.line(f"contribute({name}, {kept}, {value})")
+
+
+def compiled(recorder: Recorder) -> tuple[Any, str]:
+    """The function of the input arrays that does what was recorded, and its source."""
+    writer = _Writer(recorder)
+    inputs = recorder.inputs
+    writer.line(f"{''.join(f'v{n}, ' for n in range(inputs))} = inputs" if inputs else "pass")
+    for event in recorder.events:
+        writer.write(event)
+    writer.line(f"return {_result(writer, recorder.result)}")
+    source = "def replay(inputs):\n" + "\n".join(_with_deletions(writer.lines)) + "\n"
+    exec(compile(source, "<captured step>", "exec"), writer.names)
+    return writer.names["replay"], source
+
+
+def _result(writer: _Writer, reference: Reference) -> str:
+    """What the step returns; its tensors keep their weights."""
+    kind, value = reference
+    if kind == "wrap" and value in writer.recorder.weights:
+        return f"tensor(v{value}, {writer.text(writer.recorder.weights[value])})"
+    if kind in ("tuple", "list"):
+        parts = "".join(_result(writer, item) + ", " for item in value)
+        return f"({parts})" if kind == "tuple" else f"[{parts}]"
+    if kind == "dict":
+        return f"{{{', '.join(f'{key!r}: {_result(writer, item)}' for key, item in value.items())}}}"
+    return writer.text(reference)
+
+
+def _with_deletions(lines: list[tuple[int, str]]) -> list[str]:
+    """Each array is let go of after its last use, as the graph does: the next one gets its memory, which is in the cache."""
+    last: dict[str, int] = {}
+    for place, (_, text) in enumerate(lines):
+        for name in _LOCAL.findall(text.partition("  #")[0]):
+            last[name] = place
+    ending: dict[int, list[str]] = {}
+    for name, place in last.items():
+        if not lines[place][1].startswith(("return", "with", "    end")):
+            ending.setdefault(place, []).append(name)
+    written = []
+    for place, (depth, text) in enumerate(lines):
+        written.append("    " * depth + text)
+        if place in ending:
+            written.append("    " * depth + f"{' = '.join(ending[place])} = None")
+    return written

@@ -1,0 +1,246 @@
+"""``phalanx.capture``: a training step that is recorded once and then replayed without a graph."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..live import now
+from ..mode import mode
+from ..node import Variable
+from .guard import Guard
+from .program import compiled
+from .recorder import Recorder
+from .reference import DifferentError
+from .watch import recorded
+
+ATTEMPTS = 4
+"""So often a step is recorded anew when two recordings differ, before it is taken for one that cannot be replayed."""
+VARIANTS = 8
+"""So many programs are kept for one set of shapes, for all values of what they take for granted."""
+RECHECK = 1000
+"""After so many replays a program is compared with a new recording."""
+_PATIENCE = 64
+_NUMBERS = (int, float, bool, str, type(None))
+
+
+class _Variant(NamedTuple):
+    guard: Guard
+    replay: Callable[[list[Any]], Any]
+    recorder: Recorder
+    source: str
+
+
+class _Shape:
+    """What is known of the step for one set of shapes."""
+
+    def __init__(self) -> None:
+        self.variants: list[_Variant] = []
+        self.pending: Recorder | None = None
+        self.attempts = 0
+        self.reason: str | None = None
+        self.rest = 0
+        """So many calls more stay eager before it is tried again."""
+        self.refusals = 0
+        self.replays = 0
+
+
+class CapturedStep:
+    """What :func:`capture` returns: call it as the step itself.
+
+    >>> double = phalanx.capture(lambda x: x * 2)
+    >>> [double(phalanx.tensor([float(i)])).item() for i in range(3)], double.replays
+    ([0.0, 2.0, 4.0], 1)
+    """
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        if not callable(step):
+            raise TypeError(f"capture expects a function, got {type(step).__name__}")
+        self.step = step
+        self.why: str | None = "not called yet"
+        """Why the last call was eager; None if it was replayed."""
+        self.replays = 0
+        """Calls that were replayed."""
+        self._shapes: dict[Any, _Shape] = {}
+        self._program = ""
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
+        functools.update_wrapper(self, step, updated=())
+
+    @property
+    def program(self) -> str:
+        """The source of the program that was replayed last, for reading; empty before the first."""
+        return self._program
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if mode.anomaly or now.recorder is not None:
+            self.why = (
+                "backward looks for NaN (anomaly detection)" if mode.anomaly else "inside of another captured step"
+            )
+            return self.step(*args, **kwargs)
+        key: list[Any] = [mode.enabled]
+        arrays: list[Any] = []
+        for value in args:
+            if isinstance(value, Variable):
+                array = value.array
+                arrays.append(array)
+                key += (array.shape, array.strides, array.dtype.num, value.requires_grad)
+            else:
+                _flatten(value, arrays, key)
+        if kwargs:
+            _flatten(kwargs, arrays, key)
+        signature = tuple(key)
+        try:
+            known = self._shapes.get(signature)
+        except TypeError:
+            return self._eager("an argument is no tensor, number or string, or list or dict of them", args, kwargs)
+        if known is not None:
+            for variant in known.variants:
+                if variant.guard.difference() is None and known.replays < RECHECK:
+                    known.replays += 1
+                    self.replays += 1
+                    self.why, self._program = None, variant.source
+                    return variant.replay(arrays)
+        if not self._lock.acquire(blocking=False):
+            return self._eager("another thread records this step", args, kwargs, quiet=True)
+        try:
+            return self._record(self._shapes.setdefault(signature, _Shape()), arrays, args, kwargs)
+        finally:
+            self._lock.release()
+
+    # -- recording -------------------------------------------------------------------------------------------------------
+
+    def _record(self, known: _Shape, arrays: list[Any], args: Any, kwargs: Any) -> Any:
+        if known.rest:
+            known.rest -= 1
+            return self._eager(known.reason or "", args, kwargs)
+        recorder, earlier = Recorder(arrays), known.pending
+        checked = None
+        if known.replays >= RECHECK:
+            checked = next((v for v in known.variants if v.guard.difference() is None), None)
+            earlier = checked.recorder if checked else earlier
+            known.replays = 0
+        guard = None
+        if earlier is not None:
+            guard = Guard(self.step, list(earlier.modules.values()), list(earlier.leaves.values()))
+        known.pending = None
+        with recorded(recorder):
+            result = self.step(*args, **kwargs)
+            recorder.returned(result)
+        self.why = "recording: this step is replayed from its next calls on"
+        reason = recorder.reasons[0] if recorder.reasons else None
+        if reason is None and guard is not None and (changed := guard.difference()) is not None:
+            reason = f"the step changes what it depends on: {changed}"
+        if reason is None and earlier is not None:
+            try:
+                recorder.merge(earlier)
+            except DifferentError as different:
+                reason = self._differs(known, checked, str(different))
+            else:
+                if checked is None:
+                    reason = self._keep(known, recorder, guard)
+                recorder.release()
+                earlier = None
+                if reason is None:
+                    return result
+        if reason is None:
+            known.pending = recorder
+        elif reason:
+            self._refuse(known, reason)
+        return result
+
+    def _keep(self, known: _Shape, recorder: Recorder, guard: Any) -> str | None:
+        if len(known.variants) >= VARIANTS:
+            differs = known.variants[-1].guard.difference()
+            return f"what the step depends on keeps changing: {differs}"
+        known.attempts = 0
+        known.variants.append(_Variant(guard, *self._compiled(recorder)))
+        return None
+
+    @staticmethod
+    def _compiled(recorder: Recorder) -> tuple[Any, Recorder, str]:
+        replay, source = compiled(recorder)
+        return replay, recorder, source
+
+    def _differs(self, known: _Shape, checked: _Variant | None, text: str) -> str | None:
+        """Two recordings differ: another try, or a reason to stay eager."""
+        if checked is not None:
+            known.variants.remove(checked)
+            warnings.warn(
+                f"capture: {text}. Up to {RECHECK} steps before this one were replayed with what it was before; pass what changes as an "
+                "argument of the step",
+                stacklevel=5,
+            )
+        known.attempts += 1
+        return text if known.attempts >= ATTEMPTS else None
+
+    def _refuse(self, known: _Shape, reason: str) -> None:
+        known.reason, known.attempts = reason, 0
+        known.rest = _PATIENCE * 4**known.refusals
+        known.refusals = min(known.refusals + 1, 5)
+        self.why = reason
+        self._warn(reason)
+
+    def _eager(self, reason: str, args: Any, kwargs: Any, quiet: bool = False) -> Any:
+        self.why = reason
+        if not quiet:
+            self._warn(reason)
+        return self.step(*args, **kwargs)
+
+    def _warn(self, reason: str) -> None:
+        if reason not in self._warned:
+            self._warned.add(reason)
+            warnings.warn(f"capture: the step stays eager: {reason}", stacklevel=5)
+
+    def __repr__(self) -> str:
+        return f"capture({self.step!r})"
+
+
+def _flatten(value: Any, arrays: list[Any], key: list[Any]) -> None:
+    """The arrays in an argument, and what two calls must have in common beside them."""
+    if isinstance(value, Variable):
+        array = value.array
+        arrays.append(array)
+        key += (array.shape, array.strides, array.dtype.num, value.requires_grad)
+    elif hasattr(value, "strides"):
+        arrays.append(value)
+        key += (value.shape, value.strides, value.dtype.num, "array")
+    elif type(value) in (tuple, list):
+        key.append((type(value).__name__, len(value)))
+        for item in value:
+            _flatten(item, arrays, key)
+    elif type(value) is dict:
+        key.append(("dict", *value))
+        for item in value.values():
+            _flatten(item, arrays, key)
+    else:
+        key += (type(value), value) if type(value) in _NUMBERS else ([],)
+
+
+def capture(step: Callable[..., Any]) -> CapturedStep:
+    """``step``, recorded in its first calls and replayed afterwards: the same kernels on new arrays, without a graph.
+
+    ``step(x, y)`` is what you would call anyway: clear gradients, forward, loss, backward, update, or any part of that. It takes tensors
+    (and numbers) and returns tensors. Results are those without ``capture``, to the bit, under shards and on several ranks
+    too. Learning rates, schedules, dropout's masks and the sum over ranks stay live. Other shapes and another mode of
+    the model are recorded as further programs. A step that cannot be replayed (it reads values, has hooks, ...) stays eager;
+    ``why`` says the reason, and a warning says it once. What is replayed is what the engine did: other effects of the Python code
+    (printing, counting) happen while recording only. See docs/replay.md.
+
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
+    >>> def step(x, y):
+    ...     optimizer.zero_grad()
+    ...     loss = nn.functional.mse_loss(model(x), y)
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> fast = phalanx.capture(step)
+    >>> for _ in range(5): loss = fast(phalanx.ones(4, 2), phalanx.zeros(4, 1))
+    >>> fast.replays, fast.why
+    (3, None)
+    """
+    return CapturedStep(step)
