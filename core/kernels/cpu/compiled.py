@@ -17,8 +17,10 @@ What is taken care of here:
 
 - Nothing is compiled or read from the cache before it is needed; then it is one loop, for the types that were said: other types are
   an error, never one more compilation.
-- Ranks that start together compile once: the others wait at a file lock and read the cache. Whoever compiles says so once.
-- numba's cache tells functions apart by name and place but not by options: each form has a name of its own.
+- Ranks that start together compile once: the others wait at a file lock and read the cache. The first rank says what it waits for.
+- numba's cache tells functions apart by name and place but not by options or by what other files contribute: each form has a name of
+  its own, with a digest of all that it consists of. Damaged files are thrown away; without a place to write nothing is kept.
+- Whoever is forked from a process that used the parallel forms goes on with the serial ones: OpenMP would end him.
 - "Fast mathematics" is limited to what keeps NaN and infinity: sums may be reordered (by the compiler, so always alike), products and
   sums contracted. A loop with ``exact=True`` has none of it: every operation is rounded as NumPy rounds it, so that elementwise work
   gives the reference's bits, wherever an array is cut.
@@ -26,23 +28,14 @@ What is taken care of here:
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import tempfile
-import time
+import threading
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from threading import RLock
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
 try:
     import numba
     from llvmlite import binding
@@ -54,6 +47,7 @@ except ImportError as error:
     ) from None
 
 from . import threads
+from .compile_once import alone_on_this_machine, digest, say, say_compiling
 
 SMALLEST_SHARE = 16_384
 """Elements below which a thread is not worth waking."""
@@ -62,10 +56,11 @@ prange = numba.prange
 inline = numba.njit(inline="always", fastmath=MATHEMATICS, error_model="numpy")
 """Decorator of a function that loops call: it becomes part of them."""
 
-_SAY_S = 0.5
-_lock = RLock()
+_lock = threading.RLock()
+_one_at_a_time = threading.Lock()
+_mine = threading.local()
 _loops: list[Loop] = []
-_said = False
+_forked = False
 
 # LLVM takes only half of AVX-512's width by default on Intel's processors; with all of it exp is 1.5 times as fast
 if numba.config.CPU_FEATURES is None and binding.get_host_cpu_features().get("avx512f"):
@@ -90,35 +85,95 @@ class Loop:
     def __call__(self, elements: int, *arguments: Any) -> Any:
         """Run it; ``elements``: how many there are to work on, which decides between the forms."""
         if threads._count == 1 or elements < threads._count * SMALLEST_SHARE:
-            run = self._serial or self.compile(parallel=False)
-        else:
-            run = self._parallel or self.compile(parallel=True)
+            return (self._serial or self.compile(parallel=False))(*arguments)
+        run = self._parallel or self.compile(parallel=True)
+        if getattr(_mine, "count", 0) != threads._count:  # numba counts for each thread anew
+            _follow(threads._count)
         return run(*arguments)
 
     def compile(self, parallel: bool) -> Any:
         """The compiled form, from numba's cache if it is there."""
+        parallel = parallel and not _forked
         with _lock:
             found = self._parallel if parallel else self._serial
             if found is None:
                 found = self._compile(parallel)
                 if parallel:
-                    numba.set_num_threads(min(threads.threads(), numba.config.NUMBA_NUM_THREADS))
-                    self._parallel = found
+                    _follow(threads.threads())
+                    self._parallel = found if numba.threading_layer() != "workqueue" else _alone(found)
                 else:
                     self._serial = found
         return found
 
+    def is_kept(self, parallel: bool) -> bool:
+        """Whether this form need not be compiled: numba's cache has it."""
+        return _is_kept(self._made(parallel), self.signature)
+
+    def _made(self, parallel: bool) -> Any:
+        """What numba will compile or has kept: a function whose name says its form and all that it consists of."""
+        name = f"{'parallel' if parallel else 'serial'}_{digest(self._function, self._mathematics)}"
+        options = {"parallel": parallel, "fastmath": self._mathematics, "error_model": "numpy", "nogil": True}
+        made = numba.njit(**options)(_renamed(self._function, f"_{name}"))
+        try:
+            made.enable_caching()
+        except (RuntimeError, OSError) as error:
+            say(f"compiled kernels cannot be kept, each run compiles them; NUMBA_CACHE_DIR names a place ({error})")
+        return made
+
     def _compile(self, parallel: bool) -> Any:
-        options: dict[str, Any] = {"fastmath": self._mathematics, "error_model": "numpy", "nogil": True, "cache": True}
-        made = numba.njit(parallel=parallel, **options)(
-            _renamed(self._function, "_parallel" if parallel else "_serial")
-        )
-        with _alone_on_this_machine():
-            began = time.monotonic()
-            made.compile(self.signature)
-            _say(time.monotonic() - began, self.name)
+        made = self._made(parallel)
+        try:
+            if _is_kept(made, self.signature):
+                made.compile(self.signature)
+        except Exception:  # what a damaged file raises is anything that pickle or LLVM may raise
+            made = self._made(parallel)
+            _forget(made)
+        if not made.signatures:
+            with alone_on_this_machine():
+                _compile_and_keep(made, self.signature)
         made.disable_compile()
         return made
+
+
+def _is_kept(made: Any, signature: tuple[Any, ...]) -> bool:
+    """Whether numba's cache has this function. A damaged index is thrown away."""
+    cache = made._cache
+    if cache.cache_path is None:
+        return False
+    try:
+        return cache._index_key(signature, made.targetctx.codegen()) in cache._cache_file._load_index()
+    except Exception:  # as above
+        _forget(made)
+        return False
+
+
+def _forget(made: Any) -> None:
+    """Empty the cache of this function; where that cannot be, do without."""
+    try:
+        made._cache.flush()
+    except OSError:
+        made._cache.disable()
+
+
+def _compile_and_keep(made: Any, signature: tuple[Any, ...]) -> None:
+    if not _is_kept(made, signature):  # nobody else was faster
+        say_compiling()
+    try:
+        made.compile(signature)
+    except OSError as error:
+        if not made.signatures:
+            raise
+        say(f"a compiled kernel cannot be kept ({error}); NUMBA_CACHE_DIR names another place")
+
+
+def _alone(run: Callable[..., Any]) -> Callable[..., Any]:
+    """For numba's own pool of threads, which ends the process when two threads use it at once."""
+
+    def one_at_a_time(*arguments: Any) -> Any:
+        with _one_at_a_time:
+            return run(*arguments)
+
+    return one_at_a_time
 
 
 def loop(signature: str, exact: bool = False) -> Callable[[Callable[..., None]], Loop]:
@@ -170,35 +225,20 @@ def describe() -> str:
     return f"numba {numba.__version__} LLVM {'.'.join(map(str, binding.llvm_version_info))} {binding.get_host_cpu_name()}{width}"
 
 
-def _say(seconds: float, name: str) -> None:
-    """Once, when a loop was compiled and not read from the cache."""
-    global _said
-    if seconds > _SAY_S and not _said and os.environ.get("PHALANX_LOCAL_RANK", "0") == "0":
-        _said = True
-        print(
-            f"phalanx: compiling fast kernels, once for this machine ({name} took {seconds:.1f} s); `phalanx warmup` does all of it ahead",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _alone_on_this_machine() -> Iterator[None]:
-    """One process of this user at a time compiles; those who waited find the result in the cache."""
-    if fcntl is None:
-        yield
-        return
-    path = Path(tempfile.gettempdir(), f"phalanx-compiling-{os.getuid()}")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _follow(count: int) -> None:
     if any(each._parallel is not None for each in _loops):
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        _mine.count = count
+
+
+def _after_fork() -> None:
+    """OpenMP ends a forked process that uses its threads; the serial forms give the same bits."""
+    global _forked
+    _forked = True
+    for each in _loops:
+        each._parallel = None
 
 
 threads.when_changed(_follow)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
