@@ -98,7 +98,8 @@ def span(kind: str, name: str, about: Mapping[str, Any] | None = None) -> Iterat
 
 def _exchange() -> None:
     for name, op in TABLE.items():
-        _untimed[name] = own = op.forward, op.vjp
+        # one of ours that somebody put back after we had gone must not be counted twice
+        _untimed[name] = own = getattr(op.forward, "untimed", op.forward), getattr(op.vjp, "untimed", op.vjp)
         _timed[name] = forward, vjp = _timed_forward(name, own[0]), _timed_vjp(f"{name} backward", own[1])
         object.__setattr__(op, "forward", forward)
         object.__setattr__(op, "vjp", vjp)
@@ -125,6 +126,7 @@ def _timed_forward(name: str, forward: Callable[..., Any]) -> Callable[..., Any]
         tell("forward", name, began, time.monotonic(), _shapes(inputs))
         return result
 
+    timed.untimed = forward  # type: ignore[attr-defined]
     return timed
 
 
@@ -137,6 +139,7 @@ def _timed_vjp(name: str, vjp: Callable[..., Any]) -> Callable[..., Any]:
         tell("backward", name, began, time.monotonic(), _shapes(gradient if type(gradient) is tuple else (gradient,)))
         return result
 
+    timed.untimed = vjp  # type: ignore[attr-defined]
     return timed
 
 

@@ -29,7 +29,7 @@ from .dist.group import Group, joined
 from .profiler_table import Row, render
 from .profiler_trace import Part, Track, write_part
 
-__all__ = ["Row", "profile", "record_function"]
+__all__ = ["profile", "record_function"]
 
 EVENTS = 200_000
 """So many spans of one rank go into a trace; later ones are counted in the table alone. About 100 MB of memory, 40 MB of file."""
