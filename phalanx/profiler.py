@@ -32,7 +32,7 @@ from .profiler_trace import Part, Track, write_part
 __all__ = ["profile", "record_function"]
 
 EVENTS = 200_000
-"""So many spans of one rank go into a trace; later ones are counted in the table alone. About 100 MB of memory, 40 MB of file."""
+"""So many spans of one rank go into a trace; later ones are counted in the table alone. 200 MB of memory, 25 MB of file."""
 _KINDS = 4096
 """So many different (name, shapes) are counted apart."""
 _RECENT = 4096
