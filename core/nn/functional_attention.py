@@ -8,6 +8,7 @@ from ..backend import array_module
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
 from ..ops.arithmetic import EQ, WHERE
+from ..ops.attention import ATTENTION
 from ..ops.reduce import ALL, ANY
 from ..tensor import Tensor
 from .functional_activation import softmax
@@ -46,6 +47,8 @@ def scaled_dot_product_attention(
     if enable_gqa:
         key, value = (_shared_heads(op, query, given) for given in (key, value))
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if attn_mask is None and dropout_p == 0.0 and _one_kind(query, key, value) and factor.__class__ is float:
+        return apply(ATTENTION, query, key, value, scale=factor, causal=is_causal)
     scores = (query * factor) @ key.transpose(-2, -1)
     if is_causal:
         length, places = scores.shape[-2:]
@@ -54,6 +57,17 @@ def scaled_dot_product_attention(
     else:
         weights = softmax(scores, dim=-1) if attn_mask is None else _masked_softmax(op, scores, attn_mask)
     return dropout(weights, dropout_p) @ value
+
+
+def _one_kind(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether all are matrices, or equal batches of them, of one floating dtype."""
+    q, k, v = query.array, key.array, value.array
+    return (
+        q.dtype.kind == "f"
+        and q.dtype == k.dtype == v.dtype
+        and q.ndim == k.ndim == v.ndim >= 2
+        and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
+    )
 
 
 def _shared_heads(op: str, query: Tensor, given: Tensor) -> Tensor:

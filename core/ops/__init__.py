@@ -2,6 +2,7 @@
 
 from . import activation as activation
 from . import arithmetic as arithmetic
+from . import attention as attention
 from . import conv as conv
 from . import ctc as ctc
 from . import dropout as dropout

@@ -157,6 +157,36 @@ for shape, norm_shape in [((4, 5), (5,)), ((2, 3, 4), (3, 4)), ((0, 5), (5,))]:
             shape=norm_shape,
         )
 
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def attention(query: Any, key: Any, value: Any, scale: float, causal: bool) -> np.ndarray:
+    """Row for row."""
+    scores = query @ np.swapaxes(key, -1, -2) * scale
+    y = np.zeros(scores.shape[:-1] + value.shape[-1:])
+    for i in range(scores.shape[-2]):
+        seen = min(i + 1, scores.shape[-1]) if causal else scores.shape[-1]
+        weights = np.exp(log_softmax(scores[..., i, :seen], -1))
+        y[..., i, :] = np.einsum("...s,...sv->...v", weights, value[..., :seen, :])
+    return y
+
+
+for shapes in [
+    ((3, 4), (3, 4), (3, 4)), ((2, 5, 4), (2, 3, 4), (2, 3, 6)), ((2, 3, 4, 4), (2, 3, 6, 4), (2, 3, 6, 2)),
+    ((2, 3, 4), (3, 4), (3, 5)), ((2, 3, 2, 4), (1, 3, 5, 4), (2, 1, 5, 4)), ((2, 0, 4), (2, 3, 4), (2, 3, 4)),
+]:  # fmt: skip
+    for causal in (False, True):
+        case(
+            "attention",
+            *(draw(*shape) for shape in shapes),
+            numpy=lambda q, k, v, c=causal: attention(q, k, v, 0.5, c),
+            torch=lambda q, k, v, c=causal: T.scaled_dot_product_attention(q, k, v, is_causal=c, scale=0.5),
+            name=f"{shapes}" + (" causal" if causal else ""),
+            rtol=1e-4,
+            scale=0.5,
+            causal=causal,
+        )
+
 # ---- softmax ---------------------------------------------------------------------------------------------------------
 
 for shape, axis in [((3, 4), 1), ((3, 4), 0), ((2, 3, 4), -2), ((5,), 0), ((0, 4), 1), ((3, 1), 1)]:

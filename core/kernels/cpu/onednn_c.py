@@ -51,6 +51,9 @@ status dnnl_batch_normalization_backward_primitive_desc_create(
 status dnnl_layer_normalization_forward_primitive_desc_create(pd *, engine, int, md, md, md, float, unsigned, attr);
 status dnnl_layer_normalization_backward_primitive_desc_create(
     pd *, engine, int, md, md, md, md, float, unsigned, pd, attr);
+status dnnl_sgemm(
+    char, char, int64_t rows, int64_t columns, int64_t inner, float alpha, const void *, int64_t, const void *, int64_t, float beta,
+    void *, int64_t);
 int omp_get_max_threads(void);
 void omp_set_num_threads(int);
 """

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 MODULES: tuple[str, ...] = (
+    ".loops_attention",
     ".loops_optim",
     ".loops_optim_adaptive",
     ".loops_optim_signs",

@@ -31,6 +31,22 @@ def _matmul(graph: Graph, call: Call) -> str:
     return graph.node(call, "MatMul", *(graph.array(call, operand, output_dtype(call)) for operand in call.inputs))
 
 
+@rule("attention")
+def _attention(graph: Graph, call: Call) -> str:
+    dtype, ndim = output_dtype(call), call.inputs[1].value.ndim
+    query, key, value = (graph.array(call, operand, dtype) for operand in call.inputs)
+    turned = graph.node(call, "Transpose", key, perm=[*range(ndim - 2), ndim - 1, ndim - 2])
+    scaled = graph.node(call, "Mul", query, graph.constant(call.get("scale"), dtype))
+    scores = graph.node(call, "MatMul", scaled, turned)
+    if call.get("causal", False):
+        sides = graph.shape(call, (call.inputs[0].sizes[-2], call.inputs[1].sizes[-2]))
+        ones = graph.node(call, "Expand", graph.constant(1, np.int64), sides)
+        seen = graph.node(call, "Trilu", ones, graph.constant(0, np.int64), upper=0)
+        allowed = graph.cast(call, seen, np.bool_)
+        scores = graph.node(call, "Where", allowed, scores, graph.constant(-np.inf, dtype))
+    return graph.node(call, "MatMul", graph.node(call, "Softmax", scores, axis=-1), value)
+
+
 @rule("det")
 def _det(graph: Graph, call: Call) -> str:
     return graph.node(call, "Det", first(graph, call))
