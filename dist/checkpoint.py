@@ -6,7 +6,9 @@ ranges. Nothing in a checkpoint tells how many ranks wrote it, and any number re
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,9 @@ from .checkpoint_names import OPTIMIZER, dot, named, owner
 from .checkpoint_save import Save, Task, portion_of
 from .checkpoint_subject import Subject
 
+STOP_FILE = "STOP"
+LOOK_S = 0.2
+
 
 class Checkpointer:
     """Saves a training run so that any number of ranks can go on with it, and resumes it.
@@ -55,8 +60,9 @@ class Checkpointer:
             JSON, arrays and Tensors and equal on all ranks, and ``load_state_dict()``.
         group: the ranks; by default those of ``phalanx.init()``.
 
-    All methods are collective: every rank calls them at the same place. A job that is asked to stop (SIGTERM, SIGUSR1) saves and
-    ends at the next :meth:`after_step`, whatever ``every`` is.
+    All methods are collective: every rank calls them at the same place. A job that is asked to stop (SIGTERM, SIGUSR1, or a file
+    called ``STOP`` in ``directory``, which rank 0 looks for and takes away) saves and ends at the next
+    :meth:`after_step`, whatever ``every`` is.
 
     >>> import tempfile
     >>> model = nn.Linear(2, 1)
@@ -101,6 +107,7 @@ class Checkpointer:
         self._subject = Subject(named(model, "model"), named(optimizer, "optimizer"))
         self._config, self._state = plain(config, "config"), named_state.check(state)
         self._counted_steps = 0
+        self._looked_s = 0.0
         self._saved: tuple[int, Path] | None = None
         """Step and folder of the last checkpoint that was written here."""
         self._save: Save | None = None
@@ -142,6 +149,7 @@ class Checkpointer:
         fault_point("after-update")
         if self.store is None:
             return
+        self._look_for_stop_file(self.store)
         self._prepare()
         word = self._group.stop_requested
         self._go_on(wait=bool(word))
@@ -159,6 +167,18 @@ class Checkpointer:
         if word and self._saved is not None:
             self._agreement.say(f"stopped by {word} after step {self.step}, saved in {self._saved[1]}")
             raise SystemExit(env.stop_code(os.environ))
+
+    def _look_for_stop_file(self, store: Store) -> None:
+        """A STOP that is there asks for a stop once: a job that goes on from what is saved now must not find it."""
+        now = time.monotonic()
+        if self._group.rank or now < self._looked_s + LOOK_S:
+            return
+        self._looked_s = now
+        file = store.directory / STOP_FILE
+        if file.exists():
+            self._group.stop_heard = self._group.stop_heard or f"the file {STOP_FILE}"
+            with contextlib.suppress(OSError):  # a folder that may not be written says so at the save
+                file.unlink()
 
     def wait(self) -> Path | None:
         """Finish the save in the background, if there is one; returns the last checkpoint of this Checkpointer. Collective.

@@ -86,6 +86,31 @@ def test_all_ranks_stop_after_the_same_step(stop: Stop, undisturbed: Path, tmp_p
     record_property("told", f"{stop}: stopped after step {step}")
 
 
+@pytest.mark.parametrize("how", ["run 2", pytest.param("mpirun 2", marks=pytest.mark.whole)])
+def test_a_file_stops_the_job_with_the_code_that_a_scheduler_wants(how: str, tmp_path: Path) -> None:
+    """Where no signal reaches the ranks; the file goes away, so that the job that goes on is not stopped by it."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    many = f"--model mlp --shards 8 --samples 500 --test-samples 100 --epochs 999 --ledger {tmp_path}/ledger".split()
+    options = [*many, "--checkpoint-dir", str(folder)]
+    job = Job([*launch_command(how), EXAMPLE, *options], extra={"PHALANX_STOP_CODE": "75"}).start()
+    try:
+        wait_for_step(tmp_path, AT_STEP)
+        (folder / "STOP").touch()
+        code, output = job.finish(60)
+        left = job.left_after(3.0)
+    finally:
+        job.end()
+    said = re.findall(r"phalanx: stopped by the file STOP after step (\d+), saved in (\S+)", output)
+    assert code == 75 and len(said) == 1 and not left, output
+    step = int(said[0][0])
+    assert [path.name for path in folder.iterdir()] == [f"step-{step:08d}"]
+    train(
+        "run 3", tmp_path, *many[:-2], "--max-steps", str(step + 200), "--resume", "auto", "--checkpoint-every", "200"
+    )
+    assert len(ledger(tmp_path)) == step + 200
+
+
 def wait_for_step(folder: Path, step: int, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
