@@ -1,6 +1,6 @@
 """Data-parallel efficiency of 2 ranks on one machine, beside PyTorch's DistributedDataParallel over gloo in the same run.
 
-    python benchmarks/efficiency.py [--workloads cnn gpt mlp25m] [--rounds 7] [--backend zmq mpi] [--shards 2]
+    python benchmarks/efficiency.py [--workloads cnn gpt mlp25m] [--rounds 7] [--backend zmq mpi] [--shards 2] [--kernels fast]
 
 Efficiency = throughput with the reduction of gradients over throughput of the same two processes without it (the plain
 module and its optimizer, at the same time on both ranks). Each library has one pair of processes that holds both models;
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from crew import Crew, describe_machine, environment, serve
-from models import WORKLOADS, Library, count_parameters, loss_of
+from models import WORKLOADS, Library, count_parameters
 
 RANKS = 2
 BATCHES = 8
@@ -51,6 +51,7 @@ class PlainLoop:
         workload, rng = WORKLOADS[name], np.random.default_rng(rank)
         parts = [workload.batch(rng, workload.samples) for _ in range(BATCHES)]
         self.library = library
+        self.loss = workload.loss
         self.batches = [tuple(library.root.tensor(part) for part in batch) for batch in parts]
         self.done = 0
 
@@ -58,7 +59,7 @@ class PlainLoop:
         for _ in range(steps):
             inputs, labels = self.batches[self.done % BATCHES]
             optimizer.zero_grad()
-            loss_of(self.library, model, inputs, labels).backward()
+            self.loss(self.library, model, inputs, labels).backward()
             optimizer.step()
             self.done += 1
 
@@ -70,7 +71,7 @@ class ShardLoop:
         workload = WORKLOADS[name]
         inputs, labels = workload.batch(np.random.default_rng(0), BATCHES * RANKS * workload.samples)
         data = library.root.data
-        self.library = library
+        self.library, self.loss = library, workload.loss
         self.loader = data.DataLoader(data.TensorDataset(inputs, labels), batch_size=RANKS * workload.samples)
 
     def run(self, model: Any, optimizer: Any, steps: int) -> None:
@@ -79,7 +80,7 @@ class ShardLoop:
             for step in self.loader.steps():
                 optimizer.zero_grad()
                 for inputs, labels in step:
-                    loss_of(self.library, model, inputs, labels).backward()
+                    self.loss(self.library, model, inputs, labels).backward()
                 optimizer.step()
                 if self.loader.step == stop:
                     break
@@ -166,7 +167,7 @@ def torch_worker(options: argparse.Namespace) -> Worker:
 
 def start_teams(crew: Crew, options: argparse.Namespace) -> list[str]:
     """One pair of processes for each contestant; their names."""
-    env = environment()
+    env = environment() | {"PHALANX_KERNELS": options.kernels}
     here = [str(Path(__file__).resolve()), "--worker", crew.address]
     extra = [] if options.bucket_bytes is None else ["--bucket-bytes", str(options.bucket_bytes)]
     teams = []
@@ -261,6 +262,7 @@ def parse() -> argparse.Namespace:
         metavar="V",
         help="the exact mode with V shards beside the fast mode",
     )
+    add("--kernels", choices=("reference", "fast"), default="reference", help="of phalanx (default: reference)")
     add("--bucket-bytes", type=int, help="of phalanx's DataParallel (default: its own)")
     add("--output", metavar="FILE", help="write every round as JSON")
     add("--worker", metavar="SOCKET", help=argparse.SUPPRESS)
@@ -286,7 +288,7 @@ def main() -> None:
     machine = describe_machine()
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:.1f}, {machine['platform']}")
     print(f"Python {machine['python']}, NumPy {machine['numpy']}; {machine['environment']}, unset {machine['unset']}")
-    print(f"{RANKS} ranks, medians of {options.rounds} rounds, all contestants taking turns")
+    print(f"{RANKS} ranks, {options.kernels} kernels, medians of {options.rounds} rounds, all contestants taking turns")
     results = []
     with Crew() as crew:
         teams = start_teams(crew, options)
@@ -299,7 +301,9 @@ def main() -> None:
                 print(show(team, row), flush=True)
             results.append(found)
     if options.output:
-        Path(options.output).write_text(json.dumps({"machine": machine, "results": results}, indent=1))
+        Path(options.output).write_text(
+            json.dumps({"machine": machine, "kernels": options.kernels, "results": results}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -55,6 +55,31 @@ def test_efficiency_measures_with_and_without_reduction(tmp_path):
         assert row["efficiency_lowest"] <= row["efficiency"] <= row["efficiency_highest"]
 
 
+def test_price_of_shards_compares_modes_on_equal_ranks(tmp_path):
+    output = tmp_path / "price.json"
+    options = ["--workloads", "tiny", "--ranks", "1", "2", "--shards", "2", "--rounds", "2", "--output", str(output)]
+    done = run([sys.executable, str(ROOT / "benchmarks" / "price_of_shards.py"), *options, "--kernels", "reference"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(output.read_text())["results"]["tiny"]
+    assert {team: len(rounds) for team, rounds in found["seconds"].items()} == {
+        f"{n} {mode}": 2 for n in (1, 2) for mode in ("fast", "shards")
+    }
+    assert "2 ranks from phalanx run, over zmq and shared memory, shards=2" in done.stderr
+    for n, row in found["summary"].items():
+        prices = [b / a for a, b in zip(found["seconds"][f"{n} fast"], found["seconds"][f"{n} shards"], strict=True)]
+        assert row["price"] == pytest.approx(sum(prices) / 2)
+
+
+@pytest.mark.whole
+def test_startup_is_measured_warm_and_cold(tmp_path):
+    output = tmp_path / "startup.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "startup.py"), "--repeat", "1", "--output", str(output)]
+    done = run(command, timeout_s=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(output.read_text())["seconds"]
+    assert found["warm, fast"] > found["phalanx with nn, optim, data"] > 0
+
+
 def test_efficiency_ends_its_workers_when_it_is_ended(tmp_path):
     # enough rounds that it is still at work when it is told to stop
     command = [*EFFICIENCY, "--workloads", "tiny", "--rounds", "100000"]
