@@ -22,6 +22,7 @@ from .cpu import memory, threads
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": (
         ".reference",
+        ".reference_activation",
         ".reference_attention",
         ".reference_conv",
         ".reference_ctc",

@@ -1,39 +1,39 @@
-"""Activations: elementwise functions of one input."""
+"""Activations: elementwise functions of one input. The work is done by kernels, ``NAME_forward`` and ``NAME_backward``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from ..backend import device_kind
 from ..kernels.table import kernel
-from ..op import Array, define
+from ..op import Array, Op, define
 from .arithmetic import Gradients, Needs, floating, from_output
 
 
 def _relu(x: Array) -> tuple[Array, Array]:
-    y = np.maximum(x, 0)
+    y = kernel("relu_forward", device_kind(x))(x)
     return y, y
 
 
 def _relu_vjp(y: Array, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    return (np.multiply(gradient, y > 0),)
+    return (kernel("relu_backward", device_kind(gradient))(gradient, y),)
 
 
 RELU = define("relu", _relu, _relu_vjp)
 
 
-def _sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)); exp may overflow to infinity, whose reciprocal is the right 0."""
-    with np.errstate(over="ignore"):
-        y = np.exp(-x)
-    y += 1
-    return 1 / y
+def _by_output(name: str) -> Op:
+    """An op whose gradient needs its output only."""
+    return from_output(
+        name,
+        lambda x: kernel(f"{name}_forward", device_kind(x))(x),
+        lambda g, y: kernel(f"{name}_backward", device_kind(y))(g, y),
+    )
 
 
-SIGMOID = from_output("sigmoid", _sigmoid, lambda g, y: g * (y * (1 - y)))
-TANH = from_output("tanh", np.tanh, lambda g, y: g * (1 - y * y))
+SIGMOID = _by_output("sigmoid")
+TANH = _by_output("tanh")
 
 
 def _gelu(x: Array, approximate: str = "none") -> tuple[Array, Any]:
@@ -49,111 +49,44 @@ def _gelu_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradient
 GELU = define("gelu", _gelu, _gelu_vjp)
 
 
-def _silu(x: Array) -> tuple[Array, Any]:
-    x = floating(x)
-    s = _sigmoid(x)
-    return x * s, (x, s)
+def _by_input(name: str) -> tuple[Callable[..., tuple[Array, Any]], Callable[..., Gradients]]:
+    """Forward and gradient of an op whose gradient needs its input, and numbers beside it."""
+    forward_name, backward_name = f"{name}_forward", f"{name}_backward"
+
+    def forward(x: Array, *numbers: float) -> tuple[Array, Any]:
+        return kernel(forward_name, device_kind(x))(x, *numbers), (x, *numbers)
+
+    def vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
+        return (kernel(backward_name, device_kind(gradient))(gradient, *saved),)
+
+    return forward, vjp
 
 
-def _silu_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    x, s = saved
-    return (gradient * (s * (1 + x * (1 - s))),)
+_silu, _silu_vjp = _by_input("silu")
+SILU = define("silu", lambda x: _silu(floating(x)), _silu_vjp)
 
+_softplus, _softplus_vjp = _by_input("softplus")
+SOFTPLUS = define(
+    "softplus", lambda x, beta=1.0, threshold=20.0: _softplus(floating(x), beta, threshold), _softplus_vjp
+)
 
-SILU = define("silu", _silu, _silu_vjp)
+_leaky_relu, _leaky_relu_vjp = _by_input("leaky_relu")
+LEAKY_RELU = define(
+    "leaky_relu", lambda x, negative_slope=0.01: _leaky_relu(floating(x), negative_slope), _leaky_relu_vjp
+)
 
+_elu, _elu_vjp = _by_input("elu")
+ELU = define("elu", lambda x, alpha=1.0: _elu(floating(x), alpha), _elu_vjp)
 
-def _softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> tuple[Array, Any]:
-    x = floating(x)
-    scaled = x * beta
-    y = np.logaddexp(scaled, scaled.dtype.type(0)) / beta
-    return np.where(scaled > threshold, x, y), (x, beta, threshold)
+_hardtanh, _hardtanh_vjp = _by_input("hardtanh")
+HARDTANH = define("hardtanh", lambda x, low=-1.0, high=1.0: _hardtanh(x, low, high), _hardtanh_vjp)
+"""Unlike clamp's, its gradient is 0 at the bounds, as in PyTorch."""
 
+_hardswish, _hardswish_vjp = _by_input("hardswish")
+HARDSWISH = define("hardswish", lambda x: _hardswish(floating(x)), _hardswish_vjp)
 
-def _softplus_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    x, beta, threshold = saved
-    scaled = x * beta
-    return (gradient * np.where(scaled > threshold, x.dtype.type(1), _sigmoid(scaled)),)
+_log_sigmoid, _log_sigmoid_vjp = _by_input("log_sigmoid")
+LOG_SIGMOID = define("log_sigmoid", lambda x: _log_sigmoid(floating(x)), _log_sigmoid_vjp)
 
-
-SOFTPLUS = define("softplus", _softplus, _softplus_vjp)
-
-
-def _leaky_relu(x: Array, negative_slope: float = 0.01) -> tuple[Array, Any]:
-    x = floating(x)
-    return np.where(x > 0, x, x * negative_slope), (x, negative_slope)
-
-
-def _leaky_relu_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    x, negative_slope = saved
-    return (np.where(x > 0, gradient, gradient * negative_slope),)
-
-
-LEAKY_RELU = define("leaky_relu", _leaky_relu, _leaky_relu_vjp)
-
-
-def _elu(x: Array, alpha: float = 1.0) -> tuple[Array, Any]:
-    x = floating(x)
-    y = np.where(x > 0, x, np.expm1(np.minimum(x, 0)) * alpha)
-    return y, (x, y, alpha)
-
-
-def _elu_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    x, y, alpha = saved
-    return (np.where(x > 0, gradient, gradient * (y + alpha)),)
-
-
-ELU = define("elu", _elu, _elu_vjp)
-
-
-def _hardtanh(x: Array, low: float = -1.0, high: float = 1.0) -> tuple[Array, Any]:
-    return np.clip(x, low, high), (x, low, high)
-
-
-def _hardtanh_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    """Unlike clamp's, it is 0 at the bounds, as in PyTorch."""
-    x, low, high = saved
-    return (gradient * ((x > low) & (x < high)),)
-
-
-HARDTANH = define("hardtanh", _hardtanh, _hardtanh_vjp)
-
-
-def _hardswish(x: Array) -> tuple[Array, Array]:
-    x = floating(x)
-    return x * np.clip(x + 3, 0, 6) / 6, x
-
-
-def _hardswish_vjp(x: Array, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    inner = np.where(x < 3, x / 3 + x.dtype.type(0.5), x.dtype.type(1))
-    return (gradient * np.where(x <= -3, x.dtype.type(0), inner),)
-
-
-HARDSWISH = define("hardswish", _hardswish, _hardswish_vjp)
-
-
-def _log_sigmoid(x: Array) -> tuple[Array, Array]:
-    """-log(1 + exp(-x)) without overflow."""
-    x = floating(x)
-    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x))), x
-
-
-def _log_sigmoid_vjp(x: Array, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    return (gradient * _sigmoid(-x),)
-
-
-LOG_SIGMOID = define("log_sigmoid", _log_sigmoid, _log_sigmoid_vjp)
-
-
-def _mish(x: Array) -> tuple[Array, Any]:
-    x = floating(x)
-    t = np.tanh(np.logaddexp(x, x.dtype.type(0)))
-    return x * t, (x, t)
-
-
-def _mish_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
-    x, t = saved
-    return (gradient * (t + x * _sigmoid(x) * (1 - t * t)),)
-
-
-MISH = define("mish", _mish, _mish_vjp)
+_mish, _mish_vjp = _by_input("mish")
+MISH = define("mish", lambda x: _mish(floating(x)), _mish_vjp)

@@ -8,9 +8,11 @@ from typing import Any
 
 MODULES: tuple[str, ...] = (
     ".loops_attention",
+    ".loops_elementwise",
     ".loops_optim",
     ".loops_optim_adaptive",
     ".loops_optim_signs",
+    ".recurrent",
 )
 """Modules of this package with compiled loops; each lists its kernels in ``KERNELS``."""
 
