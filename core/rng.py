@@ -37,9 +37,15 @@ class Key:
 
     def bits(self, count: int, device: str = "cpu", first: int = 0) -> np.ndarray:
         """``count`` random uint32, from word ``first`` (a multiple of 4) of this draw on."""
+        return kernel("philox_bits", device)(count, *self._counter(), first)
+
+    def mask(self, count: int, threshold: int) -> np.ndarray:
+        """Which of the first ``count`` bits are at least ``threshold``, which is below 2**32."""
+        return kernel("philox_mask")(count, *self._counter(), threshold)
+
+    def _counter(self) -> tuple[tuple[int, int], tuple[int, int, int]]:
         mixed = splitmix64(self.seed * 0x9E3779B97F4A7C15 + self.purpose)
-        words = (self.call, self.shard, self.step)
-        return kernel("philox_bits", device)(count, (mixed & 0xFFFFFFFF, mixed >> 32), words, first)
+        return (mixed & 0xFFFFFFFF, mixed >> 32), (self.call, self.shard, self.step)
 
 
 class _State(threading.local):
@@ -241,8 +247,8 @@ def normal(shape: Sequence[int], key: Key, dtype: Any = np.float32) -> np.ndarra
 
 def keep_mask(shape: Sequence[int], drop_probability: float, key: Key) -> np.ndarray:
     """Boolean mask that is False with ``drop_probability`` (compared in integers: equal on every device)."""
-    threshold = np.uint32(min(round(drop_probability * 2.0**32), 2**32 - 1))
-    return (key.bits(math.prod(shape)) >= threshold).reshape(shape)
+    threshold = min(round(drop_probability * 2.0**32), 2**32 - 1)
+    return key.mask(math.prod(shape), threshold).reshape(shape)
 
 
 def integers(shape: Sequence[int], low: int, high: int, key: Key) -> np.ndarray:

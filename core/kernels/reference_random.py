@@ -50,4 +50,13 @@ def _rounds(c0: np.ndarray, key: tuple[int, int], words: tuple[int, int, int], o
         out[:, lane] = word
 
 
-KERNELS = {"philox_bits": philox_bits}
+def philox_mask(count: int, key: tuple[int, int], words: tuple[int, int, int], threshold: int) -> np.ndarray:
+    """Which of the first ``count`` random uint32 are at least ``threshold``: a boolean for each.
+
+    >>> philox_mask(4, (0, 0), (0, 0, 0), 0xB0000000).tolist()
+    [False, True, True, False]
+    """
+    return philox_bits(count, key, words) >= np.uint32(threshold)
+
+
+KERNELS = {"philox_bits": philox_bits, "philox_mask": philox_mask}

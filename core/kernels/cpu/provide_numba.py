@@ -12,6 +12,7 @@ MODULES: tuple[str, ...] = (
     ".loops_optim",
     ".loops_optim_adaptive",
     ".loops_optim_signs",
+    ".loops_random",
     ".recurrent",
 )
 """Modules of this package with compiled loops; each lists its kernels in ``KERNELS``."""
