@@ -13,6 +13,7 @@ from . import rng
 from .creation import _array_of, _default, _finish, _shape
 from .errors import RangeError
 from .generator import Generator
+from .live import live
 from .tensor import Tensor
 
 
@@ -21,6 +22,7 @@ def _key(generator: Generator | None) -> rng.Key:
     return rng.next_key("user") if generator is None else generator.next_key()
 
 
+@live
 def rand(
     *sizes: Any,
     size: Any = None,
@@ -38,6 +40,7 @@ def rand(
     return _finish(rng.uniform(_shape(sizes, size), _key(generator), _default(dtype)), dtype, device, requires_grad)
 
 
+@live
 def randn(
     *sizes: Any,
     size: Any = None,
@@ -54,6 +57,7 @@ def randn(
     return _finish(rng.normal(_shape(sizes, size), _key(generator), _default(dtype)), dtype, device, requires_grad)
 
 
+@live
 def randint(
     low: int,
     high: Any = None,
@@ -78,6 +82,7 @@ def randint(
     return _finish(values, dtype, device, requires_grad)
 
 
+@live
 def randperm(n: int, *, generator: Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
     """The integers 0 to n-1 in random order.
 
@@ -89,6 +94,7 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: Any = None, d
     return _finish(order, dtype, device, False)
 
 
+@live
 def rand_like(
     input: Any,
     *,
@@ -108,6 +114,7 @@ def rand_like(
     )
 
 
+@live
 def randn_like(
     input: Any,
     *,
@@ -127,6 +134,7 @@ def randn_like(
     )
 
 
+@live
 def randint_like(
     input: Any,
     low: int,
@@ -146,6 +154,7 @@ def randint_like(
     return randint(low, high, array.shape, generator=generator, dtype=dtype or array.dtype, device=device)
 
 
+@live
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None) -> Tensor:
     """Normal of ``mean`` and ``std``, which may be Tensors that give the shape.
 
@@ -157,6 +166,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     return randn(tuple(size), generator=generator) * std + mean
 
 
+@live
 def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     """1 with probability ``input``, else 0, element by element.
 
@@ -167,6 +177,7 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     return Tensor((draw < np.asarray(input.array)).astype(input.dtype))
 
 
+@live
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
 ) -> Tensor:

@@ -80,12 +80,12 @@ class Given:
 
     ran: Ran | None
     gradient: Any
-    """Name of the gradient of the output; a list with None holes for an op with several."""
+    """(name, what it is) of the output's gradient, see ``recorder._next``; a list with None holes for an op with several."""
     needs: list[bool]
     targets: list[Any]
-    """For each input None, ("node", name, count of earlier contributions, shape) or ("leaf", tensor, contributions in all, last)."""
+    """For each input None, ("node", name, what it is then, what it was, shape) or ("leaf", tensor, contributions before, and to come)."""
     found: list[Any]
-    """For each input None where no gradient came, else its shape."""
+    """For each input None where no gradient came, else its shape and whether it is a part."""
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 from ..backend import as_array
 from ..graph import _contribute, _first_write, _Pending, unbroadcast
 from ..node import wrap
+from ..part import Part
 from .events import Called, Entered, Given, Ran, Walked
 from .recorder import Recorder
 from .reference import Reference
@@ -59,6 +60,12 @@ def end(begun: list[Any]) -> None:
         listener.backward_ends()
 
 
+def added(first: Any, second: Any) -> Any:
+    """The sum of two gradients of one node."""
+    total = first + second
+    return total if total.__class__ is Part else as_array(total)
+
+
 def pending(remaining: int) -> Any:
     """A leaf that gets several contributions."""
     found = _Pending()
@@ -76,7 +83,7 @@ def tensor(array: Any, weight: Any) -> Any:
 class _Writer:
     def __init__(self, recorder: Recorder) -> None:
         self.names: dict[str, Any] = {
-            "as_array": as_array, "unbroadcast": unbroadcast, "deliver": deliver, "contribute": _contribute,
+            "as_array": as_array, "unbroadcast": unbroadcast, "added": added, "deliver": deliver, "contribute": _contribute,
             "begin": begin, "end": end, "pending": pending, "tensor": tensor, "wrap": wrap,
         }  # fmt: skip
         self.lines: list[tuple[int, str]] = []
@@ -183,8 +190,8 @@ class _Writer:
         self.line("finally:")
         self.line(f"    end(r{number})")
 
-    def gradient(self, name: str, seed: str) -> str:
-        return seed if name == "seed" else f"g{self.pass_}_{name}"
+    def gradient(self, name: str, seed: str, kind: str = "") -> str:
+        return seed if name == "seed" else f"g{self.pass_}_{name}" + (".whole()" if kind == "part" else "")
 
     def gave(self, step: Given, seed: str) -> None:
         assert step.ran is not None
@@ -198,7 +205,8 @@ class _Writer:
                     self.line(f"{slots[k]} = {leaf}._slot if {leaf}._grad is None else None")
             many = isinstance(step.gradient, list)
             parts = [
-                None if g is None else self.gradient(g, seed) for g in (step.gradient if many else [step.gradient])
+                None if g is None else self.gradient(g[0], seed, g[1])
+                for g in (step.gradient if many else [step.gradient])
             ]
             gradient = f"({''.join(f'{part}, ' for part in parts)})" if many else parts[0]
             found = [f"p{step.ran.number}_{k}" for k in range(len(step.found))]
@@ -209,14 +217,15 @@ class _Writer:
                 f"[{', '.join(slots)}])  # {step.ran.op.name}"
             )
             self.places = slots
-        for k, (target, shape) in enumerate(zip(step.targets, step.found, strict=False)):
+        for k, (target, gave) in enumerate(zip(step.targets, step.found, strict=False)):
             if target is None:
                 continue
-            value = found[k] if shape is not None else "None"
+            value = found[k] if gave is not None else "None"
             if target[0] == "node":
-                self.to_node(target, value, shape)
+                self.to_node(target, value, gave)
             else:
-                self.to_leaf(target, value, self.places[k] if shape is not None else "None")
+                place = self.places[k] if gave is not None else "None"
+                self.to_leaf(target, value + (".whole()" if gave is not None and gave[1] else ""), place)
 
     def slot(self, targets: list[Any], k: int) -> str:
         """The place that a vjp may write input k's gradient to: where all that a leaf gets comes at once."""
@@ -225,18 +234,15 @@ class _Writer:
             return "None"
         return f"k{len(self.lines)}_{k}"
 
-    def to_node(self, target: Any, value: str, shape: Any) -> None:
-        _, name, count, wanted = target
+    def to_node(self, target: Any, value: str, found: Any) -> None:
+        _, name, _, before, wanted = target
         into = self.gradient(name, "")
-        if shape != wanted:
+        if found[0] != wanted:
             value = f"unbroadcast({value}, {wanted!r})"
-        self.line(
-            f"{into} = {value}"
-            if not count
-            else f"{into} = as_array({into} + {value})"
-            if count == 1
-            else f"{into} += {value}"
-        )
+        if before is None:
+            self.line(f"{into} = {value}")
+        else:
+            self.line(f"{into} += {value}" if before == "sum" else f"{into} = added({into}, {value})")
 
     def to_leaf(self, target: Any, value: str, place: str) -> None:
         _, leaf, before, remaining = target

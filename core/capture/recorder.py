@@ -12,6 +12,7 @@ import numpy as np
 from .. import graph, rng
 from ..live import now
 from ..node import Node, Variable
+from ..part import Part
 from .events import Called, Entered, Given, Ran, Walked
 from .reference import DifferentError, Reference, merged
 from .traced import Slotted, Traced, plain, slotted, traced
@@ -92,7 +93,7 @@ class Recorder:
     def gave(self, gradients: Sequence[Any]) -> None:
         """A vjp of the running backward pass returned."""
         if self._walk is not None:
-            self._walk.append([None if g is None else g.shape for g in gradients])
+            self._walk.append([None if g is None else (g.shape, g.__class__ is Part) for g in gradients])
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a live function."""
@@ -102,6 +103,8 @@ class Recorder:
         described = self.describe(args), self.describe(kwargs)
         with self.silence(), self._random_counts():
             result = function(*plain(args), **plain(kwargs))
+        if result is None and any(item.kind == "number" for item in described[0].value):
+            self.refuse("a sum of two losses that average different numbers of items")
         results: list[tuple[str, int]] = []
         form = "none" if result is None else "tuple" if isinstance(result, tuple) else "single"
         parts = result if form == "tuple" else () if form == "none" else (result,)
@@ -269,11 +272,10 @@ class Recorder:
     def _steps(self, top: Node | None, nodes: Sequence[Node], remaining: dict[Any, int], log: list[Any]) -> list[Given]:
         """The walk again, on names instead of arrays; as ``graph._step`` goes it."""
         names: dict[Node, Any] = {n: [None] * len(n.gradient) for n in nodes if n.shape is None}
-        counts: dict[Node, int] = {}
         contributed: dict[Any, int] = {}
-        gaves, steps = iter(log), []
+        given, steps = iter(log), []
         if top is not None:
-            names[top] = "seed"
+            names[top] = "seed", "first"
         for place, node in enumerate(nodes):
             gradient = names.get(node)
             if node.shape is None and not any(part is not None for part in gradient):
@@ -281,19 +283,21 @@ class Recorder:
             if node.op is None:
                 names[node.edges[0]][node.saved] = gradient
                 continue
-            found = [None] * len(node.edges) if gradient is None else next(gaves)
+            found = [None] * len(node.edges) if gradient is None else next(given)
             targets: list[Any] = []
-            for edge, shape in zip(node.edges, found, strict=False):
-                if edge is None or (edge.__class__ is Node and shape is None):
+            for edge, gave in zip(node.edges, found, strict=False):
+                if edge is None or (edge.__class__ is Node and gave is None):
                     targets.append(None)
                 elif edge.__class__ is Node:
-                    name = names.setdefault(edge, f"{place}_{len(targets)}")
-                    targets.append(("node", name, counts.get(edge, 0), edge.shape))
-                    counts[edge] = counts.get(edge, 0) + 1
+                    part = gave[1] and gave[0] == edge.shape
+                    name, before = names.get(edge, (f"{place}_{len(targets)}", None))
+                    how = _next(before, part)
+                    names[edge] = name, how
+                    targets.append(("node", name, how, before, edge.shape))
                 else:
                     remaining[edge] -= 1
                     targets.append(("leaf", edge, contributed.get(edge, 0), remaining[edge]))
-                    contributed[edge] = contributed.get(edge, 0) + (shape is not None)
+                    contributed[edge] = contributed.get(edge, 0) + (gave is not None)
             needs = [edge is not None for edge in node.edges]
             steps.append(Given(self._nodes[node], gradient, needs, targets, list(found)))
         return steps
@@ -321,6 +325,13 @@ class Recorder:
         for place, count in rng.moment().calls.items():
             if count != before.get(place, 0):
                 counts[place] = counts.get(place, 0) + count - before.get(place, 0)
+
+
+def _next(before: str | None, part: bool) -> str:
+    """What a node's gradient is after one more contribution: "part", "first" (somebody else's array), or "sum" (made here)."""
+    if before is None:
+        return "part" if part else "first"
+    return "part" if before == "part" and part else "sum"
 
 
 def recording() -> Recorder | None:
