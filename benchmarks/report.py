@@ -47,6 +47,10 @@ def line(found: dict[str, Any], name: str) -> str:
     row = found["results"][name]
     text = f"{name:<{NAME}}" + "".join(f"{cell(row, side):>{COLUMN}}" for side in found["sides"])
     notes = [f"{'':<{NAME}}{side}: {words}" for side, words in row["said"].items()]
+    if row["disturbed"]:
+        notes.append(
+            f"{'':<{NAME}}{row['disturbed']} rounds were disturbed by other processes, however often they were run"
+        )
     return "\n".join([text, *notes])
 
 
