@@ -142,6 +142,23 @@ def test_bench_takes_the_faster_form_of_a_side(monkeypatch):
 
 
 @pytest.mark.torch
+def test_bench_gives_both_libraries_the_same_work(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    models, workloads, turns = (importlib.import_module(name) for name in ("models", "workloads", "turns"))
+    ours, theirs = models.Library("phalanx"), models.Library("torch")
+    for name in ("mlp", "cnn", "cifar", "lstm", "vae", "chain", "matmul", "attention"):
+        case, found = workloads.CASES[name], {}
+        for library in (ours, theirs):
+            for form in workloads.forms_of(name, library.name):
+                task = case.make(library, form, case.batches(library))
+                found[f"{library.name} {form}"] = task.check()
+                task.run(1)
+        turns.agree(name, found)
+        assert len(found) == (3 if name in workloads.IMAGES else 2)
+
+
+@pytest.mark.torch
 def test_both_libraries_train_the_same_model():
     pytest.importorskip("torch")
     done = run([sys.executable, str(ROOT / "benchmarks" / "models.py"), "cnn", "gpt", "tiny"])
