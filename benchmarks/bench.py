@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,9 @@ def main() -> None:
         compared = [side for side in compared if not side.form]
         print("\npeak memory of steps above libraries and data, MiB:")
         for name in options.only:
-            found["results"][name]["mib"] = {side.name: peak_mib(side, name) for side in compared}
+            with ThreadPoolExecutor(len(compared)) as pool:
+                peaks = list(pool.map(lambda side, name=name: peak_mib(side, name), compared))
+            found["results"][name]["mib"] = {side.name: mib for side, mib in zip(compared, peaks, strict=True)}
             print(report.memory_line(found, name), flush=True)
     found["about"]["minutes"] = round((time.monotonic() - began) / 60, 1)
     print(f"\n{found['about']['minutes']} minutes")

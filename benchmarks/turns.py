@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ TOLERANCE = 1e-3
 """How far apart the sides' losses and lengths of gradients may be, relative."""
 BUSY, TRIES = 0.95, 3
 """A round in which the thread had less of the wall clock's time was disturbed, and is run again."""
+AT_ONCE = 2
+"""So many sides get ready at a time."""
 COMPILE_S = 300.0
 BENCH = str(Path(__file__).with_name("bench.py"))
 
@@ -40,8 +43,10 @@ class Turns:
         """
         made: dict[str, dict[str, Any]] = {}
         said: dict[str, str] = {}
-        for side in self.sides:
-            (answer,) = self.crew.ask(side.name, {"do": "make", "case": case}, timeout_s=COMPILE_S)
+        request = {"do": "make", "case": case}
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # nothing is timed yet
+            answers = list(pool.map(lambda s: self.crew.ask(s.name, request, timeout_s=COMPILE_S)[0], self.sides))
+        for side, answer in zip(self.sides, answers, strict=True):
             if "error" in answer:
                 said[side.name] = answer["error"]
             else:

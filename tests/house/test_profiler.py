@@ -101,6 +101,27 @@ def test_the_results_and_the_ops_are_the_same_without_and_with_a_profile():
     assert p.rows() == seen
 
 
+def test_a_captured_step_is_seen_as_well():
+    model = nn.Linear(4, 2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    fast = phalanx.capture(step)
+    for _ in range(4):
+        fast(phalanx.ones(3, 4))
+    with phalanx.profile() as p:
+        fast(phalanx.ones(3, 4))
+    assert {row.name: row.calls for row in p.rows()}["linear backward"] == 1
+    assert p.steps == 1
+    assert fast.why is None
+
+
 def test_ops_are_restored_after_an_error(tmp_path):
     with pytest.raises(phalanx.PhalanxError), phalanx.profile(tmp_path / "trace.json") as p:
         phalanx.ones(3) + phalanx.ones(4)
