@@ -56,9 +56,9 @@ class Cluster:
             out, err = job.popen.communicate(timeout=DEADLINE_S)
         return subprocess.CompletedProcess(arguments, job.popen.returncode, out, err)
 
-    def start(self, *arguments: str) -> contextlib.AbstractContextManager[Started]:
+    def start(self, *arguments: str, hosts: str | None = None) -> contextlib.AbstractContextManager[Started]:
         """The same, not waited for."""
-        return started(*PHALANX, "run", *self.options(), *arguments, **self.added)
+        return started(*PHALANX, "run", *self.options(hosts), *arguments, **self.added)
 
     def pids(self, host: int) -> list[int]:
         words = ["ip", "netns", "pids", self.hosts.namespace(host)]
