@@ -161,17 +161,24 @@ def to_device(array: Any, device: Device | str | int | None) -> Array:
         return cupy.asarray(array)
 
 
-def empty_aligned(count: int, dtype: Any, device: str = "cpu") -> Array:
+PAGE_BYTES = 4096
+
+
+def empty_aligned(count: int, dtype: Any, device: str = "cpu", place: int | None = None) -> Array:
     """A 1-D array of ``count`` elements, not initialised, whose memory starts on a 256-byte address.
 
-    >>> empty_aligned(10, np.float32).ctypes.data % 256
-    0
+    ``place``: buffers of different places, 0 to 15, that one loop goes through side by side begin at different places within a
+    page: a load that waits for a store to an equal one costs Intel's processors up to 10 % of an optimizer's step.
+
+    >>> empty_aligned(10, np.float32).ctypes.data % 256, empty_aligned(10, np.float32, place=3).ctypes.data % 4096
+    (0, 3840)
     """
     dtype = np.dtype(dtype)
     if device != "cpu":
         return _cupy().empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
-    raw = np.empty(count * dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    step, at = (ALIGNMENT_BYTES, 0) if place is None else (PAGE_BYTES, place * 5 * ALIGNMENT_BYTES % PAGE_BYTES)
+    raw = np.empty(count * dtype.itemsize + step, np.uint8)
+    start = (at - raw.ctypes.data) % step
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 

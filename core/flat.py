@@ -46,6 +46,8 @@ class FlatStore:
             end += -(-size // step) * step
         self.length = end
         self.device = device_kind(self.parameters[0].array) if self.parameters else "cpu"
+        self._made = 0
+        """Buffers so far: each begins at another place within a page."""
         self.data = self.new_buffer()
         self.gradient = self.new_buffer()
         self.state: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -61,7 +63,8 @@ class FlatStore:
 
     def new_buffer(self, dtype: Any = None, length: int | None = None) -> Any:
         """A zeroed buffer of this layout, or of ``length`` elements."""
-        buffer = empty_aligned(self.length if length is None else length, np.dtype(dtype or self.dtype))
+        buffer = empty_aligned(self.length if length is None else length, dtype or self.dtype, place=self._made)
+        self._made += 1
         buffer[...] = 0
         return buffer
 
@@ -279,5 +282,6 @@ def tree_sum(values: Sequence[float]) -> float:
     """
     level = list(values)
     while len(level) > 1:
-        level = [sum(level[i : i + 2]) for i in range(0, len(level), 2)]
+        odd = level[-1:] if len(level) % 2 else []
+        level = [a + b for a, b in zip(level[::2], level[1::2], strict=False)] + odd
     return level[0] if level else 0.0

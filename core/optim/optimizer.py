@@ -210,8 +210,9 @@ class Optimizer(OptimizerState):
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        want_gradients(self._all())
-        if any(p.requires_grad and not is_packed(p) for p in self._all()):
+        parameters = self._all()
+        want_gradients(parameters)
+        if any(p.requires_grad and not is_packed(p) for p in parameters):
             self._pack()
         spans: dict[FlatStore, tuple[int, int]] = {}
         for group in self.param_groups:
@@ -243,6 +244,8 @@ class Optimizer(OptimizerState):
 
     def _gather(self, spans: Mapping[FlatStore, tuple[int, int]]) -> None:
         """Where ranks own parts: all get the parameters that others updated."""
+        if all(store.keeper is None for store in spans):
+            return
         keepers: dict[int, tuple[Keeper, list[tuple[FlatStore, int, int]]]] = {}
         for store in dict.fromkeys(p._store for p in self._all()):  # an order that all ranks share
             if store in spans and store.keeper is not None:
@@ -278,11 +281,14 @@ class Optimizer(OptimizerState):
         lo, hi = store.clip(store.offsets[run.first], store.extent(run.last)[1])
         if lo >= hi:
             return
-        shape = store.parameters[run.first].array.shape if self.grain == "matrix" else (-1,)
-        state = {name: store.state_part(self, name, lo, hi).reshape(shape) for name in names}
-        gradient = store.gradient_part(lo, hi).reshape(shape)
-        data = store.data[lo:hi].reshape(shape)
-        gradient = -gradient if group.get("maximize") else gradient
+        state = {name: store.state_part(self, name, lo, hi) for name in names}
+        gradient, data = store.gradient_part(lo, hi), store.data[lo:hi]
+        if self.grain == "matrix":
+            shape = store.parameters[run.first].array.shape
+            state = {name: buffer.reshape(shape) for name, buffer in state.items()}
+            gradient, data = gradient.reshape(shape), data.reshape(shape)
+        if group.get("maximize"):
+            gradient = -gradient
         self.update(data, gradient, state | run.numbers, group, run.steps + 1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
