@@ -20,12 +20,15 @@ _DEPTH = 3
 _LONGEST = 64
 """So many items of a list or dict of the user's are looked at; of longer ones the length."""
 _missing = object()
+_HYPERPARAMETERS = frozenset(["param_groups", "get_last_lr", "get_lr"])
 
 
 class Guard:
     """The state of what ``step`` and the ``modules`` and ``tensors`` that it uses are now."""
 
     def __init__(self, step: Callable[..., Any], modules: list[Any], tensors: list[Any]) -> None:
+        self.refusal: str | None = None
+        """Why the step cannot be replayed, seen from its code."""
         self._spaces: list[tuple[str, dict[str, Any], list[Any]]] = []
         self._names: list[tuple[str, Any, str, Any]] = []
         self._cells: list[tuple[str, Any, Any]] = []
@@ -84,6 +87,8 @@ class Guard:
         if id(function) in self._seen or function.__code__.co_filename.startswith(_PACKAGE):
             return
         self._seen.add(id(function))
+        if read := _HYPERPARAMETERS.intersection(_global_names(function.__code__)):
+            self.refusal = f"{name} uses {min(read)}: a rate that Python reads or sets is not seen by a replay"
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             value = _content(cell)
             self._cells.append((f"{variable!r}, which {name} refers to,", cell, value))

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..kernels.table import chosen
 from ..live import now
 from ..mode import mode
 from ..node import Variable
@@ -81,7 +82,7 @@ class CapturedStep:
                 "backward looks for NaN (anomaly detection)" if mode.anomaly else "inside of another captured step"
             )
             return self.step(*args, **kwargs)
-        key: list[Any] = [mode.enabled]
+        key: list[Any] = [mode.enabled, chosen()]
         arrays: list[Any] = []
         for value in args:
             if isinstance(value, Variable):
@@ -130,25 +131,32 @@ class CapturedStep:
         with recorded(recorder):
             result = self.step(*args, **kwargs)
             recorder.returned(result)
+        recorder.release()
         self.why = "recording: this step is replayed from its next calls on"
         reason = recorder.reasons[0] if recorder.reasons else None
+        if reason is None and guard is not None:
+            reason = guard.refusal
         if reason is None and guard is not None and (changed := guard.difference()) is not None:
             reason = f"the step changes what it depends on: {changed}"
         if reason is None and earlier is not None:
             try:
                 recorder.merge(earlier)
             except DifferentError as different:
-                reason = self._differs(known, checked, str(different))
+                reason = str(different)
+                known.attempts += 1
+                if checked is None and known.attempts < ATTEMPTS:
+                    known.pending = recorder
+                    return result
             else:
                 if checked is None:
                     reason = self._keep(known, recorder, guard)
-                recorder.release()
-                earlier = None
                 if reason is None:
                     return result
         if reason is None:
             known.pending = recorder
-        elif reason:
+        else:
+            if checked is not None:
+                self._outdated(known, checked, reason)
             self._refuse(known, reason)
         return result
 
@@ -157,25 +165,18 @@ class CapturedStep:
             differs = known.variants[-1].guard.difference()
             return f"what the step depends on keeps changing: {differs}"
         known.attempts = 0
-        known.variants.append(_Variant(guard, *self._compiled(recorder)))
+        replay, source = compiled(recorder)
+        known.variants.append(_Variant(guard, replay, recorder, source))
         return None
 
-    @staticmethod
-    def _compiled(recorder: Recorder) -> tuple[Any, Recorder, str]:
-        replay, source = compiled(recorder)
-        return replay, recorder, source
-
-    def _differs(self, known: _Shape, checked: _Variant | None, text: str) -> str | None:
-        """Two recordings differ: another try, or a reason to stay eager."""
-        if checked is not None:
-            known.variants.remove(checked)
-            warnings.warn(
-                f"capture: {text}. Up to {RECHECK} steps before this one were replayed with what it was before; pass what changes as an "
-                "argument of the step",
-                stacklevel=5,
-            )
-        known.attempts += 1
-        return text if known.attempts >= ATTEMPTS else None
+    def _outdated(self, known: _Shape, variant: _Variant, reason: str) -> None:
+        """A program turned out not to be what the step does."""
+        known.variants.remove(variant)
+        warnings.warn(
+            f"capture: {reason}. Up to {RECHECK} steps before this one were replayed with what was before; pass what changes as an "
+            "argument of the step",
+            stacklevel=4,
+        )
 
     def _refuse(self, known: _Shape, reason: str) -> None:
         known.reason, known.attempts = reason, 0

@@ -53,9 +53,10 @@ def _begin() -> None:
         if _count > 1:
             return
         for each in op.TABLE.values():
-            _kept.append((each, each.forward, each.vjp))
-            object.__setattr__(each, "forward", _telling_forward(each, each.forward))
-            object.__setattr__(each, "vjp", _telling_vjp(each.vjp))
+            forward, vjp = (getattr(function, "instead_of", function) for function in (each.forward, each.vjp))
+            _kept.append((each, forward, vjp))
+            object.__setattr__(each, "forward", _telling_forward(each, forward))
+            object.__setattr__(each, "vjp", _telling_vjp(vjp))
         _call, _record, _walk = Module.__call__, graph._record, graph.backward
         exchanged: Any = Tensor
         exchanged.array = property(_read, _write)
@@ -86,6 +87,8 @@ def _read(tensor_: Any) -> Any:
         return array
     code = sys._getframe(1).f_code
     file = code.co_filename
+    if not file.startswith(graph._PACKAGE):
+        looked("reading a tensor's .array")
     by_engine = file in _ENGINE or (file == tensor.__file__ and code.co_name in _HANDS_ON)
     return recorder.read(tensor_, array, by_engine)
 
@@ -109,6 +112,7 @@ def _telling_forward(each: Any, forward: Callable[..., Any]) -> Callable[..., An
         recorder = recording()
         return forward(*arrays, **attributes) if recorder is None else recorder.ran(each, forward, arrays, attributes)
 
+    told.instead_of = forward  # type: ignore[attr-defined]  # another exchange may have put this one back late
     return told
 
 
@@ -119,6 +123,7 @@ def _telling_vjp(vjp: Callable[..., Any]) -> Callable[..., Any]:
             now.recorder.gave(gradients)
         return gradients
 
+    told.instead_of = vjp  # type: ignore[attr-defined]
     return told
 
 

@@ -411,7 +411,14 @@ def eager_cases():
         log[:] = [len(log) + 1] if not log else [log[0] + 1]
         return finish(start(model, optimizer, x, y) * (1.0 / log[0]), optimizer)
 
+    def raw(model, optimizer, log, x, y):
+        return finish(start(model, optimizer, phalanx.Tensor(np.asarray(x.array)), y), optimizer)
+
+    def rate(model, optimizer, log, x, y):
+        return finish(start(model, optimizer, x, y) * optimizer.param_groups[0]["lr"], optimizer)
+
     return {
+        "raw": (of(raw), ".array"), "rate": (of(rate), "param_groups"),
         "reads": (of(reads), "item"), "branches": (of(branches), "item"), "numpy": (of(numpy), "tanh"),
         "mask": (of(mask), "mask"), "gradient": (of(gradient), "gradient"), "by_hand": (of(by_hand), "gradient"),
         "pythons": (of(pythons), "Python's or NumPy's own random"), "appends": (of(appends), "'log'"),
