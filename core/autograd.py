@@ -14,6 +14,7 @@ from .graph import FREED, free, run_hooks, unbroadcast, where
 from .live import refuse
 from .mode import mode
 from .node import Node, Variable, wrap
+from .part import Part
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -102,7 +103,9 @@ class Walk:
             if need and g is not None:
                 self._add(edge, g)
 
-    def _add(self, target: Any, gradient: Array) -> None:
+    def _add(self, target: Any, gradient: Any) -> None:
+        if gradient.__class__ is Part:
+            gradient = gradient.whole()
         shape: Any = target.shape if target.__class__ is Node else target.array.shape
         if gradient.shape != shape:
             gradient = unbroadcast(gradient, shape)

@@ -33,6 +33,7 @@ from .node import Node, Variable, bindings, explained
 from .node import bind as bind
 from .node import wrap as wrap
 from .op import Op
+from .part import Part
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 next_sequence = itertools.count().__next__
@@ -234,6 +235,8 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
 def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_graph: bool) -> None:
     """Pass one node's gradient on to its inputs. ``summed``: nodes whose gradient was made here, to be added to in place."""
     gradient = node.gradient
+    if gradient.__class__ is Part:
+        gradient = gradient.whole()
     edges = node.edges
     op = node.op
     if node.shape is None:  # several outputs
@@ -266,10 +269,13 @@ def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_gra
             elif edge in summed:
                 edge.gradient += g
             else:
-                edge.gradient = as_array(edge.gradient + g)
-                summed.add(edge)
+                g = edge.gradient + g
+                if g.__class__ is not Part:
+                    g = as_array(g)
+                    summed.add(edge)
+                edge.gradient = g
         else:
-            _contribute(edge, leaves[edge], g)
+            _contribute(edge, leaves[edge], g.whole() if g.__class__ is Part else g)
 
 
 def _slots(edges: Sequence[Any], leaves: dict[Any, _Pending]) -> list[Array | None]:

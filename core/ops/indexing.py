@@ -14,6 +14,7 @@ from ..backend import device_kind
 from ..errors import RangeError, ShapeError
 from ..kernels.table import kernel
 from ..op import Array, define
+from ..part import Part, simple
 from .arithmetic import Gradients, Needs
 
 
@@ -67,6 +68,8 @@ def _flat(key: Any, shape: tuple[int, ...]) -> Array | None:
 
 def _index_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradients:
     shape, key = saved
+    if simple(key):
+        return (Part(shape, [(key, gradient)]),)
     if hasattr(key, "dtype") and key.dtype.kind in "iu" and key.ndim and len(shape) > 1:
         return (_rows_vjp(gradient, key, shape),)
     dx = np.zeros_like(gradient, shape=shape)
