@@ -37,6 +37,16 @@ def fma(typing, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def plus(typing, x, y):  # type: ignore[no-untyped-def]
+    """x + y, which as a sum in an exact loop may be reordered, and so vectorised: nothing but that sum."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fadd(*arguments, flags=("reassoc", "nsz"))
+
+    return types.float32(types.float32, types.float32), generate
+
+
+@intrinsic
 def largest(typing, x, y):  # type: ignore[no-untyped-def]
     """The larger of two numbers; as a reduction it is vectorised, which Python's max() is not. Not for NaN."""
 
@@ -213,8 +223,7 @@ def log1p_unit(u):  # type: ignore[no-untyped-def]
 @inline
 def softplus(x):  # type: ignore[no-untyped-def]
     """log(1 + exp(x))."""
-    y = log1p_unit(exp_below(x if x < ZERO else -x))
-    y = y + (x if x > ZERO else ZERO)
+    y = log1p_unit(exp_below(-abs(x))) + (x if x > ZERO else ZERO)
     return y if x == x else x
 
 
