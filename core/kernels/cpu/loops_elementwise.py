@@ -15,7 +15,21 @@ from .. import reference_activation as reference
 from .. import reference_erf
 from .compiled import loop, prange
 from .dense import of_one, of_two
-from .mathematics import HALF, ONE, TWO, ZERO, erf, exp, exp_below, expm1_below, f4, log1p_unit, quotient, sigmoid, tanh
+from .mathematics import (
+    HALF,
+    ONE,
+    TWO,
+    ZERO,
+    erf,
+    exp,
+    exp_below,
+    expm1_below,
+    f4,
+    log1p_unit,
+    normal_below,
+    sigmoid,
+    tanh,
+)
 from .mathematics import softplus as softplus_of
 
 # ---- by comparing and multiplying ------------------------------------------------------------------------------------
@@ -183,7 +197,7 @@ def mish_forward(x, y):  # type: ignore[no-untyped-def]
     for i in prange(x.size):
         e = exp(_FLAT if x[i] > _FLAT else x[i])
         n = e * (e + TWO)  # tanh(log(1 + e)) is n / (n + 2)
-        y[i] = x[i] * quotient(n, n + TWO)
+        y[i] = x[i] * (n / (n + TWO))
 
 
 @loop("f4[:], f4[:], f4[:] out", exact=True)
@@ -192,13 +206,12 @@ def mish_backward(gradient, x, dx):  # type: ignore[no-untyped-def]
         v = x[i]
         e = exp(_FLAT if v > _FLAT else v)
         n = e * (e + TWO)
-        t = quotient(n, n + TWO)
-        dx[i] = gradient[i] * (t + v * quotient(e, ONE + e) * (ONE - t * t))
+        t = n / (n + TWO)
+        dx[i] = gradient[i] * (t + v * (e / (ONE + e)) * (ONE - t * t))
 
 
 # ---- GELU ------------------------------------------------------------------------------------------------------------
 
-_ROOT_HALF = f4(math.sqrt(0.5))
 _DENSITY = f4(1.0 / math.sqrt(2.0 * math.pi))
 _SCALE, _CUBE = f4(2.0 * math.sqrt(2.0 / math.pi)), f4(0.044715)
 _FAR = f4(80.0)
@@ -213,7 +226,7 @@ def erf_forward(x, y):  # type: ignore[no-untyped-def]
 @loop("f4[:], f4[:] out", exact=True)
 def gelu_forward(x, y):  # type: ignore[no-untyped-def]
     for i in prange(x.size):
-        y[i] = x[i] * HALF * (ONE + erf(x[i] * _ROOT_HALF))
+        y[i] = x[i] * normal_below(x[i])
 
 
 @loop("f4[:], f4[:], f4[:] out", exact=True)
@@ -221,7 +234,7 @@ def gelu_backward(gradient, x, dx):  # type: ignore[no-untyped-def]
     for i in prange(x.size):
         v = x[i]
         density = _DENSITY * exp_below(-HALF * v * v)
-        dx[i] = gradient[i] * (HALF * (ONE + erf(v * _ROOT_HALF)) + v * density)
+        dx[i] = gradient[i] * (normal_below(v) + v * density)
 
 
 @loop("f4[:], f4[:] out", exact=True)
@@ -238,7 +251,7 @@ def gelu_tanh_backward(gradient, x, dx):  # type: ignore[no-untyped-def]
         square = _CUBE * v * v
         u = v * _SCALE * (ONE + square)
         e = exp(_FAR if u < -_FAR else -u)
-        s = ZERO if u < -_FAR else quotient(ONE, ONE + e)
+        s = ZERO if u < -_FAR else (ONE / (ONE + e))
         slope = e * s * s  # s * (1 - s) without cancellation
         dx[i] = gradient[i] * (s + slope * (v * _SCALE * (ONE + _THREE * square)))
 

@@ -6,7 +6,7 @@ denormal is 0. Products and sums of polynomials are fused explicitly (``fma``), 
 bits between the body of a loop and its end.
 
 References: exp and log are those of Moshier's Cephes library, tanh is that of Eigen; erf and log(1 + u) are our own fits (weighted
-least squares, iterated to the least largest relative error). The reciprocal is Newton's iteration from a guess by the exponent's bits.
+least squares, iterated to the least largest relative error).
 """
 
 from __future__ import annotations
@@ -70,17 +70,6 @@ def _times_power_of_two(typing, y, shifted):  # type: ignore[no-untyped-def]
     return types.float32(types.float32, types.float32), generate
 
 
-@intrinsic
-def _guess_reciprocal(typing, x):  # type: ignore[no-untyped-def]
-    """1 / x within 12 % for a positive normal x below 2**126."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        bits = builder.sub(ir.Constant(_INTEGER, 0x7EF311C7), builder.bitcast(arguments[0], _INTEGER))
-        return builder.bitcast(bits, _FLOAT)
-
-    return types.float32(types.float32), generate
-
-
 def _exponent_bits(builder, x):  # type: ignore[no-untyped-def]
     """e << 23 of a positive normal x = m * 2**e with m in [sqrt(1/2), sqrt(2))."""
     above = builder.sub(builder.bitcast(x, _INTEGER), ir.Constant(_INTEGER, 0x3F3504F3))
@@ -103,18 +92,6 @@ def _mantissa(typing, x):  # type: ignore[no-untyped-def]
         return builder.bitcast(builder.sub(builder.bitcast(arguments[0], _INTEGER), bits), _FLOAT)
 
     return types.float32(types.float32), generate
-
-
-@inline
-def quotient(a, b):  # type: ignore[no-untyped-def]
-    """a / b for b in [2**-100, 2**100] within one unit in the last place: in a loop three times as fast as a division."""
-    r = _guess_reciprocal(b)
-    e = fma(-b, r, ONE)
-    r = fma(r, e, r)
-    e = fma(-b, r, ONE)
-    r = fma(r, fma(e, e, e), r)
-    q = a * r
-    return fma(r, fma(-b, q, a), q)
 
 
 # ---- exponentials ----------------------------------------------------------------------------------------------------
@@ -176,10 +153,10 @@ def expm1_below(x):  # type: ignore[no-untyped-def]
 
 @inline
 def sigmoid(x):  # type: ignore[no-untyped-def]
-    c = x if x > f4(-87.0) else f4(-87.0)
-    c = c if c < f4(87.0) else f4(87.0)
-    y = quotient(ONE, ONE + _exp_within(-c))
-    y = y if x > f4(-87.0) else ZERO
+    c = -x if x > _EXP_LEAST else -_EXP_LEAST
+    c = c if c > _EXP_LEAST else _EXP_LEAST
+    y = ONE / (ONE + _exp_within(c))
+    y = y if x > _EXP_LEAST else ZERO
     return y if x == x else x
 
 
@@ -230,13 +207,14 @@ def softplus(x):  # type: ignore[no-untyped-def]
 # ---- others ----------------------------------------------------------------------------------------------------------
 
 
-_TANH_END = f4(7.90531110763549805)
+_TANH_END = f4(9.4)
+"""Here the quotient has passed 1, by less than a unit in the last place."""
 
 
 @inline
 def tanh(x):  # type: ignore[no-untyped-def]
-    c = x if x > -_TANH_END else -_TANH_END
-    c = c if c < _TANH_END else _TANH_END
+    c = _TANH_END if x > _TANH_END else x
+    c = -_TANH_END if c < -_TANH_END else c
     z = c * c
     p = fma(f4(-2.76076847742355e-16), z, f4(2.00018790482477e-13))
     p = fma(p, z, f4(-8.60467152213735e-11))
@@ -247,10 +225,9 @@ def tanh(x):  # type: ignore[no-untyped-def]
     q = fma(f4(1.19825839466702e-06), z, f4(1.18534705686654e-04))
     q = fma(q, z, f4(2.26843463243900e-03))
     q = fma(q, z, f4(4.89352518554385e-03))
-    y = quotient(c * p, q)
-    y = y if x < _TANH_END else ONE
-    y = y if x > -_TANH_END else -ONE
-    return y if x == x else x
+    y = (c * p) / q
+    y = ONE if y > ONE else y
+    return -ONE if y < -ONE else y
 
 
 _ERF_END = f4(3.84)
@@ -278,3 +255,29 @@ def erf(x):  # type: ignore[no-untyped-def]
     y = x * fma(p, t, f4(0.36823946237564087))
     y = ONE if y > ONE else y
     return -ONE if y < -ONE else y
+
+
+_NORMAL_END = f4(5.2)
+
+
+@inline
+def normal_below(x):  # type: ignore[no-untyped-def]
+    """The share of the standard normal distribution below x, within 1.5e-7: less work than by erf."""
+    z = x * x
+    z = z if z < _NORMAL_END * _NORMAL_END else _NORMAL_END * _NORMAL_END
+    t = fma(z, TWO / (_NORMAL_END * _NORMAL_END), -ONE)
+    p = fma(f4(-0.000481278111692518), t, f4(0.0012685115216299891))
+    p = fma(p, t, f4(-0.001221490791067481))
+    p = fma(p, t, f4(0.001800121390260756))
+    p = fma(p, t, f4(-0.0047890422865748405))
+    p = fma(p, t, f4(0.008559969253838062))
+    p = fma(p, t, f4(-0.012505118735134602))
+    p = fma(p, t, f4(0.017954787239432335))
+    p = fma(p, t, f4(-0.024723630398511887))
+    p = fma(p, t, f4(0.03198995813727379))
+    p = fma(p, t, f4(-0.039929818361997604))
+    p = fma(p, t, f4(0.050024520605802536))
+    p = fma(p, t, f4(-0.06774366647005081))
+    y = fma(x, fma(p, t, f4(0.1359499990940094)), HALF)
+    y = ONE if y > ONE else y
+    return ZERO if y < ZERO else y
