@@ -25,7 +25,7 @@ import report
 from crew import Crew, describe_machine
 from sides import EXTRAS, Side, all_sides, why_not, work
 from turns import Turns, peak_mib, summarize
-from workloads import CASES, DEFAULT
+from workloads import CASES, COMPILED, DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=int, default=5)
     add("--threads", nargs="+", type=int, default=[1, 2], metavar="N", help="threads of both sides (default: 1 2)")
     add("--no", nargs="+", choices=EXTRAS, default=[], help="columns to leave out")
+    add("--compile-all", action="store_true", help=f"torch.compile for every model, not only {', '.join(COMPILED)}")
     add("--no-memory", action="store_true", help="do not measure peak memory")
     add("--quick", action="store_true", help="a smoke test: the tiny model, one thread, two rounds")
     add(
@@ -127,7 +128,7 @@ def main() -> None:
     }
     print(report.head(found), flush=True)
     with Crew() as crew:
-        turns = Turns(crew, sides)
+        turns = Turns(crew, sides, options.compile_all)
         for name in options.only:
             measured = turns.measure(name, options.rounds)
             row = {"label": CASES[name].label, **summarize(measured["seconds"], pairs_of(sides)), **measured}

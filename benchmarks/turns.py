@@ -11,6 +11,7 @@ from typing import Any
 
 from crew import Crew
 from sides import Side
+from workloads import takes_part
 
 ROUND_S = 0.3
 """What one round of one side takes about."""
@@ -29,8 +30,8 @@ BENCH = str(Path(__file__).with_name("bench.py"))
 class Turns:
     """All sides of one run."""
 
-    def __init__(self, crew: Crew, sides: Sequence[Side]) -> None:
-        self.crew, self.sides = crew, list(sides)
+    def __init__(self, crew: Crew, sides: Sequence[Side], compile_all: bool = False) -> None:
+        self.crew, self.sides, self.compile_all = crew, list(sides), compile_all
         self.several = {side.name for side in sides if side.threads > 1}
         self.disturbed = 0
         for side in sides:
@@ -44,9 +45,10 @@ class Turns:
         made: dict[str, dict[str, Any]] = {}
         said: dict[str, str] = {}
         request = {"do": "make", "case": case}
+        sides = [side for side in self.sides if takes_part(case, side.form, self.compile_all)]
         with ThreadPoolExecutor(AT_ONCE) as pool:  # nothing is timed yet
-            answers = list(pool.map(lambda s: self.crew.ask(s.name, request, timeout_s=COMPILE_S)[0], self.sides))
-        for side, answer in zip(self.sides, answers, strict=True):
+            answers = list(pool.map(lambda s: self.crew.ask(s.name, request, timeout_s=COMPILE_S)[0], sides))
+        for side, answer in zip(sides, answers, strict=True):
             if "error" in answer:
                 said[side.name] = answer["error"]
             else:

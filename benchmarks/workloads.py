@@ -17,6 +17,8 @@ BATCHES = 8
 LEARNING_RATE = 1e-5
 FORMS = ("plain", "channels_last", "compile", "replay")
 """How a library is used: as everybody writes it; images and weights channels last (PyTorch); torch.compile; phalanx.capture."""
+COMPILED = ("mlp", "cnn", "lstm", "vae", "gpt", "chain")
+"""What torch.compile is asked to compile unless all is: it takes half a minute of processor time for each."""
 IMAGES = ("cnn", "cifar", "resnet", "conv")
 
 
@@ -44,6 +46,13 @@ class Case:
     label: str
     batches: Callable[[Library], list[tuple[Any, ...]]]
     make: Callable[[Library, str, list[tuple[Any, ...]]], Task]
+
+
+def takes_part(name: str, form: str, compile_all: bool) -> bool:
+    """Whether a workload is run in a form: an update alone has nothing to compile or to replay."""
+    if form == "compile":
+        return name != "adam" and (compile_all or name in COMPILED)
+    return form != "replay" or name != "adam"
 
 
 def forms_of(name: str, library: str) -> tuple[str, ...]:
