@@ -8,6 +8,8 @@ from typing import Any
 
 NAME = 10
 COLUMN = 22
+LONGEST = 4.0
+"""Where a bar of the picture is cut off."""
 
 
 def head(found: dict[str, Any]) -> str:
@@ -73,7 +75,7 @@ def markdown(found: dict[str, Any]) -> str:
         "with fused=True, as many threads) over the column's: above 1 the column is faster. NHWC: channels last was PyTorch's better "
         "form. Weights, batches and losses are the same on all sides (verified to 1e-3).",
         "",
-        *(f"- no column {name}: {reason}" for name, reason in found["missing"].items()),
+        *(f"No column {name}: {reason}.\n" for name, reason in found["missing"].items()),
         f"| workload | {' | '.join(sides)} |",
         f"|{'---|' * (len(sides) + 1)}",
     ]
@@ -95,6 +97,12 @@ def markdown(found: dict[str, Any]) -> str:
             lines.append(
                 f"| {found['results'][name]['label']} | {' | '.join(f'{mib[column]:.1f}' for column in columns)} |"
             )
+    disturbed = sum(row["disturbed"] for row in found["results"].values())
+    if disturbed:
+        lines += [
+            "",
+            f"{disturbed} rounds with one thread were disturbed by other processes, however often they were run.",
+        ]
     notes = [
         f"- {name}, {side}: {words}" for name, row in found["results"].items() for side, words in row["said"].items()
     ]
@@ -131,10 +139,13 @@ def _plot(found: dict[str, Any], path: Path) -> Path:
         below = [max(0.0, ratio["median"] - ratio["lowest"]) for _, ratio in rows]
         above = [max(0.0, ratio["highest"] - ratio["median"]) for _, ratio in rows]
         axes.barh(places, values, height, label=side, xerr=[below, above], error_kw={"elinewidth": 0.6})
+        for place, value in zip(places, values, strict=True):
+            axes.text(min(value, LONGEST) + 0.02, place, f"{value:.2f}", va="center", fontsize=5)
+    axes.set_xlim(0, min(LONGEST + 0.3, axes.get_xlim()[1]))
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks(range(len(results)), [row["label"] for row in results.values()], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("time of PyTorch eager / time of the column, as many threads: above 1 is faster than PyTorch")
+    axes.set_xlabel("PyTorch's time / ours, as many threads: above 1 we are faster", fontsize=8)
     axes.legend(fontsize=7)
     about = found["about"]
     axes.set_title(f"{about['processor']}, commit {about['commit']}, {about['date']}", fontsize=8)

@@ -141,6 +141,39 @@ def test_bench_takes_the_faster_form_of_a_side(monkeypatch):
     assert row["ratio"] == {"ours": {"median": 2.0, "lowest": pytest.approx(4 / 3), "highest": 4.0}}
 
 
+def test_bench_writes_what_it_found(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    report, turns = importlib.import_module("report"), importlib.import_module("turns")
+    seconds = {"phalanx": {"plain": [0.001, 0.001]}, "PyTorch": {"plain": [0.004], "channels_last": [0.0015]}}
+    row = {
+        "label": "a model",
+        "said": {"phalanx.capture": "too deep"},
+        "disturbed": 3,
+        "mib": {"phalanx": 5, "PyTorch": 6},
+    }
+    about = {"processor": "P", "cores": 2, "python": "3", "numpy": "2", "torch": "2", "unset": ["A"], "rounds": 2}
+    found = {
+        "about": {**about, "commit": "abc", "command": "c", "date": "d", "load": 0.5, "platform": "L"},
+        "missing": {"torch.compile": "no compiler"},
+        "sides": ["phalanx", "PyTorch", "phalanx.capture"],
+        "results": {"mlp": {**row, **turns.summarize(seconds, [("phalanx", "PyTorch")])}},
+    }
+    report.write(found, tmp_path)
+    text = (tmp_path / "cpu.md").read_text()
+    assert "| a model | 1.000 (1.50) | 1.500 NHWC | - |" in text
+    assert "| a model | 1.50 to 1.50 |" in text
+    assert "| a model | 5.0 | 6.0 |" in text
+    for words in (
+        "No column torch.compile: no compiler.",
+        "- mlp, phalanx.capture: too deep",
+        "3 rounds with one thread",
+    ):
+        assert words in text
+    assert json.loads((tmp_path / "cpu.json").read_text()) == json.loads(json.dumps(found))
+    for words in (report.head(found), report.line(found, "mlp"), report.memory_line(found, "mlp")):
+        assert words
+
+
 @pytest.mark.torch
 def test_bench_gives_both_libraries_the_same_work(monkeypatch):
     pytest.importorskip("torch")
