@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_diagnosis(commands)
     _add_doctor(commands)
     _add_bench(commands)
+    _add_warmup(commands)
     add_slurm(commands)
     add_k8s(commands)
     return parser
@@ -239,6 +240,21 @@ def _add_bench(commands: Any) -> None:
     add("--rounds", type=int, default=7, metavar="N", help="rounds, in which all contestants take turns (default 7)")
     add("--output", metavar="DIR", help="folder for all_reduce.json and all_reduce.png")
     parser.set_defaults(call=_bench, name="bench")
+
+
+def _add_warmup(commands: Any) -> None:
+    parser = commands.add_parser(
+        "warmup",
+        help="compile the fast kernels of this machine ahead",
+        description="Compile all loops behind the fast kernels (PHALANX_KERNELS=fast) and keep them in numba's cache, so that no job "
+        "waits for that in its first step. Once for each machine, user and version; what is there already is left alone.",
+    )
+    words = (
+        "threads of a rank's kernels: from 2 on the forms for several, too (default: $OMP_NUM_THREADS, or the cores)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help=words)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only loops whose name contains one of these")
+    parser.set_defaults(call=lambda options: _module("warmup").warm_up(options.threads, options.names), name="warmup")
 
 
 def _run(options: argparse.Namespace) -> int:

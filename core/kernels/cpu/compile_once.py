@@ -22,7 +22,9 @@ except ImportError:  # not a Unix
 
 _PATIENCE_S = 0.3
 """A wait that is shorter is not worth a line."""
+_COMPILING = "compiling fast kernels, once for this machine: some seconds (`phalanx warmup` does it ahead)"
 _said: set[str] = set()
+_apart = False
 
 
 def say(line: str) -> None:
@@ -34,7 +36,14 @@ def say(line: str) -> None:
 
 def say_compiling() -> None:
     """What the first step waits for."""
-    say("compiling fast kernels, once for this machine: some seconds (`phalanx warmup` does it ahead)")
+    say(_COMPILING)
+
+
+def stand_apart() -> None:
+    """For a program that says by itself what it compiles, and that holds the lock for all its processes."""
+    global _apart
+    _apart = True
+    _said.add(_COMPILING)
 
 
 @contextlib.contextmanager
@@ -55,7 +64,7 @@ def alone_on_this_machine() -> Iterator[None]:
 
 
 def _opened() -> int | None:
-    if fcntl is None:
+    if fcntl is None or _apart:
         return None
     path = Path(tempfile.gettempdir(), f"phalanx-compiling-{os.getuid()}")
     try:

@@ -87,27 +87,31 @@ class Loop:
         if threads._count == 1 or elements < threads._count * SMALLEST_SHARE:
             return (self._serial or self.compile(parallel=False))(*arguments)
         run = self._parallel or self.compile(parallel=True)
-        if getattr(_mine, "count", 0) != threads._count:  # numba counts for each thread anew
+        if getattr(_mine, "count", 0) != threads._count and not _forked:  # numba counts for each thread anew
             _follow(threads._count)
         return run(*arguments)
 
     def compile(self, parallel: bool) -> Any:
         """The compiled form, from numba's cache if it is there."""
-        parallel = parallel and not _forked
         with _lock:
+            if parallel and _forked:
+                self._parallel = self.compile(parallel=False)
             found = self._parallel if parallel else self._serial
             if found is None:
                 found = self._compile(parallel)
                 if parallel:
+                    self._parallel = found
                     _follow(threads.threads())
-                    self._parallel = found if numba.threading_layer() != "workqueue" else _alone(found)
+                    if numba.threading_layer() == "workqueue":
+                        self._parallel = found = _alone(found)
                 else:
                     self._serial = found
         return found
 
-    def is_kept(self, parallel: bool) -> bool:
-        """Whether this form need not be compiled: numba's cache has it."""
-        return _is_kept(self._made(parallel), self.signature)
+    def kept(self, parallel: bool) -> tuple[bool, str | None]:
+        """Whether this form need not be compiled, because numba's cache has it; and the folder of that cache."""
+        made = self._made(parallel)
+        return _is_kept(made, self.signature), made._cache.cache_path
 
     def _made(self, parallel: bool) -> Any:
         """What numba will compile or has kept: a function whose name says its form and all that it consists of."""
@@ -141,7 +145,8 @@ def _is_kept(made: Any, signature: tuple[Any, ...]) -> bool:
     if cache.cache_path is None:
         return False
     try:
-        return cache._index_key(signature, made.targetctx.codegen()) in cache._cache_file._load_index()
+        kept = cache._cache_file._load_index().get(cache._index_key(signature, made.targetctx.codegen()))
+        return kept is not None and os.path.exists(os.path.join(cache.cache_path, kept))
     except Exception:  # as above
         _forget(made)
         return False
@@ -179,7 +184,8 @@ def _alone(run: Callable[..., Any]) -> Callable[..., Any]:
 def loop(signature: str, exact: bool = False) -> Callable[[Callable[..., None]], Loop]:
     """Decorator: ``signature`` lists the arguments' types as "f4[:]" (1-D, read), "f4[:,:] out" (2-D, written), "f4" (a number).
 
-    Kinds: f4, f8, i4, i8, u1, u4, u8, b1 (bool). Arrays are C-contiguous. ``exact``: no fast mathematics.
+    Kinds: f4, f8, i4, i8, u1, u4, u8, b1 (bool). Arrays are C-contiguous. ``exact``: no fast mathematics; elementwise loops need it,
+    because what is contracted differs between the vectorised body and the rest, so that an element's bits would depend on its place.
     """
     kinds = tuple(_type(part.strip()) for part in _split(signature))
     return lambda function: Loop(function, kinds, exact)
@@ -226,15 +232,15 @@ def describe() -> str:
 
 
 def _follow(count: int) -> None:
-    if any(each._parallel is not None for each in _loops):
+    if not _forked and any(each._parallel is not None for each in _loops):
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
         _mine.count = count
 
 
 def _after_fork() -> None:
     """OpenMP ends a forked process that uses its threads; the serial forms give the same bits."""
-    global _forked
-    _forked = True
+    global _forked, _lock
+    _forked, _lock = True, threading.RLock()
     for each in _loops:
         each._parallel = None
 

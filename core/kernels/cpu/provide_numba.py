@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 MODULES: tuple[str, ...] = (
+    ".batch_norm",
+    ".pool_halves",
     ".loops_attention",
     ".loops_elementwise",
+    ".loops_embedding",
+    ".loops_norm",
     ".loops_optim",
     ".loops_optim_adaptive",
     ".loops_optim_signs",
     ".loops_random",
+    ".loops_rows",
     ".recurrent",
 )
 """Modules of this package with compiled loops; each lists its kernels in ``KERNELS``."""
@@ -25,6 +30,12 @@ def load() -> dict[str, Callable[..., Any]]:
     for module in MODULES:
         found.update(importlib.import_module(module, __package__).KERNELS)
     return found
+
+
+def loops() -> list[Any]:
+    """All compiled loops; each is a ``compiled.Loop``. Raises ImportError as :func:`load` does."""
+    load()
+    return list(importlib.import_module(".compiled", __package__).loops())
 
 
 def describe() -> str:
