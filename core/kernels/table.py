@@ -26,6 +26,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
         ".reference_attention",
         ".reference_conv",
         ".reference_ctc",
+        ".reference_fused",
         ".reference_norm",
         ".reference_recurrent",
         ".reference_random",

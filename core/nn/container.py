@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import RangeError
+from . import fusion
 from .module import Module
 
 
@@ -108,6 +109,8 @@ class Sequential(_Listed):
 
     def forward(self, input: Any) -> Any:
         """The output of the last module."""
+        if fusion.available():
+            return fusion.run(list(self), input)
         for name in self._module_names:
             input = self.__dict__[name](input)
         return input

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..backend import array_module, as_dtype, to_device
 from ..errors import ShapeError
-from ..op import Array
+from ..graph import apply
+from ..op import Array, Op
 from ..tensor import Tensor
 from . import functional as F
 from . import init, statistics
@@ -83,9 +84,18 @@ class _BatchNorm(Module):
         output, seen_mean, seen_m2 = F.batch_norm_with_statistics(
             input, self.weight, self.bias, self.eps, allow_single=statistics.collecting()
         )
-        if self.training and mean is not None:
-            statistics.record(self, input.array.size // self.num_features, seen_mean, seen_m2)
+        self._record(input, seen_mean, seen_m2)
         return output
+
+    def by_batch(self, input: Tensor, op: Op) -> Tensor:
+        """The output of ``op``, which adds something to batch norm by the batch's statistics, on an input that was checked."""
+        output, seen_mean, seen_m2 = apply(op, input, self.weight, self.bias, eps=self.eps)
+        self._record(input, seen_mean.array, seen_m2.array)
+        return output
+
+    def _record(self, input: Tensor, seen_mean: Array, seen_m2: Array) -> None:
+        if self.training and self.running_mean is not None:
+            statistics.record(self, input.array.size // self.num_features, seen_mean, seen_m2)
 
     def commit(self, n: float, mean: Array, m2: Array) -> None:
         """Move the running statistics once: ``running = (1 - momentum) * running + momentum * seen``.

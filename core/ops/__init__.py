@@ -8,6 +8,7 @@ from . import ctc as ctc
 from . import dropout as dropout
 from . import elementary as elementary
 from . import embedding as embedding
+from . import fused as fused
 from . import gather_shards as gather_shards
 from . import indexing as indexing
 from . import linalg as linalg

@@ -12,7 +12,8 @@ from ..op import Array, define
 from . import expect
 
 
-def _check_channels(op: str, x: Array, **per_channel: Array | None) -> None:
+def check_channels(op: str, x: Array, **per_channel: Array | None) -> None:
+    """``x`` has channels in dimension 1, and the others one element for each."""
     if x.ndim < 2:
         raise ShapeError(f"{op}: input must have at least 2 dimensions (batch, channels, ...), got shape {x.shape}")
     for name, array in per_channel.items():
@@ -34,7 +35,7 @@ def _batch_norm_train(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
 ) -> tuple[tuple[Array, Array, Array], Any]:
     expect.one_float_dtype("batch_norm", input=x)
-    _check_channels("batch_norm", x, weight=weight, bias=bias)
+    check_channels("batch_norm", x, weight=weight, bias=bias)
     y, mean, deviations, inverse_std = kernel("batch_norm_train", device_kind(x))(x, weight, bias, eps)
     return (y, mean, deviations), (x, mean, inverse_std, weight)
 
@@ -58,7 +59,7 @@ def _batch_norm_eval(
     x: Array, mean: Array, variance: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float = 1e-5
 ) -> tuple[Array, Any]:
     expect.one_float_dtype("batch_norm", input=x)
-    _check_channels("batch_norm", x, running_mean=mean, running_var=variance, weight=weight, bias=bias)
+    check_channels("batch_norm", x, running_mean=mean, running_var=variance, weight=weight, bias=bias)
     inverse_std = _inverse_std(variance, eps)
     y = kernel("batch_norm_apply", device_kind(x))(x, mean, inverse_std, weight, bias)
     return y, (x, mean, inverse_std, weight)

@@ -47,7 +47,9 @@ def passed(g, place, mine):  # type: ignore[no-untyped-def]
     return g * (ONE if number < 4 else ZERO) if number & np.int32(3) == mine else ZERO
 
 
-@loop("f4[:,:,:,:], u1[:,:,:,:], f4[:,:,:,:], f4[:], i8, f4[:,:] out, f4[:,:] out, f4[:,:] out, f4[:,:] out", exact=True)
+@loop(
+    "f4[:,:,:,:], u1[:,:,:,:], f4[:,:,:,:], f4[:], i8, f4[:,:] out, f4[:,:] out, f4[:,:] out, f4[:,:] out", exact=True
+)
 def pooled_sums(g, index, x, mean, size, totals, products, bias, weight):  # type: ignore[no-untyped-def]
     """As ``loops_batch_norm.sums``, bit for bit: a block's gradients before the maximum are laid out for it."""
     rows, columns, channels, row = g.shape[1], g.shape[2], g.shape[3], mean.size
