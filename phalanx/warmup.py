@@ -35,7 +35,8 @@ def warm_up(count: int | None = None, names: Sequence[str] = ()) -> int:
         if not any(name in loop.name for loop in loops):
             raise RangeError(f"no loop's name contains {name!r}")
     chosen = [loop for loop in loops if not names or any(name in loop.name for name in names)]
-    states = [(loop, parallel, *loop.kept(parallel)) for parallel in (False, True)[: min(count, 2)] for loop in chosen]
+    forms = [(loop, False) for loop in chosen] + [(loop, True) for loop in chosen if loop.divides and count > 1]
+    states = [(loop, parallel, *loop.kept(parallel)) for loop, parallel in forms]
     missing = [(loop.name, parallel) for loop, parallel, kept, _ in states if not kept]
     if missing:
         print(

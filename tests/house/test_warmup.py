@@ -177,6 +177,8 @@ def test_a_lock_that_cannot_be_had_is_done_without(place: Place) -> None:
 
 def test_whoever_is_forked_goes_on_with_the_serial_forms(place: Place) -> None:
     assert place.run("fork")[0]["child"] == 0
+    forms = {path.name.rpartition("_")[0] for path in place.files(".nbi")}  # one form is not taken for the other
+    assert forms == {"two_loops.first_serial", "two_loops.second_serial", "two_loops.second_parallel"}
 
 
 def test_a_loop_is_told_apart_by_all_that_it_consists_of() -> None:

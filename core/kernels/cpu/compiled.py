@@ -78,6 +78,8 @@ class Loop:
         self.name, self.signature = f"{function.__module__}.{function.__name__}", signature
         self._mathematics: Any = False if exact else MATHEMATICS
         self._function = function
+        self.divides = "prange" in function.__code__.co_names
+        """Whether there is a parallel form; else the serial one serves always."""
         self._serial: Any = None
         self._parallel: Any = None
         _loops.append(self)
@@ -94,7 +96,7 @@ class Loop:
     def compile(self, parallel: bool) -> Any:
         """The compiled form, from numba's cache if it is there."""
         with _lock:
-            if parallel and _forked:
+            if parallel and (_forked or not self.divides):
                 self._parallel = self.compile(parallel=False)
             found = self._parallel if parallel else self._serial
             if found is None:
