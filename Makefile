@@ -26,6 +26,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# the site of docs/, into build/site; a link that leads nowhere is an error
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # against PyTorch on the CPU: benchmarks/results/cpu.md, .json, .png; under ten minutes on two cores
 bench: $(VENV)/.bench $(VENV)/.torch
 	$(BIN)/python benchmarks/bench.py
@@ -47,6 +51,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,plot]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.torch: pyproject.toml | $(BIN)/python
