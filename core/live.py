@@ -30,6 +30,14 @@ class _Now(threading.local):
 now = _Now()
 
 
+class _Structure:
+    stamp = object()
+    """Another object after each attribute that a module got and each hook that came or went."""
+
+
+structure = _Structure()
+
+
 def live(function: F) -> F:
     """Decorator: a captured step calls ``function`` again at each replay.
 

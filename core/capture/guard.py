@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from operator import is_
+from operator import attrgetter, is_
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ..graph import _PACKAGE
+from ..live import structure
 from ..nn.module import Module
 from ..node import Variable
 from .reference import _same
@@ -20,6 +21,7 @@ _DEPTH = 3
 _LONGEST = 64
 """So many items of a list or dict of the user's are looked at; of longer ones the length."""
 _missing = object()
+_requires_grad, _hooks, _array = attrgetter("requires_grad"), attrgetter("_hooks"), attrgetter("array")
 _HYPERPARAMETERS = frozenset(["param_groups", "get_last_lr", "get_lr"])
 
 
@@ -29,6 +31,9 @@ class Guard:
     def __init__(self, step: Callable[..., Any], modules: list[Any], tensors: list[Any]) -> None:
         self.refusal: str | None = None
         """Why the step cannot be replayed, seen from its code."""
+        self._stamp: Any = None
+        """Of the structure when modules were looked at last."""
+        self._modules: list[tuple[str, dict[str, Any], list[Any]]] = []
         self._spaces: list[tuple[str, dict[str, Any], list[Any]]] = []
         self._names: list[tuple[str, Any, str, Any]] = []
         self._cells: list[tuple[str, Any, Any]] = []
@@ -39,19 +44,23 @@ class Guard:
         for module in modules:
             self._module(module)
         self._lengths = [len(each) for _, each in self._registries]
-        self._tensors = [(x, x.requires_grad, x.array, x.array.shape, x.array.dtype) for x in tensors]
+        self._tensors = tensors
+        self._wanted = [x.requires_grad for x in tensors]
+        self._arrays = [x.array for x in tensors]
 
     def difference(self) -> str | None:
         """What is not as it was, in words; None if all is."""
-        for place, (name, space, values) in enumerate(self._spaces):
-            if len(space) != len(values) or not all(map(is_, space.values(), values)):
-                now = list(space.values())
-                if len(now) != len(values) or not all(map(_same_kind, now, values)):
-                    return _changed_name(name, space, values)
-                self._spaces[place] = name, space, now
-        if [len(each) for _, each in self._registries] != self._lengths:
-            names = [name for (name, each), n in zip(self._registries, self._lengths, strict=True) if len(each) != n]
-            return f"{names[0]} has grown or shrunk (hooks are such a thing)"
+        if structure.stamp is not self._stamp:
+            stamp = structure.stamp
+            if (changed := _different(self._modules)) is not None:
+                return changed
+            if [len(each) for _, each in self._registries] != self._lengths:
+                lengths = zip(self._registries, self._lengths, strict=True)
+                name = next(name for (name, each), length in lengths if len(each) != length)
+                return f"{name} has grown or shrunk (hooks are such a thing)"
+            self._stamp = stamp
+        if self._spaces and (changed := _different(self._spaces)) is not None:
+            return changed
         for name, space, key, value in self._names:
             if (now := space.get(key, _missing)) is not value and not _same_kind(now, value):
                 return f"{name} has changed"
@@ -61,15 +70,17 @@ class Guard:
         for name, container, items in self._containers:
             if len(container) != len(items) or not all(map(_same_kind, _items(container), items)):
                 return f"{name} has changed"
-        for place, (x, wanted, array, shape, dtype) in enumerate(self._tensors):
-            if x.requires_grad is not wanted:
-                return "a parameter was frozen or unfrozen"
-            if x._hooks is not None:
-                return "a hook on a parameter"
-            if x.array is not array:
-                if x.array.shape != shape or x.array.dtype != dtype:
-                    return "a parameter has another shape or dtype"
-                self._tensors[place] = x, wanted, x.array, shape, dtype
+        tensors = self._tensors
+        if list(map(_requires_grad, tensors)) != self._wanted:
+            return "a parameter was frozen or unfrozen"
+        if any(hooks is not None and (hooks or hooks.after) for hooks in map(_hooks, tensors)):
+            return "a hook on a parameter"
+        arrays = list(map(_array, tensors))
+        if not all(map(is_, arrays, self._arrays)):
+            pairs = zip(arrays, self._arrays, strict=True)
+            if any(a.shape != b.shape or a.dtype != b.dtype or a.strides != b.strides for a, b in pairs):
+                return "a parameter has another shape or dtype"
+            self._arrays = arrays
         return None
 
     # -- what there is to look at ----------------------------------------------------------------------------------------
@@ -127,10 +138,21 @@ class Guard:
             return
         self._seen.add(id(module))
         space, name = module.__dict__, type(module).__name__
-        self._spaces.append((name, space, list(space.values())))
+        self._modules.append((name, space, list(space.values())))
         for key, value in space.items():
             if isinstance(value, dict | list | set):
                 self._registries.append((f"{key} of {name}", value))
+
+
+def _different(spaces: list[tuple[str, dict[str, Any], list[Any]]]) -> str | None:
+    """The first attribute that is not what it was; equal numbers that are other objects now are taken over."""
+    for place, (name, space, values) in enumerate(spaces):
+        if len(space) != len(values) or not all(map(is_, space.values(), values)):
+            now = list(space.values())
+            if len(now) != len(values) or not all(map(_same_kind, now, values)):
+                return _changed_name(name, space, values)
+            spaces[place] = name, space, now
+    return None
 
 
 def _content(cell: Any) -> Any:

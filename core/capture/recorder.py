@@ -261,7 +261,7 @@ class Recorder:
             if node.hooks is not None:
                 self.refuse(f"a hook on a tensor (forward at {node.site()})")
         for leaf in leaves:
-            if leaf._hooks is not None:
+            if leaf._hooks is not None and (leaf._hooks or leaf._hooks.after):
                 self.refuse("a hook on a parameter")
             with self.silence():
                 inside = id(leaf.array) in self._slots

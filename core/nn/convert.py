@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import Device, as_dtype
 from ..errors import DTypeError
+from ..live import structure
 from ..tensor import Tensor
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def convert(module: Module, change: Callable[[Tensor], Tensor]) -> None:
         for name in owner._buffer_names:
             buffer = owner.__dict__[name]
             if buffer is not None:
+                structure.stamp = object()
                 owner.__dict__[name] = changed.setdefault(id(buffer), change(buffer))
 
 

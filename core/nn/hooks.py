@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import GraphError
 from ..graph import apply
+from ..live import structure
 from ..mode import mode, no_grad
 from ..node import wrap
 from ..op import Array, Op
@@ -27,10 +28,12 @@ class RemovableHandle:
             hooks.clear()
         hooks[self.id] = hook
         hooks.update(later)
+        structure.stamp = object()
 
     def remove(self) -> None:
         """Take the hook away; a second time does nothing."""
         self._hooks.pop(self.id, None)
+        structure.stamp = object()
 
     def __enter__(self) -> RemovableHandle:
         return self

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ..errors import DTypeError, RangeError, ShapeError
-from ..live import live
+from ..live import live, structure
 from ..tensor import Tensor
 from ..tree import join, walk
 from .convert import Convertible
@@ -93,6 +93,10 @@ class Module(Hooked, Recorded, Convertible):
     # ------------------------------------------------------------------ registration
 
     def __setattr__(self, name: str, value: Any) -> None:
+        self._set(name, value)
+        structure.stamp = object()
+
+    def _set(self, name: str, value: Any) -> None:
         own = self.__dict__
         if isinstance(value, Parameter):
             self._claim(name, "_parameter_names")[name] = None
@@ -124,6 +128,7 @@ class Module(Hooked, Recorded, Convertible):
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
+        structure.stamp = object()
         for registry in ("_parameter_names", "_buffer_names", "_module_names"):
             self.__dict__[registry].pop(name, None)
 
@@ -154,6 +159,7 @@ class Module(Hooked, Recorded, Convertible):
         self._refuse_taken(name, "_parameter_names")
         self._claim(name, "_parameter_names")[name] = None
         self.__dict__[name] = param
+        structure.stamp = object()
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Own a tensor that is no parameter; a ``persistent`` one is part of the state dict."""
@@ -162,6 +168,7 @@ class Module(Hooked, Recorded, Convertible):
         self._refuse_taken(name, "_buffer_names")
         self._claim(name, "_buffer_names")[name] = persistent
         self.__dict__[name] = tensor
+        structure.stamp = object()
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Own ``module`` under ``name``; None keeps the name without a module."""
@@ -170,6 +177,7 @@ class Module(Hooked, Recorded, Convertible):
         self._refuse_taken(name, "_module_names")
         self._claim(name, "_module_names")[name] = None
         self.__dict__[name] = module
+        structure.stamp = object()
 
     register_module = add_module
 
