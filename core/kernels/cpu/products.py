@@ -52,12 +52,12 @@ def multiply(typing, sgemm, turn_a, turn_b, rows, columns, inner, alpha, a, a_st
 
 
 @intrinsic
-def one_thread(typing, limit):  # type: ignore[no-untyped-def]
-    """From here on products of this thread use no other thread, so that their bits are those of one."""
+def use_threads(typing, limit, count):  # type: ignore[no-untyped-def]
+    """From here on products of this thread use ``count`` threads; with one their bits are those of one, wherever they run."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         kind = ir.FunctionType(ir.VoidType(), [_INT])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [ir.Constant(_INT, 1)])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [builder.trunc(arguments[1], _INT)])
         return context.get_dummy_value()
 
-    return types.void(types.int64), generate
+    return types.void(types.int64, types.int64), generate

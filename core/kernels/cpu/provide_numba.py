@@ -16,6 +16,7 @@ MODULES: tuple[str, ...] = (
     ".loops_optim",
     ".loops_optim_adaptive",
     ".loops_optim_signs",
+    ".loops_products",
     ".loops_random",
     ".loops_rows",
     ".recurrent",

@@ -1,0 +1,126 @@
+"""Products of two matrices by oneDNN's sgemm, called out of a compiled function.
+
+Such a call costs a microsecond, a sixth of what a primitive of oneDNN costs, and what lies by columns is multiplied up to a quarter
+faster. Batches, matrices cut out of larger ones and large products with a bias go to the primitives; tiny products to NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...op import Array
+from . import onednn_matmul, threads
+from .compiled import loop
+from .mathematics import ONE, ZERO
+from .onednn import Unavailable
+from .products import AS_IT_IS, TURNED, multiply, places, use_threads
+
+FLOAT32 = np.dtype(np.float32)
+SMALLEST, SMALLEST_TURNED = 96**3, 52**3
+"""Multiplications below which NumPy is faster, and those if the right matrix lies by columns, NumPy's weak case."""
+BIAS_APART = 1 << 16
+"""Elements of a product up to which adding a bias afterwards is as fast as a primitive that does both."""
+
+
+@loop("i8, i8, i8, i8, i8, f4[:,:], f4[:,:], f4[:,:] out")
+def _product(sgemm, limit, count, turn_a, turn_b, a, b, out):  # type: ignore[no-untyped-def]
+    use_threads(limit, count)
+    multiply(
+        sgemm, turn_a, turn_b, out.shape[0], out.shape[1], a.shape[1] if turn_a == AS_IT_IS else a.shape[0],
+        ONE, a.ctypes.data, a.shape[1], b.ctypes.data, b.shape[1], ZERO, out.ctypes.data, out.shape[1],
+    )  # fmt: skip
+
+
+@loop("f4[:,:] out, f4[:]")
+def _add_to_rows(y, bias):  # type: ignore[no-untyped-def]
+    for i in range(y.shape[0]):
+        row = y[i]
+        for j in range(row.size):
+            row[j] += bias[j]
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array | None:
+    """``a @ b`` of two float32 matrices, in ``out`` if it is C-contiguous. None where somebody else should do it."""
+    turn_a = turn_b = int(AS_IT_IS)
+    rows, inner = a.shape
+    columns = b.shape[1]
+    if not a.flags.c_contiguous:
+        a, turn_a = a.T, int(TURNED)
+    if not b.flags.c_contiguous:
+        b, turn_b = b.T, int(TURNED)
+    if rows * inner * columns < (SMALLEST_TURNED if turn_b == TURNED else SMALLEST):
+        return None
+    if out is None:
+        out = np.empty((rows, columns), FLOAT32)
+    elif out.dtype != FLOAT32 or not (out.flags.c_contiguous and out.flags.aligned) or type(out) is not np.ndarray:
+        return None
+    if not (_plain(a) and _plain(b) and b.shape[1 if turn_b == TURNED else 0] == inner):
+        return None
+    _product(0, *places(), threads.threads(), turn_a, turn_b, a, b, out)
+    return out
+
+
+def _plain(x: Array) -> bool:
+    return x.dtype == FLOAT32 and x.flags.c_contiguous and x.flags.aligned and type(x) is np.ndarray
+
+
+def _rows(x: Array) -> Array:
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """As ``reference.matmul``."""
+    if a.ndim == 2 == b.ndim:
+        found = product(a, b, out)
+        if found is not None:
+            return found
+    return onednn_matmul.matmul(a, b, out)
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """As ``reference.linear_forward``."""
+    if x.ndim and (bias is None or (x.size // max(1, x.shape[-1]) * len(weight) <= BIAS_APART and _plain(bias))):
+        y = product(_rows(x), weight.T)
+        if y is not None:
+            if bias is not None:
+                _add_to_rows(0, y, bias)
+            return y if x.ndim == 2 else y.reshape(x.shape[:-1] + weight.shape[:1])
+    return onednn_matmul.linear_forward(x, weight, bias)
+
+
+def linear_input_gradient(gradient: Array, weight: Array, out: Array | None = None) -> Array:
+    """As ``reference.linear_input_gradient``."""
+    if gradient.ndim and out is None:
+        dx = product(_rows(gradient), weight)
+        if dx is not None:
+            return dx if gradient.ndim == 2 else dx.reshape(gradient.shape[:-1] + weight.shape[1:])
+    return onednn_matmul.linear_input_gradient(gradient, weight, out)
+
+
+def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) -> Array:
+    """As ``reference.linear_weight_gradient``."""
+    if gradient.ndim:
+        dw = product(_rows(gradient).T, _rows(x), out)
+        if dw is not None:
+            return dw
+    return onednn_matmul.linear_weight_gradient(gradient, x, out)
+
+
+def _provided() -> dict[str, Callable[..., Any]]:
+    try:
+        places()
+    except Unavailable:
+        return {}
+    kernels = (matmul, linear_forward, linear_input_gradient, linear_weight_gradient)
+    return {each.__name__: each for each in kernels}
+
+
+KERNELS = _provided()
+"""What sgemm provides to the kernel table: nothing without oneDNN."""
