@@ -71,7 +71,7 @@ class Place:
         settings = {"NUMBA_CACHE_DIR": str(self.cache), "TMPDIR": str(self.temporary), "NUMBA_NUM_THREADS": "3"}
         return subprocess.Popen(
             [sys.executable, *(arguments if "-m" in arguments else (str(self.script), *arguments))],
-            env={**os.environ, **settings, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **settings, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, *arguments: str, **environment: str) -> tuple[Any, str]:
@@ -128,15 +128,17 @@ def test_the_first_rank_says_it_whoever_compiles(place: Place) -> None:
     """The lock is held by somebody else for a while."""
     holder = place.start(
         "-c",
-        "import time\nfrom phalanx.core.kernels.cpu.compile_once import alone_on_this_machine\n"
-        "with alone_on_this_machine():\n    print('{}', flush=True)\n    time.sleep(3)",
+        "import sys, time\nfrom phalanx.core.kernels.cpu.compile_once import alone_on_this_machine\n"
+        "with alone_on_this_machine():\n    print(flush=True)\n    sys.stdin.read()\n    time.sleep(1)\n    print(time.time())",
         "-m",
     )
-    assert holder.stdout is not None and holder.stdout.readline()
+    assert holder.stdout is not None and holder.stdin is not None and holder.stdout.readline()
     waiter = place.start()
     assert waiter.stderr is not None and waiter.stderr.readline().startswith(LINE)
-    assert holder.poll() is None
-    assert finished(waiter)[0]["first"] == 1 and holder.wait(timeout=10) == 0
+    assert holder.poll() is None and not place.files(".nbc")
+    released = float(holder.communicate(timeout=60)[0])
+    assert finished(waiter)[0]["first"] == 1
+    assert all(path.stat().st_mtime > released - 0.1 for path in place.files(".nbc"))
 
 
 @pytest.mark.parametrize(

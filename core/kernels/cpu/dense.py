@@ -41,11 +41,9 @@ def of_one(run: Loop, reference: Callable[..., Array]) -> Callable[..., Array]:
         if x.flags.num & PLAIN != PLAIN:
             x = dense(x)
         y = np.empty_like(x)
-        flat = x.ravel("K")
         if numbers:
-            run(flat.size, flat, y.ravel("K"), *map(float, numbers))
-        else:
-            run(flat.size, flat, y.ravel("K"))
+            numbers = tuple(map(float, numbers))
+        run(x.size, x.ravel("K"), y.ravel("K"), *numbers)
         return y
 
     return forward
@@ -61,11 +59,9 @@ def of_two(run: Loop, reference: Callable[..., Array]) -> Callable[..., Array]:
             x = dense(x)
             gradient = alike(gradient, x)
         dx = np.empty_like(x)
-        flat = x.ravel("K")
         if numbers:
-            run(flat.size, gradient.ravel("K"), flat, dx.ravel("K"), *map(float, numbers))
-        else:
-            run(flat.size, gradient.ravel("K"), flat, dx.ravel("K"))
+            numbers = tuple(map(float, numbers))
+        run(x.size, gradient.ravel("K"), x.ravel("K"), dx.ravel("K"), *numbers)
         return dx
 
     return backward
