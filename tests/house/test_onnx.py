@@ -33,9 +33,9 @@ WITHOUT = {
     "cross_entropy", "nll_loss", "mse_loss", "bce_with_logits", "binary_cross_entropy", "ctc", "batch_norm_train_sync",
     "sync_batch_norm", "gather_over_shards", "index_put", "scatter_reduce", "cumprod", "cummax", "cummin",
     "logcumsumexp", "erfinv", "lgamma", "digamma", "nextafter", "bitwise_left_shift", "bitwise_right_shift", "gcd", "lcm", "inv",
-    "solve", "cholesky", "slogdet", "eigh", "svd", "qr",
+    "solve", "cholesky", "slogdet", "eigh", "svd", "qr", "batch_norm_relu", "batch_norm_relu_pool", "relu_pool",
 }  # fmt: skip
-"""Ops that ONNX has no words for, or that no model needs after training."""
+"""Ops that ONNX has no words for, that no model needs after training, or that an export sees the parts of."""
 
 
 def session(path: Path) -> Any:

@@ -182,7 +182,9 @@ def batch_norm_relu_pool(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """As ``reference_fused.batch_norm_relu_pool``; y and index have their channels last."""
     if not _takes_pooled(x):
-        return reference_fused.batch_norm_relu_pool(x, weight, bias, eps)
+        y, *found = batch_norm_train(x, weight, bias, eps)
+        pooled, index = reference_fused.relu_pool(y)
+        return pooled, found[0], found[1], found[2], index
     last = channels_last.arranged(x)
     mean, deviations, inverse_std = _statistics(last, x.shape[1], eps)
     shape = x.shape[:2] + (x.shape[2] // 2, x.shape[3] // 2)
@@ -197,7 +199,8 @@ def batch_norm_relu_pool_backward(
 ) -> tuple[Array, Array, Array]:
     """As ``reference_fused.batch_norm_relu_pool_backward``; dx has its channels last."""
     if not _takes_pooled(x) or gradient.dtype != FLOAT32:
-        return reference_fused.batch_norm_relu_pool_backward(gradient, x, mean, inverse_std, weight, index)
+        gradient = reference_fused.relu_pool_backward(gradient, index, x.shape)
+        return batch_norm_backward(gradient, x, mean, inverse_std, weight, True)
     channels, count = x.shape[1], x.size // x.shape[1]
     last, given = channels_last.arranged(x), channels_last.arranged(gradient)
     place, dx = channels_last.arranged(index), channels_last.empty(x.shape)

@@ -14,7 +14,7 @@ import numpy as np
 from ...op import Array
 from .. import reference, reference_conv
 from ..window import Size, Window
-from . import channels_last, onednn_c
+from . import channels_last, onednn_c, side_by_side
 from .onednn import Pool, Primitive, dense, layout, nbytes, numbers, plan, reorder, scratch, wanted
 
 FLOAT32 = np.dtype(np.float32)
@@ -104,6 +104,11 @@ def conv_forward(
     unit = None
     output = window.output(x.shape[2:])
     if _serves(x, None, weight.shape, weight.dtype) and min(output) > 0:
+        side = side_by_side.plan(x.shape, weight.shape, output, window, groups)
+        if side is not None:
+            rows = side_by_side.together(x, side, side.step, side.width)
+            y = conv_forward(rows, weight, bias, window, groups, relu)
+            return side_by_side.apart(y, side, side.out_step, output[1])
         key = ("forward", x.shape, weight.shape, output, window, groups, bias is not None, relu)
         unit = _convolutions.take(key)
     if unit is None:
@@ -131,6 +136,12 @@ def conv_input_gradient(gradient: Array, weight: Array, shape: Size, window: Win
         and min(shape) > 0
         and _exact(shape[2:], window, output)
     ):
+        side = side_by_side.plan(tuple(shape), weight.shape, output, window, groups)
+        if side is not None:
+            rows = side_by_side.together(gradient, side, side.out_step, side.out_width)
+            wide_shape = (len(rows), *shape[1:3], side.width)
+            dx = conv_input_gradient(rows, weight, wide_shape, window, groups)
+            return side_by_side.apart(dx, side, side.step, shape[3])
         key = ("input gradient", tuple(shape), weight.shape, output, window, groups)
         unit = _convolutions.take(key)
     if unit is None:
@@ -148,6 +159,11 @@ def conv_weight_gradient(
     """As ``reference_conv.conv_weight_gradient``."""
     unit, output = None, gradient.shape[2:]
     if _serves(x, gradient, shape, gradient.dtype) and _exact(x.shape[2:], window, output):
+        side = side_by_side.plan(x.shape, tuple(shape), output, window, groups)
+        if side is not None:
+            rows = side_by_side.together(x, side, side.step, side.width)
+            gradient = side_by_side.together(gradient, side, side.out_step, side.out_width)
+            return conv_weight_gradient(gradient, rows, shape, window, groups, out)
         key = ("weight gradient", x.shape, tuple(shape), output, window, groups)
         unit = _convolutions.take(key)
     if unit is None:

@@ -1,0 +1,63 @@
+"""Cases of ops that do at once what often follows each other. NumPy's side is made of the parts' definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.core.definitions import batch_norm_train
+from tests.core.op_cases import Case
+from tests.core.op_cases_nn import torch_batch_norm_train
+
+try:
+    import torch.nn.functional as T
+except ImportError:
+    T = None
+
+_random = np.random.default_rng(77)
+CASES: list[Case] = []
+
+
+def draw(*shape: int) -> np.ndarray:
+    """Normal numbers."""
+    return _random.normal(size=shape)
+
+
+def halved(x: np.ndarray) -> np.ndarray:
+    """Maxima of 2x2 blocks, and of what relu lets through."""
+    rows, columns = x.shape[2] // 2, x.shape[3] // 2
+    blocks = x[:, :, : 2 * rows, : 2 * columns].reshape(*x.shape[:2], rows, 2, columns, 2)
+    return np.maximum(blocks.max(axis=(3, 5)), 0)
+
+
+def norm_relu(x: Any, *rest: Any) -> tuple[Any, ...]:
+    y, *statistics = batch_norm_train(x, *rest)
+    return np.maximum(y, 0), *statistics
+
+
+def norm_relu_pool(x: Any, *rest: Any) -> tuple[Any, ...]:
+    y, *statistics = batch_norm_train(x, *rest)
+    return halved(y), *statistics
+
+
+def torch_norm_relu(x: Any, *rest: Any) -> tuple[Any, ...]:
+    y, *statistics = torch_batch_norm_train(x, *rest)
+    return T.relu(y), *statistics
+
+
+def torch_norm_relu_pool(x: Any, *rest: Any) -> tuple[Any, ...]:
+    y, *statistics = torch_batch_norm_train(x, *rest)
+    return T.max_pool2d(T.relu(y), 2), *statistics
+
+
+for shape in [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 5, 7)]:
+    for affine in (0, 1, 2):
+        inputs = (draw(*shape) + 1, *[draw(3), draw(3)][:affine])
+        name = f"{shape} with {affine}"
+        CASES.append(Case("batch_norm_relu", inputs, {}, norm_relu, torch_norm_relu, name, rtol=1e-4))
+        if len(shape) == 4:
+            case = Case("batch_norm_relu_pool", inputs, {}, norm_relu_pool, torch_norm_relu_pool, name, rtol=1e-4)
+            CASES.append(case)
+for shape in [(3, 3, 4, 2), (2, 3, 5, 7), (0, 3, 4, 4), (1, 16, 2, 3)]:
+    CASES.append(Case("relu_pool", (draw(*shape),), {}, halved, lambda x: T.max_pool2d(T.relu(x), 2)))
