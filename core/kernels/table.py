@@ -24,6 +24,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
         ".reference",
         ".reference_activation",
         ".reference_attention",
+        ".reference_bce",
         ".reference_conv",
         ".reference_ctc",
         ".reference_fused",

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..backend import array_module, device_kind
 from ..errors import DTypeError, RangeError, ShapeError
+from ..kernels.reference_bce import softplus_of_minus
 from ..kernels.table import kernel
 from ..op import Array, define
 from . import expect
@@ -179,33 +180,22 @@ MSE_LOSS = define("mse_loss", _mse_loss, _mse_loss_vjp)
 # ---- binary cross-entropy of logits
 
 
-def _softplus_of_minus(x: Array) -> Array:
-    """``log(1 + exp(-x))`` without overflow."""
-    xp = array_module(x)
-    return xp.log1p(xp.exp(-xp.abs(x))) + xp.maximum(-x, 0)
-
-
 def _bce_with_logits(x: Array, target: Array, pos_weight: Array | None = None) -> tuple[Array, Any]:
     expect.one_float_dtype("binary_cross_entropy_with_logits", input=x, target=target)
     if x.shape != target.shape:
         raise ShapeError(
             f"binary_cross_entropy_with_logits: target must have the input's shape {x.shape}, got {target.shape}"
         )
-    scale = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
-    loss = (1 - target) * x + scale * _softplus_of_minus(x)
-    return loss.astype(x.dtype, copy=False), (x, target, pos_weight)
+    return kernel("bce_logits_forward", device_kind(x))(x, target, pos_weight), (x, target, pos_weight)
 
 
 def _bce_with_logits_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
     x, target, pos_weight = saved
-    xp = array_module(x)
     dx, dt = None, None
     if needs[0]:
-        scale = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
-        small = xp.exp(-xp.abs(x))  # sigmoid(-x) without overflow
-        dx = gradient * ((1 - target) - scale * (xp.where(x >= 0, small, 1) / (1 + small)))
+        dx = kernel("bce_logits_backward", device_kind(x))(gradient, x, target, pos_weight)
     if needs[1]:
-        dt = gradient * (-x if pos_weight is None else (pos_weight - 1) * _softplus_of_minus(x) - x)
+        dt = gradient * (-x if pos_weight is None else (pos_weight - 1) * softplus_of_minus(x) - x)
     return (dx, dt, None)[: len(needs)]
 
 

@@ -16,13 +16,20 @@ pytest.importorskip("numba")
 
 import phalanx
 from phalanx import nn
-from phalanx.core.kernels import reference, reference_activation, reference_erf, reference_random, table
-from phalanx.core.kernels.cpu import compiled, loops_elementwise, loops_random, mathematics, threads
+from phalanx.core.kernels import (
+    reference,
+    reference_activation,
+    reference_bce,
+    reference_erf,
+    reference_random,
+    table,
+)
+from phalanx.core.kernels.cpu import compiled, loops_bce, loops_elementwise, loops_random, mathematics, threads
 from phalanx.core.kernels.cpu.compiled import loop, prange
 
 F = nn.functional
 REFERENCE = {**reference_erf.KERNELS, **reference_activation.KERNELS, "dropout_apply": reference.dropout_apply}
-FAST = {**loops_elementwise.KERNELS, **loops_random.KERNELS}
+FAST = {**loops_elementwise.KERNELS, **loops_random.KERNELS, **loops_bce.KERNELS}
 EXACT = {"relu", "leaky_relu", "hardtanh"}
 NUMBERS: dict[str, list[tuple[Any, ...]]] = {
     "gelu": [(), ("tanh",)],
@@ -278,6 +285,36 @@ def test_ops_use_them(function: Callable[..., Any], fast_kernels: None) -> None:
     for each in (x, wide):
         function(each).sum().backward()
     np.testing.assert_allclose(x.grad.numpy(), wide.grad.numpy(), rtol=1e-5, atol=1e-6)
+
+
+# ---- binary cross-entropy --------------------------------------------------------------------------------------------
+
+
+@given(shape=SHAPES, layouts=st.tuples(LAYOUTS, LAYOUTS), wide=st.sampled_from([1.0, 30.0]), weighted=st.booleans())
+@QUICK
+def test_binary_cross_entropy(shape: tuple[int, ...], layouts: tuple[str, str], wide: float, weighted: bool) -> None:
+    random = np.random.default_rng(1)
+    x, gradient = (random.normal(0, each, shape).astype(np.float32) for each in (wide, 1.0))
+    target = random.random(shape).astype(np.float32)
+    weight = np.float32(3) * np.ones(shape[-1], np.float32) if weighted else None
+    given_x, given_target = laid_out(x, layouts[0]), laid_out(target, layouts[1])
+    exact = reference_bce.bce_logits_forward(x.astype(np.float64), target.astype(np.float64), weight)
+    got = FAST["bce_logits_forward"](given_x, given_target, weight)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, exact, rtol=2e-6, atol=1e-6 * wide)
+    exact = reference_bce.bce_logits_backward(gradient, x.astype(np.float64), target.astype(np.float64), weight)
+    got = FAST["bce_logits_backward"](laid_out(gradient, layouts[1]), given_x, given_target, weight)
+    np.testing.assert_allclose(got, exact, rtol=2e-6, atol=1e-6)
+
+
+def test_binary_cross_entropy_of_what_is_no_number(two_threads: None) -> None:
+    special = [math.nan, math.inf, -math.inf, 0.0, 200.0, -200.0, 1e30]
+    x, target = (each.ravel().astype(np.float32) for each in np.meshgrid(special, [0.0, 0.5, 1.0]))
+    for name in ("bce_logits_forward", "bce_logits_backward"):
+        arguments = (x, target) if name.endswith("forward") else (np.ones_like(x), x, target)
+        with np.errstate(all="ignore"):
+            np.testing.assert_allclose(FAST[name](*arguments), reference_bce.KERNELS[name](*arguments), rtol=1e-6)
+    assert FAST["bce_logits_forward"](x[:0], target[:0]).shape == (0,)
 
 
 # ---- random bits and dropout -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ MODULES: tuple[str, ...] = (
     ".batch_norm",
     ".pool_halves",
     ".loops_attention",
+    ".loops_bce",
     ".loops_elementwise",
     ".loops_embedding",
     ".loops_norm",
