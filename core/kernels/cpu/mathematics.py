@@ -11,6 +11,8 @@ least squares, iterated to the least largest relative error).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -70,7 +72,7 @@ def _times_power_of_two(typing, y, shifted):  # type: ignore[no-untyped-def]
     return types.float32(types.float32, types.float32), generate
 
 
-def _exponent_bits(builder, x):  # type: ignore[no-untyped-def]
+def _exponent_bits(builder: Any, x: Any) -> Any:
     """e << 23 of a positive normal x = m * 2**e with m in [sqrt(1/2), sqrt(2))."""
     above = builder.sub(builder.bitcast(x, _INTEGER), ir.Constant(_INTEGER, 0x3F3504F3))
     return builder.and_(above, ir.Constant(_INTEGER, -(1 << 23)))
