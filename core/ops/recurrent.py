@@ -105,7 +105,8 @@ def _weights(
     if needs[3]:
         found[3] = bias(inputs, out=slots[3])
     if needs[4]:
-        found[4] = bias(hidden, out=slots[4])
+        shared = hidden is inputs and needs[3]  # the same sum
+        found[4] = found[3].copy() if shared else bias(hidden, out=slots[4])  # type: ignore[union-attr]
     return [None if g is None else g.astype(x.dtype, copy=False) for g in found]
 
 

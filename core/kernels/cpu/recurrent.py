@@ -171,7 +171,14 @@ def gru_forward(
 
 
 def gru_backward(
-    dy: Array | None, dh: Array, gates: Array, before: Array, shares: Array, w_hh: Array, sizes: Sequence[int], reverse: bool
+    dy: Array | None,
+    dh: Array,
+    gates: Array,
+    before: Array,
+    shares: Array,
+    w_hh: Array,
+    sizes: Sequence[int],
+    reverse: bool,
 ) -> tuple[Array, ...]:
     """As ``reference_recurrent.gru_backward``."""
     if not _served(gates):
