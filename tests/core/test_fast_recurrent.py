@@ -162,9 +162,9 @@ def test_two_threads_give_the_bits_of_one(monkeypatch, kind):
     equal((*found, *back), (*again, *back_again))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nan_and_infinity_go_the_way_that_they_go_in_the_reference(kind):
-    arguments, gradients = numbers(kind, (5,) * 3, 5, 18, None, False, 4)
+@pytest.mark.parametrize(("kind", "seed"), [("rnn", 4), ("rnn", 5), ("lstm", 4), ("gru", 4)])
+def test_nan_and_infinity_go_the_way_that_they_go_in_the_reference(kind, seed):
+    arguments, gradients = numbers(kind, (5,) * 3, 5, 18, None, False, seed)
     share = arguments[0]
     share[1, 3], share[2, 17], share[3, 2], share[8, 4] = np.nan, np.inf, -np.inf, 3e38
     gradients[1][0, 0] = np.nan

@@ -137,7 +137,7 @@ def lstm_backward(
     with products(w_hh, sizes[0], len(sizes)) as multiply:
         for lo, hi in reversed(spans(sizes, reverse)):
             count = hi - lo
-            if hidden is not None:
+            if hidden is not None and w_hr is not None:
                 hidden[lo:hi] = state[:count]
                 if dy is not None:
                     hidden[lo:hi] += dy[lo:hi]
