@@ -152,14 +152,19 @@ def _label_weights(
 
 def cross_entropy_forward(
     logits: Array, labels: Array, class_weight: Array | None, ignore_index: int, smoothing: float
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array]:
     """Losses of rows of logits against integer labels: logits (N, C), labels (N,), class_weight (C,) or None.
 
     ``loss = (1 - s) * w[label] * -logp[label] + s / C * sum_c w[c] * -logp[c]``, 0 for an ignored row.
-    Returns losses (N,), the rows' weights (N,) and the log-softmax (N, C) that the backward wants.
+    Returns losses (N,), the rows' weights (N,), and what the backward wants: the rows' maxima and the logarithms of the
+    sums of their shifted exponentials, (N, 1) both.
     """
     xp = array_module(logits)
-    log_p = log_softmax_forward(wide(logits), axis=1)
+    work = wide(logits)
+    top = xp.max(work, axis=1, keepdims=True) if work.size else xp.zeros((len(work), 1), work.dtype)
+    log_p = work - top
+    log_sum = xp.log(xp.sum(xp.exp(log_p), axis=1, keepdims=True)) if work.size else top
+    log_p -= log_sum
     safe, weights = _label_weights(labels, class_weight, ignore_index, log_p.dtype)
     losses = xp.where(weights != 0, -log_p[xp.arange(len(labels)), safe] * weights, log_p.dtype.type(0))
     if smoothing:
@@ -167,31 +172,40 @@ def cross_entropy_forward(
         smooth = -xp.sum(spread, axis=1)
         smooth[labels == ignore_index] = 0.0
         losses = (1.0 - smoothing) * losses + (smoothing / logits.shape[1]) * smooth
-    return losses, weights, log_p
+    return losses, weights, top, log_sum
 
 
 def cross_entropy_backward(
-    row_gradient: Array, log_p: Array, labels: Array, class_weight: Array | None, ignore_index: int, smoothing: float
+    row_gradient: Array,
+    logits: Array,
+    top: Array,
+    log_sum: Array,
+    labels: Array,
+    class_weight: Array | None,
+    ignore_index: int,
+    smoothing: float,
 ) -> Array:
     """Gradient (N, C) of the logits from that of the losses: ``row_gradient`` is (N,) or a scalar array.
 
-    With q the target's weights per class, a row's gradient is ``softmax * sum(q) - q``.
+    With q the target's weights per class, a row's gradient is ``softmax * sum(q) - q``. Half precision comes out as float32.
     """
-    xp = array_module(log_p)
-    classes = log_p.shape[1]
-    safe, weights = _label_weights(labels, class_weight, ignore_index, log_p.dtype)
+    xp = array_module(logits)
+    classes = logits.shape[1]
+    dx = wide(logits) - top
+    dx -= log_sum
+    xp.exp(dx, out=dx)
+    safe, weights = _label_weights(labels, class_weight, ignore_index, dx.dtype)
     scale = weights * row_gradient if not smoothing else weights * row_gradient * (1.0 - smoothing)
-    dx = xp.exp(log_p)
     if not smoothing:
         dx *= scale[:, None]
         dx[xp.arange(len(labels)), safe] -= scale
         return dx
     every = (labels != ignore_index) * row_gradient * (smoothing / classes)
-    spread = xp.ones(classes, log_p.dtype) if class_weight is None else class_weight.astype(log_p.dtype, copy=False)
+    spread = xp.ones(classes, dx.dtype) if class_weight is None else class_weight.astype(dx.dtype, copy=False)
     dx *= (scale + every * xp.sum(spread))[:, None]
     dx -= every[:, None] * spread
     dx[xp.arange(len(labels)), safe] -= scale
-    return dx.astype(log_p.dtype, copy=False)
+    return dx
 
 
 def nll_forward(log_p: Array, labels: Array, class_weight: Array | None, ignore_index: int) -> tuple[Array, Array]:
@@ -212,6 +226,12 @@ def nll_backward(
     dx = xp.zeros(shape, row_gradient.dtype)
     dx[xp.arange(len(labels)), safe] = -weights * row_gradient
     return dx
+
+
+def row_sums(losses: Array, weights: Array) -> tuple[Array, Array]:
+    """Sum of the rows' losses and of their weights."""
+    xp = array_module(losses)
+    return xp.sum(losses), xp.sum(weights)
 
 
 # ---- embedding -------------------------------------------------------------------------------------------------------
@@ -296,6 +316,7 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "cross_entropy_backward": cross_entropy_backward,
     "nll_forward": nll_forward,
     "nll_backward": nll_backward,
+    "row_sums": row_sums,
     "embedding_forward": embedding_forward,
     "embedding_backward": embedding_backward,
     "dropout_apply": dropout_apply,

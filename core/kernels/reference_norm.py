@@ -168,17 +168,35 @@ def layer_norm_bias_gradient(gradient: Array, shape: tuple[int, ...], out: Array
     return deliver(total.reshape(shape), gradient.dtype, out)
 
 
-def rms_norm_forward(x: Array, weight: Array | None, features: int, eps: float) -> tuple[Array, Array, Array]:
+def rms_norm_forward(x: Array, weight: Array | None, features: int, eps: float) -> tuple[Array, Array]:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last ``features`` elements of each row.
 
-    x (..., D), weight of D elements. Returns y, xhat (M, D) and the inverse root (M, 1), which the backward wants.
+    x (..., D), weight of D elements. Returns y and the inverse root (M, 1), which the backward wants.
     """
     xp = array_module(x)
     rows = wide(x).reshape(x.size // max(1, features), features)
     inverse = 1.0 / xp.sqrt(xp.mean(rows * rows, axis=1, keepdims=True) + rows.dtype.type(eps))
-    xhat = rows * inverse
-    y = xhat if weight is None else xhat * wide(weight).reshape(-1)
-    return y.reshape(x.shape).astype(x.dtype, copy=weight is None), xhat, inverse
+    y = rows * inverse
+    if weight is not None:
+        y = y * wide(weight).reshape(-1)
+    return y.reshape(x.shape).astype(x.dtype, copy=False), inverse
+
+
+def rms_norm_backward(
+    gradient: Array,
+    x: Array,
+    inverse: Array,
+    weight: Array | None,
+    shape: tuple[int, ...],
+    needs: Sequence[bool],
+    slots: Sequence[Array | None],
+) -> tuple[Array | None, Array | None]:
+    """Gradients of input and weight, the latter of ``shape``: those of the two that ``needs`` names, else None."""
+    xhat = wide(x).reshape(len(inverse), math.prod(shape)) * inverse
+    return (
+        rms_norm_input_gradient(gradient, xhat, inverse, weight) if needs[0] else None,
+        layer_norm_weight_gradient(gradient, xhat, shape, slots[1]) if needs[1] else None,
+    )
 
 
 def rms_norm_input_gradient(gradient: Array, xhat: Array, inverse: Array, weight: Array | None) -> Array:
@@ -197,7 +215,6 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "batch_norm_backward": batch_norm_backward,
     "layer_norm_forward": layer_norm_forward,
     "layer_norm_backward": layer_norm_backward,
-    "layer_norm_weight_gradient": layer_norm_weight_gradient,
     "rms_norm_forward": rms_norm_forward,
-    "rms_norm_input_gradient": rms_norm_input_gradient,
+    "rms_norm_backward": rms_norm_backward,
 }

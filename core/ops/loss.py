@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module, device_kind
+from ..backend import array_module, as_array, device_kind
 from ..errors import DTypeError, RangeError, ShapeError
 from ..kernels.reference_bce import softplus_of_minus
 from ..kernels.table import kernel
@@ -68,25 +68,26 @@ def _check_classes(op: str, scores: Array, labels: Array, class_weight: Array | 
     expect.within(op, "label", labels, classes, hint, skip=ignore_index)
 
 
-def _reduce(losses: Array, weights: Array, labels: Array, reduction: str, dtype: Any) -> tuple[Array, Array]:
-    """(loss, total weight) of rows."""
+def _reduce(
+    losses: Array, weights: Array, labels: Array, reduction: str, dtype: Any
+) -> tuple[Array, Array, Array | None]:
+    """(loss, total weight, what the mean divides by) of rows."""
     xp = array_module(losses)
-    total = xp.sum(weights)
+    loss, total = kernel("row_sums", device_kind(losses))(losses, weights)
     if reduction == "none":
-        return losses.reshape(labels.shape).astype(dtype, copy=False), total
-    loss = xp.sum(losses)
-    if reduction == "mean":
-        loss = loss / xp.where(total == 0, total.dtype.type(1), total)
-    return xp.asarray(loss, dtype), total
+        return losses.reshape(labels.shape).astype(dtype, copy=False), total, None
+    if reduction == "sum":
+        return xp.asarray(loss, dtype), total, None
+    count = total if total != 0 else total.dtype.type(1)
+    return xp.asarray(loss / count, dtype), total, count
 
 
-def _row_gradient(gradient: Array, total: Array, reduction: str, dtype: Any) -> Array:
+def _row_gradient(gradient: Array, count: Array | None, reduction: str, dtype: Any) -> Array:
     """Gradient of each row's loss: a scalar array, or (rows,) without a reduction."""
-    xp = array_module(gradient)
     g = gradient.astype(dtype, copy=False)
     if reduction == "none":
         return g.reshape(-1)
-    return g if reduction == "sum" else g / xp.where(total == 0, total.dtype.type(1), total)
+    return as_array(g if count is None else g / count)
 
 
 def _cross_entropy(
@@ -99,18 +100,17 @@ def _cross_entropy(
     reduction: str = "mean",
 ) -> tuple[tuple[Array, Array], Any]:
     _check_classes("cross_entropy", logits, labels, class_weight, ignore_index)
-    flat = labels.reshape(-1)
-    forward = kernel("cross_entropy_forward", device_kind(logits))
-    losses, weights, log_p = forward(_class_rows(logits), flat, class_weight, ignore_index, label_smoothing)
-    loss, total = _reduce(losses, weights, labels, reduction, logits.dtype)
-    options = (class_weight, ignore_index, label_smoothing)
-    return (loss, total), (log_p, flat, options, total, reduction, logits.shape, logits.dtype)
+    flat, rows = labels.reshape(-1), _class_rows(logits)
+    options = (flat, class_weight, ignore_index, label_smoothing)
+    losses, weights, *moments = kernel("cross_entropy_forward", device_kind(logits))(rows, *options)
+    loss, total, count = _reduce(losses, weights, labels, reduction, logits.dtype)
+    return (loss, total), ((rows, *moments, *options), (count, reduction, weights.dtype), logits.shape, logits.dtype)
 
 
 def _cross_entropy_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-    log_p, labels, options, total, reduction, shape, dtype = saved
-    rows = _row_gradient(gradient[0], total, reduction, log_p.dtype)
-    dx = kernel("cross_entropy_backward", device_kind(log_p))(rows, log_p, labels, *options)
+    arguments, reduced, shape, dtype = saved
+    rows = _row_gradient(gradient[0], *reduced)
+    dx = kernel("cross_entropy_backward", device_kind(rows))(rows, *arguments)
     return (_class_unrows(dx, shape).astype(dtype, copy=False), None, None)[: len(needs)]
 
 
@@ -129,13 +129,14 @@ def _nll_loss(
     _check_classes("nll_loss", log_p, labels, class_weight, ignore_index)
     flat, rows = labels.reshape(-1), _class_rows(log_p)
     losses, weights = kernel("nll_forward", device_kind(log_p))(rows, flat, class_weight, ignore_index)
-    loss, total = _reduce(losses, weights, labels, reduction, log_p.dtype)
-    return (loss, total), (rows.shape, flat, (class_weight, ignore_index), total, reduction, log_p.shape, log_p.dtype)
+    loss, total, count = _reduce(losses, weights, labels, reduction, log_p.dtype)
+    reduced = (count, reduction, weights.dtype)
+    return (loss, total), (rows.shape, flat, (class_weight, ignore_index), reduced, log_p.shape, log_p.dtype)
 
 
 def _nll_loss_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-    row_shape, labels, options, total, reduction, shape, dtype = saved
-    rows = _row_gradient(gradient[0], total, reduction, total.dtype)
+    row_shape, labels, options, reduced, shape, dtype = saved
+    rows = _row_gradient(gradient[0], *reduced)
     dx = kernel("nll_backward", device_kind(rows))(rows, row_shape, labels, *options)
     return (_class_unrows(dx, shape).astype(dtype, copy=False), None, None)[: len(needs)]
 

@@ -110,19 +110,14 @@ def _rms_norm(x: Array, weight: Array | None = None, *, shape: tuple[int, ...], 
         raise ShapeError(f"rms_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
     if weight is not None and weight.shape != shape:
         raise ShapeError(f"rms_norm: weight must have normalized_shape={shape}, got shape {weight.shape}")
-    y, xhat, inverse = kernel("rms_norm_forward", device_kind(x))(x, weight, math.prod(shape), eps)
-    return y, (xhat, inverse, weight, shape)
+    y, inverse = kernel("rms_norm_forward", device_kind(x))(x, weight, math.prod(shape), eps)
+    return y, (x, inverse, weight, shape)
 
 
 def _rms_norm_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-    xhat, inverse, weight, shape = saved
-    device = device_kind(gradient)
-    dx, dw = None, None
-    if needs[0]:
-        dx = kernel("rms_norm_input_gradient", device)(gradient, xhat, inverse, weight)
-    if len(needs) > 1 and needs[1]:
-        dw = kernel("layer_norm_weight_gradient", device)(gradient, xhat, shape, out=slots[1])
-    return (dx, dw)[: len(needs)]
+    rest = 2 - len(needs)
+    wanted, places = (*needs, *[False] * rest), (*slots, *[None] * rest)
+    return kernel("rms_norm_backward", device_kind(gradient))(gradient, *saved, wanted, places)[: len(needs)]
 
 
 RMS_NORM = define("rms_norm", _rms_norm, _rms_norm_vjp)

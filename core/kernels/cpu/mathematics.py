@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compiled import inline
@@ -36,16 +37,6 @@ def fma(typing, a, b, c):  # type: ignore[no-untyped-def]
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
-
-
-@intrinsic
-def plus(typing, x, y):  # type: ignore[no-untyped-def]
-    """x + y, which as a sum in an exact loop may be reordered, and so vectorised: nothing but that sum."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.fadd(*arguments, flags=("reassoc", "nsz"))
-
-    return types.float32(types.float32, types.float32), generate
 
 
 @intrinsic
@@ -94,6 +85,76 @@ def _mantissa(typing, x):  # type: ignore[no-untyped-def]
         return builder.bitcast(builder.sub(builder.bitcast(arguments[0], _INTEGER), bits), _FLOAT)
 
     return types.float32(types.float32), generate
+
+
+# ---- sums of rows ----------------------------------------------------------------------------------------------------
+
+LANES, FEW_LANES = 64, 16
+
+
+def _add_up(context: Any, builder: Any, arrays: Any, kinds: Any) -> Any:
+    """Code for the sum over one row, or of the products of two, in an order that no compiler and no width of vectors changes."""
+    made = [context.make_array(kind)(context, builder, each) for kind, each in zip(kinds, arrays, strict=True)]
+    size = cgutils.unpack_tuple(builder, made[0].shape, 1)[0]
+    count = size.type
+
+    def take(start: Any, form: Any) -> Any:
+        values = []
+        for array in made:
+            place = builder.bitcast(builder.gep(array.data, [start]), form.as_pointer())
+            values.append(builder.load(place, align=4))
+        return values[0] if len(values) == 1 else builder.fmul(*values)
+
+    def over(start: Any, stop: Any, form: Any, total: Any) -> Any:
+        """Adds up pieces of one length; returns where they end."""
+        step = ir.Constant(count, getattr(form, "count", 1))
+        end = builder.add(start, builder.mul(builder.udiv(builder.sub(stop, start), step), step))
+        with cgutils.for_range_slice(builder, start, end, step, count) as (index, _):
+            builder.store(builder.fadd(builder.load(total), take(index, form)), total)
+        return end
+
+    def fold(value: Any, lanes: int, until: int) -> Any:
+        """The upper half onto the lower one, down to so many lanes."""
+        while lanes > until:
+            lanes //= 2
+            halves = [
+                builder.shuffle_vector(
+                    value, value, ir.Constant(ir.VectorType(_INTEGER, lanes), [*range(first, first + lanes)])
+                )
+                for first in (0, lanes)
+            ]
+            value = builder.fadd(*halves)
+        return value
+
+    wide, narrow = ir.VectorType(_FLOAT, LANES), ir.VectorType(_FLOAT, FEW_LANES)
+    total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * LANES))
+    end = over(ir.Constant(count, 0), size, wide, total)
+    total = cgutils.alloca_once_value(builder, fold(builder.load(total), LANES, FEW_LANES))
+    end = over(end, size, narrow, total)
+    last = builder.extract_element(fold(builder.load(total), FEW_LANES, 1), ir.Constant(_INTEGER, 0))
+    total = cgutils.alloca_once_value(builder, last)
+    over(end, size, _FLOAT, total)
+    return builder.load(total)
+
+
+@intrinsic
+def total(typing, x):  # type: ignore[no-untyped-def]
+    """Sum over a row (C-contiguous, float32): strictly ordered and yet in vectors, so that bits are the same in every form of a loop."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return _add_up(context, builder, arguments, signature.args)
+
+    return types.float32(x), generate
+
+
+@intrinsic
+def dot(typing, x, y):  # type: ignore[no-untyped-def]
+    """Sum of the products of two rows of one length, as :func:`total`."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return _add_up(context, builder, arguments, signature.args)
+
+    return types.float32(x, y), generate
 
 
 # ---- exponentials ----------------------------------------------------------------------------------------------------
