@@ -76,8 +76,10 @@ def test_attention_is_the_references(shape: Any, front: list[int], causal: bool,
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_has_the_same_bits_with_any_number_of_threads(causal: bool) -> None:
-    arrays = [normal(n, 2, 3, 130, 16) for n in range(4)]
+@pytest.mark.parametrize("length", [7, 64, 130, 300])
+def test_attention_has_the_same_bits_with_any_number_of_threads(causal: bool, length: int) -> None:
+    arrays = [normal(n, 2, 3, length, 16) for n in range(4)]
+    threads.set_threads(1)
     one = both(arrays[:3], arrays[3], causal, loops_attention)
     threads.set_threads(2)
     compiled.SMALLEST_SHARE = 1

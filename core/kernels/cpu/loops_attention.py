@@ -17,8 +17,8 @@ import numpy as np
 from ...op import Array
 from .. import reference_attention
 from . import threads
-from .compiled import inline, loop, prange
-from .mathematics import INFINITY, ONE, ZERO, exp, f4, fma, largest
+from .compiled import loop, prange
+from .mathematics import INFINITY, ONE, ZERO, exp, f4, largest
 from .onednn import Unavailable
 from .products import AS_IT_IS, TURNED, multiply, places, use_threads
 
@@ -31,29 +31,17 @@ WIDE = 256
 """Places above which a block has 128 rows instead of 64."""
 
 
-@inline
-def _folded(lanes):  # type: ignore[no-untyped-def]
-    """The sum of all lanes, in an order that no compiler chooses: both forms of a loop have its bits."""
-    for j in range(16):
-        lanes[j] = (lanes[j] + lanes[j + 16]) + (lanes[j + 32] + lanes[j + 48])
-    for j in range(8):
-        lanes[j] += lanes[j + 8]
-    for j in range(4):
-        lanes[j] += lanes[j + 4]
-    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
-
-
 # sizes: N, H, L, S, E, V, rows of a block; steps: from one N, H, L (S) to the next of query, key, value and of the output
 
 
-@loop("i8, i8, i8, i8, i8, i8, i8[:], i8[:], f4, b1, f4[:], f4[:] out, f4[:,:] out", exact=True)
+@loop("i8, i8, i8, i8, i8, i8, i8[:], i8[:], f4, b1, f4[:], f4[:] out, f4[:,:] out")
 def _forward(sgemm, limit, query, key, value, out, sizes, steps, scale, causal, ramp, statistics, work):  # type: ignore[no-untyped-def]
     heads, length, asked, width, rows = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
-    step = (work.shape[1] - LANES) // rows
+    step = work.shape[1] // rows
     shares = work.shape[0]
     for share in prange(shares):
         use_threads(limit, 1)
-        scores, lanes = work[share, LANES:], work[share, :LANES]
+        scores = work[share]
         place = scores.ctypes.data
         for head in range(share, sizes[0] * heads, shares):
             n, h = head // heads, head % heads
@@ -80,13 +68,10 @@ def _forward(sgemm, limit, query, key, value, out, sizes, steps, scale, causal, 
                         top = largest(top, row[j])
                     for j in range(full):
                         row[j] = exp(row[j] - top)
-                    for j in range(LANES):
-                        lanes[j] = row[j]
-                    for start in range(LANES, full, LANES):
-                        more = scores[i * step + start : i * step + start + LANES]
-                        for j in range(LANES):
-                            lanes[j] += more[j]
-                    inverse = ONE / _folded(lanes)
+                    total = ZERO
+                    for j in range(full):
+                        total += row[j]
+                    inverse = ONE / total
                     for j in range(full):
                         row[j] *= inverse
                     at = 2 * (head * length + first + i)
@@ -97,18 +82,17 @@ def _forward(sgemm, limit, query, key, value, out, sizes, steps, scale, causal, 
                 )  # fmt: skip
 
 
-@loop("i8, i8, i8, i8, i8, i8, i8, i8, i8, i8[:], i8[:], f4, b1, f4[:], f4[:], f4[:,:] out", exact=True)
+@loop("i8, i8, i8, i8, i8, i8, i8, i8, i8, i8[:], i8[:], f4, b1, f4[:], f4[:], f4[:,:] out")
 def _backward(  # type: ignore[no-untyped-def]
     sgemm, limit, query, key, value, gradient, dquery, dkey, dvalue, sizes, steps, scale, causal, ramp, statistics, work
 ):
     heads, length, asked, width, depth, rows = sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]
-    step = (work.shape[1] - LANES) // (2 * rows)
+    step = work.shape[1] // (2 * rows)
     shares = work.shape[0]
     for share in prange(shares):
         use_threads(limit, 1)
-        lanes = work[share, :LANES]
-        weights = work[share, LANES : LANES + rows * step]
-        slopes = work[share, LANES + rows * step :]
+        weights = work[share, : rows * step]
+        slopes = work[share, rows * step :]
         to_weights, to_slopes = weights.ctypes.data, slopes.ctypes.data
         for head in range(share, sizes[0] * heads, shares):
             n, h = head // heads, head % heads
@@ -148,14 +132,9 @@ def _backward(  # type: ignore[no-untyped-def]
                     top, inverse = statistics[at], statistics[at + 1]
                     for j in range(full):
                         weight[j] = exp(weight[j] - top) * inverse
-                    for j in range(LANES):
-                        lanes[j] = weight[j] * slope[j]
-                    for start in range(LANES, full, LANES):
-                        some = weights[i * step + start : i * step + start + LANES]
-                        more = slopes[i * step + start : i * step + start + LANES]
-                        for j in range(LANES):
-                            lanes[j] = fma(some[j], more[j], lanes[j])
-                    total = _folded(lanes)
+                    total = ZERO
+                    for j in range(full):
+                        total += weight[j] * slope[j]
                     for j in range(full):
                         slope[j] = weight[j] * (slope[j] - total)
                 if dvalue:
@@ -259,7 +238,7 @@ def attention_forward(query: Array, key: Array, value: Array, scale: float, caus
     statistics = np.empty(2 * asking, FLOAT32)
     _forward(
         asking * key.shape[-2], *places(), *map(_address, (query, key, value, y)), sizes, _steps(query, key, value, y), scale,
-        causal, RAMP, statistics, np.empty((threads.threads(), LANES + block), FLOAT32),
+        causal, RAMP, statistics, np.empty((threads.threads(), block), FLOAT32),
     )  # fmt: skip
     return y, (statistics,)
 
@@ -287,7 +266,7 @@ def attention_backward(
     steps = _steps(*arrays, *(arrays[0] if x is None else x for x in made))
     _backward(
         asking * key.shape[-2], *places(), *map(_address, (*arrays, *made)), sizes, steps, scale, causal, RAMP, saved[0],
-        np.empty((threads.threads(), LANES + 2 * block), FLOAT32),
+        np.empty((threads.threads(), 2 * block), FLOAT32),
     )  # fmt: skip
     return made[0], made[1], made[2]
 
