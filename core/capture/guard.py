@@ -42,7 +42,8 @@ class Guard:
         self._registries: list[tuple[str, Any]] = []
         self._function("the step", step, _DEPTH)
         for module in modules:
-            self._module(module)
+            for part in module.modules():  # a Sequential does several of its layers at once without calling them
+                self._module(part)
         self._lengths = [len(each) for _, each in self._registries]
         self._tensors = tensors
         self._wanted = [x.requires_grad for x in tensors]

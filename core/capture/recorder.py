@@ -277,7 +277,7 @@ class Recorder:
         if top is not None:
             names[top] = "seed", "first"
         for place, node in enumerate(nodes):
-            gradient = names.get(node)
+            gradient: Any = names.get(node)
             if node.shape is None and not any(part is not None for part in gradient):
                 gradient = None
             if node.op is None:
@@ -306,7 +306,7 @@ class Recorder:
 
     def _random(self) -> Any:
         """Where all that draws stands, but for what live functions draw."""
-        return dict(rng.moment().calls), random.getstate(), np.random.get_state()[1:3]
+        return dict(rng.moment().calls), random.getstate(), tuple(np.random.get_state())[1:3]
 
     def _check_random(self) -> None:
         calls, state, numpy_state = self._random()

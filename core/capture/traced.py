@@ -6,6 +6,7 @@ past the ops, may not.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -123,10 +124,10 @@ def _watch(kind: type, base: type, what: str, allowed: frozenset[str]) -> None:
         if callable(getattr(base, name)):
             setattr(kind, name, _method(name, what))
         elif base is np.ndarray and name in ("T", "mT", "flat", "real", "imag", "data", "ctypes", "base"):
-            setattr(kind, name, property(lambda self, name=name: _attribute(self, name)))
+            setattr(kind, name, property(functools.partial(_attribute, name)))
 
 
-def _attribute(array: Any, name: str) -> Any:
+def _attribute(name: str, array: Any) -> Any:
     looked(f"{name} of a tensor's array")
     return getattr(array.origin, name)
 

@@ -26,6 +26,9 @@ _ENGINE = frozenset([graph.__file__, flat.__file__])
 _HANDS_ON = frozenset(["backward", "detach", "data", "__init__", "_wrap"])
 """Functions of ``tensor.py`` that hand an array on without looking at it."""
 
+_tensor: Any = Tensor
+_module: Any = Module
+_graph: Any = graph
 _lock = threading.Lock()
 _count = 0
 _kept: list[tuple[Any, Any, Any]] = []
@@ -58,10 +61,8 @@ def _begin() -> None:
             object.__setattr__(each, "forward", _telling_forward(each, forward))
             object.__setattr__(each, "vjp", _telling_vjp(vjp))
         _call, _record, _walk = Module.__call__, graph._record, graph.backward
-        exchanged: Any = Tensor
-        exchanged.array = property(_read, _write)
-        exchanged.grad = property(_read_grad, _write_grad)
-        Module.__call__, graph._record, graph.backward = _told_call, _told_record, _told_backward  # type: ignore[method-assign]
+        _tensor.array, _tensor.grad = property(_read, _write), property(_read_grad, _write_grad)
+        _module.__call__, _graph._record, _graph.backward = _told_call, _told_record, _told_backward
 
 
 def _end() -> None:
@@ -74,10 +75,9 @@ def _end() -> None:
             object.__setattr__(each, "forward", forward)
             object.__setattr__(each, "vjp", vjp)
         _kept.clear()
-        exchanged: Any = Tensor
-        del exchanged.array
-        exchanged.grad = _grad
-        Module.__call__, graph._record, graph.backward = _call, _record, _walk  # type: ignore[method-assign]
+        del _tensor.array
+        _tensor.grad = _grad
+        _module.__call__, _graph._record, _graph.backward = _call, _record, _walk
 
 
 def _read(tensor_: Any) -> Any:
