@@ -50,7 +50,7 @@ def run(modules: Sequence[Any], input: Any) -> Any:
 
 def _together(modules: Sequence[Any], input: Any) -> tuple[int, Any]:
     """How many of the modules were done at once, and their output; 0 if one must come after the other."""
-    if not isinstance(input, Tensor) or type(input.array) is not np.ndarray or input.array.dtype != np.float32:
+    if not isinstance(input, Tensor) or not isinstance(input.array, np.ndarray) or input.array.dtype != np.float32:
         return 0, None
     first, array = modules[0], input.array
     if type(first) is ReLU:

@@ -140,6 +140,17 @@ def test_evaluation_other_dtypes_and_lone_samples() -> None:
         nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())(x)
 
 
+def test_a_captured_step_replays_what_was_done_at_once() -> None:
+    net, x = model("all three")
+    holder = {"net": net}
+    step = phalanx.capture(lambda x: holder["net"](x).sum())
+    for _ in range(3):
+        step(x)
+    assert ops_of(lambda: step(x)) == MODELS["all three"][2]
+    net[1].eval()
+    assert "batch_norm_eval" in ops_of(lambda: step(x))
+
+
 def test_running_statistics_move_once() -> None:
     net, x = model("all three")
     net(x)
