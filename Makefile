@@ -10,9 +10,11 @@ train: $(VENV)/.core
 	$(BIN)/phalanx run -n 2 examples/fashion_mnist.py --model cnn --epochs 2
 
 test: $(VENV)/.test
+	$(BIN)/phalanx warmup --threads 1
 	$(PYTEST) -m "not whole"
 
 test-all: $(VENV)/.test $(VENV)/.torch
+	$(BIN)/phalanx warmup --threads 1
 	$(PYTEST)
 
 # the comparisons with PyTorch, which is a peer and never a dependency
