@@ -121,7 +121,7 @@ def test_two_hundred_steps_to_the_bit(name):
     assert step.why is None and "backward" not in step.program and "vjp" in step.program
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", MODELS)
 def test_with_fast_kernels(name, fast_kernels):
     compare(MODELS[name], 20)
 
