@@ -19,7 +19,7 @@ from .. import reference_attention
 from . import threads
 from .compiled import loop, prange
 from .mathematics import INFINITY, ONE, ZERO, exp, f4, largest
-from .onednn import Unavailable
+from .onednn import Unavailable, load
 from .products import AS_IT_IS, TURNED, multiply, places, use_threads
 
 FLOAT32 = np.dtype(np.float32)
@@ -273,11 +273,14 @@ def attention_backward(
 
 def _provided() -> dict[str, Callable[..., Any]]:
     try:
-        places()
+        load()
     except Unavailable:
         return {}
     return {"attention_forward": attention_forward, "attention_backward": attention_backward}
 
 
-KERNELS = _provided()
-"""What compiled attention provides to the kernel table: nothing without oneDNN."""
+def __getattr__(name: str) -> Any:
+    """``KERNELS``, what compiled attention provides to the kernel table: nothing where oneDNN is not to be had at that moment."""
+    if name == "KERNELS":
+        return _provided()
+    raise AttributeError(name)

@@ -16,7 +16,7 @@ from ...op import Array
 from . import onednn_matmul, threads
 from .compiled import loop
 from .mathematics import ONE, ZERO
-from .onednn import Unavailable
+from .onednn import Unavailable, load
 from .products import AS_IT_IS, TURNED, multiply, places, use_threads
 
 FLOAT32 = np.dtype(np.float32)
@@ -115,12 +115,15 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) 
 
 def _provided() -> dict[str, Callable[..., Any]]:
     try:
-        places()
+        load()
     except Unavailable:
         return {}
     kernels = (matmul, linear_forward, linear_input_gradient, linear_weight_gradient)
     return {each.__name__: each for each in kernels}
 
 
-KERNELS = _provided()
-"""What sgemm provides to the kernel table: nothing without oneDNN."""
+def __getattr__(name: str) -> Any:
+    """``KERNELS``, what sgemm provides to the kernel table: nothing where oneDNN is not to be had at that moment."""
+    if name == "KERNELS":
+        return _provided()
+    raise AttributeError(name)
