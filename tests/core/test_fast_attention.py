@@ -254,6 +254,17 @@ def test_linear_is_the_references(rows: int, inner: int, columns: int, biased: b
         close(found, reference.linear_weight_gradient(wide[3], wide[0]))
 
 
+@pytest.mark.parametrize(("long", "high", "wide"), [(0, 0, 0), (0, 0, -1), (1, 1, 3), (-1, 0, 0), (0, -1, 0)])
+def test_the_gradient_of_a_high_weight_is_the_references(long: int, high: int, wide: int) -> None:
+    rows, columns = loops_products.LONG + long, 17 + wide
+    gradient, x = normal(0, rows, loops_products.HIGH * 17 + high), normal(1, rows, columns)
+    expected = gradient.T.astype(np.float64) @ x
+    for out in (None, np.full(expected.shape, np.nan, np.float32), np.full(expected.T.shape, np.nan, np.float32).T):
+        found = loops_products.linear_weight_gradient(gradient, x, out)
+        assert out is None or found is out
+        close(found, expected)
+
+
 def test_products_say_what_does_not_fit_and_leave_other_dtypes() -> None:
     with pytest.raises(ValueError, match="mismatch"):
         loops_products.matmul(normal(0, 200, 200), normal(1, 201, 200))

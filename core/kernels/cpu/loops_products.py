@@ -22,6 +22,8 @@ from .products import AS_IT_IS, TURNED, multiply, places, use_threads
 FLOAT32 = np.dtype(np.float32)
 SMALLEST, SMALLEST_TURNED = 96**3, 52**3
 """Multiplications below which NumPy is faster, and those if the right matrix lies by columns, NumPy's weak case."""
+LONG, HIGH = 1024, 3
+"""From so many rows of a batch on, a weight's gradient that has so many times more rows than columns is made faster as its transpose."""
 BIAS_APART = 1 << 16
 """Elements of a product up to which adding a bias afterwards is as fast as a primitive that does both."""
 
@@ -41,6 +43,16 @@ def _add_to_rows(y, bias):  # type: ignore[no-untyped-def]
         row = y[i]
         for j in range(row.size):
             row[j] += bias[j]
+
+
+@loop("f4[:,:], f4[:,:] out")
+def _turn(a, out):  # type: ignore[no-untyped-def]
+    rows, columns = out.shape
+    for top in range(0, rows, 16):
+        for left in range(0, columns, 16):
+            for i in range(top, min(top + 16, rows)):
+                for j in range(left, min(left + 16, columns)):
+                    out[i, j] = a[j, i]
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array | None:
@@ -107,7 +119,15 @@ def linear_input_gradient(gradient: Array, weight: Array, out: Array | None = No
 def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) -> Array:
     """As ``reference.linear_weight_gradient``."""
     if gradient.ndim:
-        dw = product(_rows(gradient).T, _rows(x), out)
+        rows, columns = _rows(gradient), _rows(x)
+        height, width = rows.shape[1], columns.shape[1]
+        if len(rows) >= LONG and height >= HIGH * width and (out is None or _plain(out)):
+            turned = product(columns.T, rows)
+            if turned is not None:
+                dw = np.empty((height, width), FLOAT32) if out is None else out
+                _turn(0, turned, dw)
+                return dw
+        dw = product(rows.T, columns, out)
         if dw is not None:
             return dw
     return onednn_matmul.linear_weight_gradient(gradient, x, out)
