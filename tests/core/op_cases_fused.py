@@ -61,3 +61,8 @@ for shape in [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 5, 7)]:
             CASES.append(case)
 for shape in [(3, 3, 4, 2), (2, 3, 5, 7), (0, 3, 4, 4), (1, 16, 2, 3)]:
     CASES.append(Case("relu_pool", (draw(*shape),), {}, halved, lambda x: T.max_pool2d(T.relu(x), 2)))
+for op, of, empty in [
+    ("batch_norm_relu", (0, 3), lambda x, w, b: (x, np.zeros(3), np.zeros(3))),
+    ("batch_norm_relu_pool", (0, 3, 4, 4), lambda x, w, b: (x[:, :, ::2, ::2], np.zeros(3), np.zeros(3))),
+]:
+    CASES.append(Case(op, (draw(*of), draw(3), draw(3)), {}, empty, None, "empty"))
