@@ -127,6 +127,33 @@ def test_large_steps_take_a_matrix_that_is_laid_out_once(kind, sizes):
     equal((*found, *back), (*again, *back_again))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("count", "seed"), [(70, 3), (70, 4), (80, 5)])
+def test_all_steps_of_an_lstm_at_once_have_the_bits_of_single_ones(monkeypatch, count, seed, reverse):
+    try:
+        onednn.load()
+    except onednn.Unavailable as error:
+        pytest.skip(str(error))
+    case = ("lstm", (70,) * 5, count, 97, None, reverse, seed)
+    walks = []
+    for name in ("lstm_walk", "lstm_walk_back"):
+        run = getattr(recurrent.loops, name)
+        monkeypatch.setattr(recurrent.loops, name, lambda *given, run=run: walks.append(run) or run(*given))
+    found, back = both_ways(recurrent, case)
+    assert len(walks) == (2 if count == 70 else 0)
+    monkeypatch.setattr(recurrent, "_at_once", lambda *_: False)
+    single, single_back = both_ways(recurrent, case)
+    equal((*found, *back), (*single, *single_back))
+    expected, expected_back = both_ways(reference, case)
+    alike(found, expected, rtol=5e-3, atol=5e-4)
+    alike(back, expected_back, rtol=5e-3, atol=5e-3)
+
+
+def test_a_product_that_fails_within_a_walk_is_an_error():
+    with pytest.raises(RuntimeError, match="status 3"):
+        recurrent._well(3)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("library", [False, True])

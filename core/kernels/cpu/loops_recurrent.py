@@ -6,8 +6,9 @@ worked on in stages, few arrays in each, or LLVM would not vectorise them.
 
 from __future__ import annotations
 
-from .compiled import loop, prange
+from .compiled import inline, loop, prange
 from .mathematics import ONE, ZERO, sigmoid, tanh
+from .products import multiply_at
 
 
 @loop("f4[:,:], f4[:,:] out, f4[:,:] out, i8, i8, b1")
@@ -41,52 +42,90 @@ def rnn_step_back(dy, state, y, gates, lo, count, squash, adding):  # type: igno
                 part[j] *= ONE if out[j] > ZERO else ZERO
 
 
+@inline
+def _lstm_row(added, part, c, new, small, out):  # type: ignore[no-untyped-def]
+    units = c.size
+    i, f, g, o = part[:units], part[units : 2 * units], part[2 * units : 3 * units], part[3 * units :]
+    more_g, more_o = added[2 * units : 3 * units], added[3 * units :]
+    for j in range(2 * units):
+        part[j] = sigmoid(part[j] + added[j])
+    for j in range(units):
+        g[j] = tanh(g[j] + more_g[j])
+    for j in range(units):
+        o[j] = sigmoid(o[j] + more_o[j])
+    for j in range(units):
+        new[j] = c[j] * f[j] + i[j] * g[j]
+    for j in range(units):
+        small[j] = tanh(new[j])
+    for j in range(units):
+        out[j] = o[j] * small[j]
+
+
 @loop("f4[:,:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:] out, i8, i8")
 def lstm_step(share, gates, before, after, squashed, y, lo, count):  # type: ignore[no-untyped-def]
-    units = before.shape[1]
     for r in prange(count):
-        added, part = share[r], gates[lo + r]
-        i, f, g, o = part[:units], part[units : 2 * units], part[2 * units : 3 * units], part[3 * units :]
-        more_g, more_o = added[2 * units : 3 * units], added[3 * units :]
-        for j in range(2 * units):
-            part[j] = sigmoid(part[j] + added[j])
+        _lstm_row(share[r], gates[lo + r], before[lo + r], after[lo + r], squashed[lo + r], y[lo + r])
+
+
+@loop("i8[:], f4[:,:], f4[:,:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:] out, b1")
+def lstm_walk(places, states, share, gates, before, after, squashed, y, reverse):  # type: ignore[no-untyped-def]
+    count, failed = share.shape[0], 0
+    steps, size = gates.shape[0] // count, 4 * count * states.shape[1]
+    for t in range(steps):
+        at = steps - 1 - t if reverse else t
+        failed |= multiply_at(
+            places[0], places[1], places[2], places[3], places[4], places[5], places[6], states.ctypes.data + at * size
+        )
+        for r in range(at * count, at * count + count):
+            _lstm_row(share[r - at * count], gates[r], before[r], after[r], squashed[r], y[r])
+    return failed
+
+
+@inline
+def _lstm_row_back(through, carried, part, c, small, back, more, adding):  # type: ignore[no-untyped-def]
+    units = c.size
+    i, f, g, o = part[:units], part[units : 2 * units], part[2 * units : 3 * units], part[3 * units :]
+    di, df, dg, do = back[:units], back[units : 2 * units], back[2 * units : 3 * units], back[3 * units :]
+    if adding:
         for j in range(units):
-            g[j] = tanh(g[j] + more_g[j])
-        for j in range(units):
-            o[j] = sigmoid(o[j] + more_o[j])
-        c, new, small, out = before[lo + r], after[lo + r], squashed[lo + r], y[lo + r]
-        for j in range(units):
-            new[j] = c[j] * f[j] + i[j] * g[j]
-        for j in range(units):
-            small[j] = tanh(new[j])
-        for j in range(units):
-            out[j] = o[j] * small[j]
+            through[j] += more[j]
+    for j in range(units):
+        carried[j] += through[j] * o[j] * (ONE - small[j] * small[j])
+    for j in range(units):
+        do[j] = through[j] * small[j] * o[j] * (ONE - o[j])
+    for j in range(units):
+        di[j] = carried[j] * g[j] * i[j] * (ONE - i[j])
+    for j in range(units):
+        dg[j] = carried[j] * i[j] * (ONE - g[j] * g[j])
+    for j in range(units):
+        df[j] = carried[j] * c[j] * f[j] * (ONE - f[j])
+    for j in range(units):
+        carried[j] *= f[j]
 
 
 @loop("f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:], f4[:,:], f4[:,:], f4[:,:] out, i8, i8, b1")
 def lstm_step_back(dy, state, memory, gates, before, squashed, turned, lo, count, adding):  # type: ignore[no-untyped-def]
-    units = before.shape[1]
     for r in prange(count):
-        through, carried, part, back = state[r], memory[r], gates[lo + r], turned[lo + r]
-        c, small = before[lo + r], squashed[lo + r]
-        i, f, g, o = part[:units], part[units : 2 * units], part[2 * units : 3 * units], part[3 * units :]
-        di, df, dg, do = back[:units], back[units : 2 * units], back[2 * units : 3 * units], back[3 * units :]
-        if adding:
-            more = dy[lo + r]
-            for j in range(units):
-                through[j] += more[j]
-        for j in range(units):
-            carried[j] += through[j] * o[j] * (ONE - small[j] * small[j])
-        for j in range(units):
-            do[j] = through[j] * small[j] * o[j] * (ONE - o[j])
-        for j in range(units):
-            di[j] = carried[j] * g[j] * i[j] * (ONE - i[j])
-        for j in range(units):
-            dg[j] = carried[j] * i[j] * (ONE - g[j] * g[j])
-        for j in range(units):
-            df[j] = carried[j] * c[j] * f[j] * (ONE - f[j])
-        for j in range(units):
-            carried[j] *= f[j]
+        at = lo + r
+        more = dy[at if adding else 0]
+        _lstm_row_back(state[r], memory[r], gates[at], before[at], squashed[at], turned[at], more, adding)
+
+
+@loop("i8[:], f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:], f4[:,:], f4[:,:], f4[:,:] out, b1, b1")
+def lstm_walk_back(places, dy, state, memory, gates, before, squashed, turned, reverse, adding):  # type: ignore[no-untyped-def]
+    count, failed = state.shape[0], 0
+    steps, size = gates.shape[0] // count, 4 * count * gates.shape[1]
+    for t in range(steps):
+        at = t if reverse else steps - 1 - t
+        for r in range(at * count, at * count + count):
+            s = r - at * count
+            _lstm_row_back(
+                state[s], memory[s], gates[r], before[r], squashed[r], turned[r], dy[r if adding else 0], adding
+            )
+        failed |= multiply_at(
+            places[0], places[1], places[2], places[3], places[4], places[5], places[6], turned.ctypes.data + at * size
+        )
+    return failed
 
 
 @loop("f4[:,:], f4[:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, i8, i8")

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -286,6 +287,23 @@ class Primitive:
         if buffer is not None:
             scratch.give(buffer)
         _check(status, "execute")
+
+    @contextmanager
+    def lend(self, *arrays: Array) -> Iterator[tuple[int, ...]]:
+        """Addresses for a compiled function that runs this on ``arrays``, and changes where the first lies: of the primitive,
+        the stream, how many arguments there are, them, and the memory of the first.
+        """
+        library, memories, buffers = self._library, self._memories, []
+        if self._scratch:
+            buffers.append(scratch.take(self._scratch))
+        for memory, array in zip(memories, (*arrays, *buffers), strict=True):
+            library.c.dnnl_memory_set_data_handle(memory, library.ffi.from_buffer(array))
+        _set_omp(library)
+        lent = self._primitive, library.stream, self._arguments, memories[0]
+        primitive, stream, arguments, first = (int(library.ffi.cast("intptr_t", each)) for each in lent)
+        yield primitive, stream, len(memories), arguments, first
+        for buffer in buffers:
+            scratch.give(buffer)
 
 
 def _address(array: Array) -> Any:

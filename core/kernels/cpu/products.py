@@ -61,3 +61,30 @@ def use_threads(typing, limit, count):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
+
+
+@lru_cache(1)
+def primitive_places() -> tuple[int, int]:
+    """Where the functions lie that run a primitive and that say where an operand lies: of ``multiply_at``."""
+    library = onednn.load()
+    names = ("dnnl_primitive_execute", "dnnl_memory_set_data_handle")
+    one, other = (int(library.ffi.cast("intptr_t", library.ffi.addressof(library.c, name))) for name in names)
+    return one, other
+
+
+_STATUS = ir.FunctionType(_INT, [_LONG, _LONG])
+_EXECUTE = ir.FunctionType(_INT, [_LONG, _LONG, _INT, _LONG])
+
+
+@intrinsic
+def multiply_at(typing, execute, put, primitive, stream, count, arguments, memory, source):  # type: ignore[no-untyped-def]
+    """Run a primitive of oneDNN (``Primitive.lend``) on what lies at the address ``source``; 0 if all went well."""
+
+    def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
+        execute, put, primitive, stream, count, arguments, memory, source = given
+        builder.call(builder.inttoptr(put, _STATUS.as_pointer()), [memory, source])
+        run = builder.inttoptr(execute, _EXECUTE.as_pointer())
+        return builder.sext(builder.call(run, [primitive, stream, builder.trunc(count, _INT), arguments]), _LONG)
+
+    n = types.int64
+    return n(n, n, n, n, n, n, n, n), generate

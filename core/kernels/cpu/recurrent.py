@@ -14,7 +14,9 @@ from ...op import Array
 from .. import reference_recurrent as reference
 from ..reference_recurrent import spans
 from . import loops_recurrent as loops
-from .step_products import products
+from . import threads
+from .products import primitive_places
+from .step_products import lent, products
 
 FLOAT32 = np.dtype(np.float32)
 _dense = np.ascontiguousarray
@@ -22,6 +24,16 @@ _dense = np.ascontiguousarray
 
 def _served(gates: Array) -> bool:
     return gates.dtype == FLOAT32 and gates.flags.c_contiguous and gates.flags.aligned and gates.size > 0
+
+
+def _at_once(sizes: Sequence[int], first: Array, w_hr: Array | None) -> bool:
+    """Whether one compiled function may do all steps: a rectangle on one thread. The bits are those of single steps."""
+    return sizes[0] == sizes[-1] == len(first) and w_hr is None and threads.threads() == 1
+
+
+def _well(failed: int) -> None:
+    if failed:
+        raise RuntimeError(f"oneDNN: the product of a step returned status {failed}")
 
 
 class _Carried:
@@ -109,6 +121,15 @@ def lstm_forward(
     states, cells = _Carried(h, sizes, reverse), _Carried(c, sizes, reverse)
     share, squashed = np.empty((rows, gates.shape[1]), FLOAT32), np.empty_like(cells.before)
     y = states.after if w_hr is None else np.empty_like(squashed)
+    if _at_once(sizes, h, w_hr):
+        with lent(w_hh.T, rows, steps, states.before, share) as addresses:
+            if addresses is not None:
+                places = np.array(primitive_places() + addresses)
+                failed = loops.lstm_walk(
+                    0, places, states.before, share, gates, cells.before, cells.after, squashed, y, reverse
+                )
+                _well(failed)
+                return states.after, states.last(), cells.last(), states.before, cells.before, squashed
     with products(w_hh.T, rows, steps) as multiply:
         for lo, hi in spans(sizes, reverse):
             count = hi - lo
@@ -134,6 +155,15 @@ def lstm_backward(
     more = _dense(dy) if adding else squashed
     hidden = None if w_hr is None else np.empty((len(gates), dh.shape[1]), FLOAT32)
     through = state if w_hr is None else np.empty_like(memory)
+    if _at_once(sizes, dh, w_hr):
+        with lent(w_hh, sizes[0], len(sizes), turned, state) as addresses:
+            if addresses is not None:
+                places = np.array(primitive_places() + addresses)
+                failed = loops.lstm_walk_back(
+                    0, places, more, state, memory, gates, before_c, squashed, turned, reverse, adding
+                )
+                _well(failed)
+                return turned, state, memory, None
     with products(w_hh, sizes[0], len(sizes)) as multiply:
         for lo, hi in reversed(spans(sizes, reverse)):
             count = hi - lo

@@ -48,6 +48,25 @@ def products(matrix: Array, rows: int, steps: int) -> Iterator[Multiply]:
         yield lambda a, out: np.dot(a, dense, out=out)
 
 
+@contextmanager
+def lent(matrix: Array, rows: int, steps: int, a: Array, out: Array) -> Iterator[tuple[int, ...] | None]:
+    """As :func:`products`, for a compiled walk all of whose steps have as many rows as ``a`` and the result ``out``: what
+    ``Primitive.lend`` lends. None where NumPy or single products serve.
+    """
+    inner, width = matrix.shape
+    packed = None
+    if rows * inner * width >= SMALLEST and steps >= FEW and _onednn():
+        key = (rows, inner, width, matrix.flags.c_contiguous)
+        packed = _packed.take(key)
+    if packed is None:
+        yield None
+        return
+    packed.pack(matrix)
+    with packed.step(rows).lend(a, packed.memory, out) as addresses:
+        yield addresses
+    _packed.give(key, packed)
+
+
 @lru_cache(1)
 def _onednn() -> bool:
     try:
@@ -66,7 +85,7 @@ class _Packed:
         self._form = onednn.wanted(self._plan, onednn_c.WEIGHTS)
         given = onednn.layout((inner, width), (width, 1) if by_rows else (1, inner))
         self._reorder = onednn.reorder(given, self._form)
-        self._memory = empty_aligned(onednn.nbytes(self._form), np.uint8)
+        self.memory = empty_aligned(onednn.nbytes(self._form), np.uint8)
         self._steps: dict[int, onednn.Primitive] = {}
 
     def _planned(self, rows: int, weights: Any) -> Any:
@@ -78,15 +97,15 @@ class _Packed:
     def pack(self, matrix: Array) -> None:
         given = matrix if self._by_rows else np.ascontiguousarray(matrix.T)
         if self._reorder is None:
-            self._memory.view(np.float32)[:] = given.ravel()
+            self.memory.view(np.float32)[:] = given.ravel()
         else:
-            self._reorder(given, self._memory)
+            self._reorder(given, self.memory)
 
-    def multiply(self, a: Array, out: Array) -> None:
-        step = self._steps.get(len(a))
+    def step(self, rows: int) -> onednn.Primitive:
+        """The product of steps of so many rows."""
+        step = self._steps.get(rows)
         if step is None:
             inner, width = self._inner, self._width
-            rows = len(a)
             made = self._planned(rows, self._form)
             step = self._steps[rows] = onednn.Primitive(
                 made,
@@ -96,7 +115,10 @@ class _Packed:
                     onednn_c.DST: onednn.layout((rows, width), (width, 1)),
                 },
             )
-        step(a, self._memory, out)
+        return step
+
+    def multiply(self, a: Array, out: Array) -> None:
+        self.step(len(a))(a, self.memory, out)
 
 
 _packed = onednn.Pool(_Packed)
