@@ -23,11 +23,11 @@ def fix_threads(count: int) -> None:
     Sums change with the number of threads that share them, so the promise about bits needs a fixed number.
     """
     with _holders.lock:  # another rank of this process may be giving back what it held
-        threadpool_limits(limits=count)
+        threadpool_limits(limits={"openmp": count, "blas": threads.blas_threads(count)})
         threads.set_threads(count)
         pools = threadpool_info()
     for pool in pools:
-        if pool["num_threads"] != count:
+        if pool["num_threads"] != (threads.blas_threads(count) if pool["user_api"] == "blas" else count):
             raise LaunchError(
                 f"{pool['internal_api']} ({pool['filepath']}) runs {pool['num_threads']} threads and could not be held to "
                 f"{count}, which shards need for equal bits; set OMP_NUM_THREADS={count} in the environment"

@@ -124,11 +124,15 @@ def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
         if chosen() == "fast" and device == "cpu":
             memory.keep_freed()
             threads.settle()
+        serve = set()
         for module in FAST.get(device, ()) if chosen() == "fast" else ():
             try:
                 found.update(importlib.import_module(module, __package__).load())
+                serve.add(module)
             except ImportError as error:
                 warnings.warn(f"fast kernels: {error}", stacklevel=3)
+        if device == "cpu":
+            threads.hold_blas(".cpu.provide_onednn" in serve)
         _kernels[device] = found
     return found
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import phalanx
 from phalanx.core.errors import RangeError
@@ -511,3 +512,23 @@ def test_a_library_of_another_kind_is_refused(
     monkeypatch.setattr(onednn, "_open", lambda ffi: Fake())
     with pytest.raises(onednn.Unavailable, match=complaint):
         onednn.load.__wrapped__()
+
+
+@needs_onednn
+def test_blas_has_one_thread_where_onednn_makes_the_products(choice: None) -> None:
+    """Two pools of threads on the same cores wait for each other: a convolutional net took five times as long."""
+
+    def blas() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    table.choose("reference")
+    table.kernel("matmul")
+    with threadpool_limits(2, user_api="blas"):
+        table.choose("fast")
+        assert blas() == {1}
+        phalanx.set_num_threads(2)
+        assert (blas(), phalanx.get_num_threads()) == ({1}, 2)
+        phalanx.set_num_threads(1)
+        table.choose("reference")
+        table.kernel("matmul")
+        assert blas() == {2}
