@@ -69,6 +69,8 @@ def choose(kernels: str) -> None:
     _kernels.clear()
     if kernels == "fast":
         table()  # what is missing is said here, once
+    else:
+        threads.hold_blas(False)
 
 
 def _known(kernels: str, name: str) -> str:
@@ -131,8 +133,8 @@ def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
                 serve.add(module)
             except ImportError as error:
                 warnings.warn(f"fast kernels: {error}", stacklevel=3)
-        if device == "cpu":
-            threads.hold_blas(".cpu.provide_onednn" in serve)
+        if ".cpu.provide_onednn" in serve:
+            threads.hold_blas(True)
         _kernels[device] = found
     return found
 

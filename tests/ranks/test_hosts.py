@@ -133,14 +133,18 @@ context = zmq.Context()
 for address in table:
     for keys in (None, zmq.curve_keypair(), "a guessed password"):
         push = context.socket(zmq.PUSH)
+        push.linger = 0
         monitor = push.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         if isinstance(keys, str):
             push.plain_username, push.plain_password = b"phalanx", keys.encode()
         elif keys:
             push.curve_publickey, push.curve_secretkey, push.curve_serverkey = keys[0], keys[1], keys[0]
         push.connect(address.split()[1])
-        push.send(b"x" * 100000)
-        push.send(struct.pack("<16sIIQ", b"x" * 16, 0, 2, 1) + b"[]")
+        for message in (b"x" * 100000, struct.pack("<16sIIQ", b"x" * 16, 0, 2, 1) + b"[]"):
+            try:
+                push.send(message, zmq.NOBLOCK)
+            except zmq.Again:
+                pass  # it was shown the door already
         print("joined" if monitor.poll(700) else "no handshake")
 """
 
@@ -155,7 +159,7 @@ def test_an_outsider_cannot_join_or_read(two: Hosts, tmp_path: Path, curve: bool
         table = (tmp_path / "table").read_text()
         words = [sys.executable, "-c", OUTSIDER, f"{two.address(0)}:29500", table]
         outsider = two.start(1, words, environment(tmp_path), tmp_path / "outsider")
-        assert outsider.wait(30) == 0, (tmp_path / "outsider").read_text()
+        assert outsider.wait(60) == 0, (tmp_path / "outsider").read_text()
         (tmp_path / "until").touch()
         reports = job.reports()
     assert [reports[rank].get("error") for rank in (0, 1)] == [None, None], reports

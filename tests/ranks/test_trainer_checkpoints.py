@@ -220,7 +220,7 @@ def test_written_while_training_goes_on(tmp_path: Path) -> None:
 
     def main(epochs: int, folder: Path | None) -> dict[str, Any]:
         of = trainer()
-        save = [] if folder is None else [callbacks.Checkpoint(folder, every=2, keep=1, keep_every=6, background=True)]
+        save = [] if folder is None else [callbacks.Checkpoint(folder, every=6, keep=1, keep_every=6, background=True)]
         of.fit(data()[0], epochs=epochs, batch_size=20, callbacks=save, verbose=0)
         return result(of)
 
