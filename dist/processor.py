@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +17,22 @@ from ..core.kernels.cpu import threads
 from ..core.kernels.table import chosen, describe
 from .errors import LaunchError
 
+TRIES = 20
+
 
 def fix_threads(count: int) -> None:
     """Hold every numeric library of this process to ``count`` threads, also when it was loaded before, and verify it.
 
     Sums change with the number of threads that share them, so the promise about bits needs a fixed number.
     """
-    with _holders.lock:  # another rank of this process may be giving back what it held
-        threadpool_limits(limits={"openmp": count, "blas": threads.blas_threads(count)})
-        threads.set_threads(count)
-        pools = threadpool_info()
+    for _ in range(TRIES):
+        with _holders.lock:  # another rank of this process may be giving back what it held
+            threadpool_limits(limits={"openmp": count, "blas": threads.blas_threads(count)})
+            threads.set_threads(count)
+            pools = threadpool_info()
+        if all(pool["num_threads"] <= count for pool in pools):
+            return
+        time.sleep(0.01)  # or may just have loaded its kernels
     for pool in pools:
         if pool["num_threads"] > count:
             raise LaunchError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 _count = 1
 _said = False
 _blas_before: Any = None
+_lock = threading.Lock()
 _listeners: list[Callable[[int], None]] = []
 
 
@@ -41,11 +43,12 @@ def hold_blas(hold: bool) -> None:
     Its threads and theirs would take the cores from each other while they wait: a step of a small CNN took 54 ms instead of 11.
     """
     global _blas_before
-    if hold and _blas_before is None:
-        _blas_before = importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas")
-    elif not hold and _blas_before is not None:
-        before, _blas_before = _blas_before, None
-        before.restore_original_limits()
+    with _lock:
+        if hold and _blas_before is None:
+            _blas_before = importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas")
+        elif not hold and _blas_before is not None:
+            before, _blas_before = _blas_before, None
+            before.restore_original_limits()
 
 
 def blas_threads(count: int) -> int:
