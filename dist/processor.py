@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import platform
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from ..core.kernels.cpu import threads
 from ..core.kernels.table import chosen, describe
 from .errors import LaunchError
-
-TRIES = 20
 
 
 def fix_threads(count: int) -> None:
@@ -25,14 +22,10 @@ def fix_threads(count: int) -> None:
 
     Sums change with the number of threads that share them, so the promise about bits needs a fixed number.
     """
-    for _ in range(TRIES):
-        with _holders.lock:  # another rank of this process may be giving back what it held
-            threadpool_limits(limits={"openmp": count, "blas": threads.blas_threads(count)})
-            threads.set_threads(count)
-            pools = threadpool_info()
-        if all(pool["num_threads"] <= count for pool in pools):
-            return
-        time.sleep(0.01)  # or may just have loaded its kernels
+    with _holders.lock:  # another rank of this process may be giving back what it held
+        threads.limit_libraries({"openmp": count, "blas": threads.blas_threads(count)})
+        threads.set_threads(count)
+        pools = threadpool_info()
     for pool in pools:
         if pool["num_threads"] > count:
             raise LaunchError(
@@ -65,7 +58,8 @@ def held_threads(count: int) -> Iterator[None]:
     """Within, every numeric library of this process is held to ``count`` threads; afterwards as before the first who entered."""
     with _holders.lock:
         if not _holders.inside:
-            _holders.limits, _holders.kernels = threadpool_limits(limits=count), threads.threads()
+            _holders.limits = threads.limit_libraries({"openmp": count, "blas": count})
+            _holders.kernels = threads.threads()
             threads.set_threads(count)
         _holders.inside += 1
     try:
@@ -74,7 +68,7 @@ def held_threads(count: int) -> Iterator[None]:
         with _holders.lock:
             _holders.inside -= 1
             if not _holders.inside:
-                _holders.limits.restore_original_limits()
+                threads.release_libraries(_holders.limits)
                 threads.set_threads(_holders.kernels)
 
 

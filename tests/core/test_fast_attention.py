@@ -22,12 +22,10 @@ from phalanx.nn import functional as F
 
 pytest.importorskip("numba")
 pytest.importorskip("cffi")
-from phalanx.core.kernels.cpu import compiled, loops_attention, loops_products, onednn, threads
+from phalanx.core.kernels.cpu import compiled, loops_attention, loops_products, threads
+from tests.core.onednn_cases import needs_onednn
 
-try:
-    onednn.load()
-except onednn.Unavailable as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytestmark = needs_onednn
 
 QUICK = settings(max_examples=20, deadline=None, derandomize=True)
 sizes = st.integers(1, 150)

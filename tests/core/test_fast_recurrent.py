@@ -13,6 +13,7 @@ from phalanx.core.kernels import reference_recurrent as reference
 
 pytest.importorskip("numba")
 from phalanx.core.kernels.cpu import compiled, onednn, recurrent, step_products, threads
+from tests.core.onednn_cases import needs_onednn
 
 KINDS = ("rnn", "lstm", "gru")
 EXAMPLES = settings(max_examples=20, deadline=None, derandomize=True)
@@ -127,13 +128,10 @@ def test_large_steps_take_a_matrix_that_is_laid_out_once(kind, sizes):
     equal((*found, *back), (*again, *back_again))
 
 
+@needs_onednn
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("count", "seed"), [(70, 3), (70, 4), (80, 5)])
 def test_all_steps_of_an_lstm_at_once_have_the_bits_of_single_ones(monkeypatch, count, seed, reverse):
-    try:
-        onednn.load()
-    except onednn.Unavailable as error:
-        pytest.skip(str(error))
     case = ("lstm", (70,) * 5, count, 97, None, reverse, seed)
     walks = []
     for name in ("lstm_walk", "lstm_walk_back"):
@@ -156,14 +154,11 @@ def test_a_product_that_fails_within_a_walk_is_an_error():
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("library", [False, True])
+@pytest.mark.parametrize("library", [False, pytest.param(True, marks=needs_onednn)])
 @pytest.mark.parametrize(("inner", "width"), [(3, 5), (128, 256), (256, 130)])
 def test_products_with_one_matrix(monkeypatch, steps, turned, library, inner, width):
     if library:
-        try:
-            onednn.load()
-        except onednn.Unavailable as error:
-            pytest.skip(str(error))
+        onednn.load()
     else:
         monkeypatch.setattr(step_products, "_onednn", lambda: False)
     random = np.random.default_rng(1)

@@ -7,7 +7,9 @@ import time
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
+from phalanx.dist import processor
 from phalanx.dist.communicators.alone import AloneCommunicator
 from phalanx.dist.communicators.threads import current_communicator, run_threads
 from phalanx.dist.errors import AbortedError, DeadlineError, MismatchError, PeerLostError
@@ -148,3 +150,25 @@ def test_scratch_is_kept() -> None:
         return comm._scratch_bytes is before and before.ctypes.data % 256 == 0
 
     assert run_threads(rank_main, 3) == [True] * 3
+
+
+def test_whichever_thread_set_them_first_another_one_can_fix_the_threads() -> None:
+    """Ranks are threads: threadpoolctl alone would ignore all but the first without a word."""
+    began, end = threading.Event(), threading.Event()
+
+    def first() -> None:
+        processor.fix_threads(2)
+        began.set()
+        end.wait(30)
+
+    other = threading.Thread(target=first)
+    other.start()
+    try:
+        assert began.wait(30)
+        processor.fix_threads(1)
+        with processor.held_threads(1):
+            pass
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+    finally:
+        end.set()
+        other.join()

@@ -11,7 +11,7 @@ from typing import Any
 _count = 1
 _said = False
 _blas_before: Any = None
-_lock = threading.Lock()
+_lock = threading.RLock()
 _listeners: list[Callable[[int], None]] = []
 
 
@@ -37,6 +37,30 @@ def settle() -> None:
         set_threads(max(1, int(named)) if named.isdigit() else cores())
 
 
+def limit_libraries(limits: dict[str, int]) -> Any:
+    """Hold the libraries' pools ("blas", "openmp") to so many threads, from any thread; what :func:`release_libraries` takes back."""
+    with _lock:
+        _take_over()
+        return importlib.import_module("threadpoolctl").threadpool_limits(limits=limits)
+
+
+def release_libraries(limited: Any) -> None:
+    """As before that :func:`limit_libraries`."""
+    with _lock:
+        _take_over()
+        limited.restore_original_limits()
+
+
+def _take_over() -> None:
+    """threadpoolctl lets one thread alone set OpenBLAS's threads, the first that did, and ignores all others without a word.
+
+    Ranks may be threads, and whichever of them comes last must be able to say it.
+    """
+    clear = getattr(importlib.import_module("threadpoolctl").OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+
+
 def hold_blas(hold: bool) -> None:
     """Let NumPy's BLAS use one thread as long as other kernels make the large products of several threads.
 
@@ -45,10 +69,10 @@ def hold_blas(hold: bool) -> None:
     global _blas_before
     with _lock:
         if hold and _blas_before is None:
-            _blas_before = importlib.import_module("threadpoolctl").threadpool_limits(1, user_api="blas")
+            _blas_before = limit_libraries({"blas": 1})
         elif not hold and _blas_before is not None:
             before, _blas_before = _blas_before, None
-            before.restore_original_limits()
+            release_libraries(before)
 
 
 def blas_threads(count: int) -> int:
