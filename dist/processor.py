@@ -27,7 +27,7 @@ def fix_threads(count: int) -> None:
         threads.set_threads(count)
         pools = threadpool_info()
     for pool in pools:
-        if pool["num_threads"] > count:
+        if pool["num_threads"] not in (count, threads.blas_threads(count) if pool["user_api"] == "blas" else count):
             raise LaunchError(
                 f"{pool['internal_api']} ({pool['filepath']}) runs {pool['num_threads']} threads and could not be held to "
                 f"{count}, which shards need for equal bits; set OMP_NUM_THREADS={count} in the environment"
