@@ -132,8 +132,8 @@ def test_a_rank_that_only_computes_leaves_its_record_when_the_job_ends(tmp_path:
     script.write_text(
         "import time, phalanx\n"
         "group = phalanx.init()\n"
-        "time.sleep(1.0)\n"
         "if group.rank == 1:\n"
+        "    time.sleep(1.0)\n"
         "    raise ValueError('on rank 1')\n"
         "time.sleep(60)\n"
     )
