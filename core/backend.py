@@ -42,22 +42,22 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _keep_freed_memory()
 
 
-def _cupy() -> ModuleType:
+def cupy() -> ModuleType:
     """CuPy, loaded by the first one who wants a GPU."""
     try:
-        import cupy  # noqa: PLC0415 - optional library, owned by this file
+        import cupy as module  # noqa: PLC0415 - optional library, owned by this file
     except ImportError as error:
         raise RangeError(
             'device "cuda" needs CuPy, which cannot be imported here '
             f'({error}); install phalanx[cuda12] or phalanx[cuda13], or use device "cpu"'
         ) from error
-    return cupy
+    return module
 
 
 def gpu_count() -> int:
     """How many GPUs CuPy sees; 0 without CuPy or without a driver."""
     try:
-        return int(_cupy().cuda.runtime.getDeviceCount())
+        return int(cupy().cuda.runtime.getDeviceCount())
     except (RangeError, RuntimeError):  # CuPy's own errors are RuntimeErrors
         return 0
 
@@ -156,9 +156,9 @@ def to_device(array: Any, device: Device | str | int | None) -> Array:
     device = Device(device)
     if device.type == "cpu":
         return to_host(array)
-    cupy = _cupy()
-    with cupy.cuda.Device(device.index or 0):
-        return cupy.asarray(array)
+    module = cupy()
+    with module.cuda.Device(device.index or 0):
+        return module.asarray(array)
 
 
 PAGE_BYTES = 4096
@@ -175,7 +175,7 @@ def empty_aligned(count: int, dtype: Any, device: str = "cpu", place: int | None
     """
     dtype = np.dtype(dtype)
     if device != "cpu":
-        return _cupy().empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
+        return cupy().empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
     step, at = (ALIGNMENT_BYTES, 0) if place is None else (PAGE_BYTES, place * 5 * ALIGNMENT_BYTES % PAGE_BYTES)
     raw = np.empty(count * dtype.itemsize + step, np.uint8)
     start = (at - raw.ctypes.data) % step

@@ -14,34 +14,39 @@ import os
 import platform
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from ..errors import RangeError
 from .cpu import memory, threads
 
-PROVIDERS: dict[str, tuple[str, ...]] = {
-    "cpu": (
-        ".reference",
-        ".reference_activation",
-        ".reference_attention",
-        ".reference_bce",
-        ".reference_conv",
-        ".reference_ctc",
-        ".reference_fused",
-        ".reference_norm",
-        ".reference_recurrent",
-        ".reference_random",
-        ".reference_resample",
-        ".reference_optim",
-        ".reference_optim_adaptive",
-        ".reference_optim_norms",
-        ".reference_optim_signs",
-        ".reference_special",
-    ),
-}
+_REFERENCE = (
+    ".reference",
+    ".reference_activation",
+    ".reference_attention",
+    ".reference_bce",
+    ".reference_conv",
+    ".reference_ctc",
+    ".reference_fused",
+    ".reference_norm",
+    ".reference_recurrent",
+    ".reference_random",
+    ".reference_resample",
+    ".reference_optim",
+    ".reference_optim_adaptive",
+    ".reference_optim_norms",
+    ".reference_optim_signs",
+    ".reference_special",
+)
+"""Plain array code serves every device: NumPy's functions hand CuPy's arrays on to CuPy."""
+
+PROVIDERS: dict[str, tuple[str, ...]] = {"cpu": _REFERENCE, "cuda": _REFERENCE}
 """Device kind -> modules of this package, later ones override earlier ones. Each lists its kernels in ``KERNELS``."""
 
-FAST: dict[str, tuple[str, ...]] = {"cpu": (".cpu.provide_onednn", ".cpu.provide_numba")}
+FAST: dict[str, tuple[str, ...]] = {
+    "cpu": (".cpu.provide_onednn", ".cpu.provide_numba"),
+    "cuda": (".cuda.provide_rows", ".cuda.provide_flat", ".cuda.provide_gemm", ".cuda.provide_cudnn"),
+}
 """The same for what comes on top with "fast". ``load()`` of each gives its kernels, or raises ImportError saying what is missing
 and what that costs; ``describe()`` names what decides the bits."""
 
@@ -79,21 +84,22 @@ def _known(kernels: str, name: str) -> str:
     return kernels
 
 
-def chosen() -> str:
-    """Which kernels are used: "reference" or "fast".
+def chosen(device: str = "cpu") -> str:
+    """Which kernels are used on a kind of device: "reference" or "fast".
 
-    Without :func:`choose` the variable ``PHALANX_KERNELS`` says it; without that it is "fast" where the libraries of the extra
-    ``cpu`` are installed.
+    Without :func:`choose` the variable ``PHALANX_KERNELS`` says it; without that it is "fast" on "cuda", and on "cpu" where the
+    libraries of the extra ``cpu`` are installed.
 
     >>> phalanx.kernels.chosen() in ("reference", "fast")
     True
     """
     global _chosen
-    if _chosen is None:
-        _chosen = _known(os.environ.get(VARIABLE) or ("fast" if _installed() else "reference"), VARIABLE)
-    return _chosen
+    if _chosen is None and os.environ.get(VARIABLE):
+        _chosen = _known(os.environ[VARIABLE], VARIABLE)
+    return _chosen or ("fast" if device != "cpu" or _installed() else "reference")
 
 
+@lru_cache(maxsize=1)
 def _installed() -> bool:
     return all(importlib.util.find_spec(library) is not None for library in ("cffi", "numba")) and (
         platform.machine() == "x86_64"
@@ -108,12 +114,12 @@ def describe(device: str = "cpu") -> str:
     'reference'
     """
     names = []
-    for module in FAST.get(device, ()) if chosen() == "fast" else ():
+    for module in FAST.get(device, ()) if chosen(device) == "fast" else ():
         try:
             names.append(importlib.import_module(module, __package__).describe())
         except ImportError:
             names.append(f"no {module.rpartition('_')[2]}")
-    return ": ".join([chosen(), *([", ".join(names)] if names else [])])
+    return ": ".join([chosen(device), *([", ".join(names)] if names else [])])
 
 
 def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
@@ -127,7 +133,7 @@ def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
             memory.keep_freed()
             threads.settle()
         serve = set()
-        for module in FAST.get(device, ()) if chosen() == "fast" else ():
+        for module in FAST.get(device, ()) if chosen(device) == "fast" else ():
             try:
                 found.update(importlib.import_module(module, __package__).load())
                 serve.add(module)
