@@ -102,13 +102,6 @@ def set_default_dtype(d: Any) -> None:
         )
 
 
-def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
-    """Accepts both: everything here is deterministic, always.
-
-    >>> phalanx.use_deterministic_algorithms(True)
-    """
-
-
 def compile(model: Any = None, **options: Any) -> Any:
     """``model`` (or a function) as it is: there is no compiler, and ported scripts run without one.
 

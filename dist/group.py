@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core import rng
+from ..core.amp import precision
 from ..core.collective import provide
 from ..core.data.placement import Placement, set_placement
 from ..core.errors import RangeError
@@ -201,6 +202,7 @@ def init(
     rng.manual_seed(rng.initial_seed() if seed is None else seed)
     group.shards, group.seed = shards, rng.initial_seed()
     set_placement(Placement(group.rank, group.size, shards))
+    precision.promise(int(shards is not None))
     if shards is not None:
         processor.fix_threads(1)
     elif group.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -338,6 +340,7 @@ def shutdown() -> None:
     group, _local.group = _local.group, None
     set_placement(Placement())
     if group is not None:
+        precision.promise(-int(group.shards is not None))
         if group in _listening:
             _listening.remove(group)
         if group.control is not group.communicator:

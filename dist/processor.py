@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from ..core.amp import precision
 from ..core.kernels.cpu import threads
 from ..core.kernels.table import chosen, describe
 from .errors import LaunchError
@@ -85,6 +86,7 @@ def fingerprint() -> dict[str, Any]:
         "numpy": np.__version__,
         "blas": pools,
         "denormals": bool(np.float32(1e-40) * np.float32(1.0) > 0),
+        **precision.described(),
     }
     return found if chosen() == "reference" else found | {"kernels": describe()}
 

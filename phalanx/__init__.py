@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = (
-    "autograd", "callbacks", "compression", "cuda", "data", "keras", "kernels", "linalg", "metrics", "nn", "onnx",
+    "autograd", "backends", "callbacks", "compression", "cuda", "data", "keras", "kernels", "linalg", "metrics", "nn", "onnx",
     "optim", "profiler", "special", "utils",
 )  # fmt: skip
 _NAMES_OF: dict[str, str] = {
@@ -92,7 +92,11 @@ _NAMES_OF: dict[str, str] = {
     "core.dtype_limits": "finfo iinfo promote_types result_type",
     "core.compat": """
         BoolTensor ByteTensor DoubleTensor FloatTensor IntTensor LongTensor compile get_default_dtype
-        set_default_dtype use_deterministic_algorithms
+        set_default_dtype
+    """,
+    "core.amp.precision": """
+        are_deterministic_algorithms_enabled get_float32_matmul_precision set_float32_matmul_precision
+        use_deterministic_algorithms
     """,
 }
 """Module (below phalanx) -> the public names that come from it. Type checkers read ``__init__.pyi``: the same names."""

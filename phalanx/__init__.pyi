@@ -1,6 +1,7 @@
 """What type checkers see of ``__init__.py``: the names of its table."""
 
 from . import autograd as autograd
+from . import backends as backends
 from . import callbacks as callbacks
 from . import compression as compression
 from . import cuda as cuda
@@ -15,6 +16,10 @@ from . import optim as optim
 from . import profiler as profiler
 from . import special as special
 from . import utils as utils
+from .core.amp.precision import are_deterministic_algorithms_enabled as are_deterministic_algorithms_enabled
+from .core.amp.precision import get_float32_matmul_precision as get_float32_matmul_precision
+from .core.amp.precision import set_float32_matmul_precision as set_float32_matmul_precision
+from .core.amp.precision import use_deterministic_algorithms as use_deterministic_algorithms
 from .core.autograd import grad as grad
 from .core.capture import capture as capture
 from .core.compat import BoolTensor as BoolTensor
@@ -26,7 +31,6 @@ from .core.compat import LongTensor as LongTensor
 from .core.compat import compile as compile
 from .core.compat import get_default_dtype as get_default_dtype
 from .core.compat import set_default_dtype as set_default_dtype
-from .core.compat import use_deterministic_algorithms as use_deterministic_algorithms
 from .core.dtype_limits import finfo as finfo
 from .core.dtype_limits import iinfo as iinfo
 from .core.dtype_limits import promote_types as promote_types
