@@ -10,7 +10,8 @@ import numpy as np
 
 from ..backend import device_kind
 from ..errors import NonFiniteError, RangeError
-from ..flat import CHUNK, tree_sum
+from ..flat import CHUNK
+from ..kernels.reference_optim_norms import joined
 from ..kernels.table import kernel
 from ..live import live
 from ..nn.parameter import Parameter
@@ -45,7 +46,11 @@ def clip_grad_norm_(
     given = _listed(parameters)
     want_gradients(given)
     present = [p for p in dict.fromkeys(given) if p._grad is not None]
-    norm = _checked(_norm(present, _exponent(norm_type)), error_if_nonfinite)
+    exponent = _exponent(norm_type)
+    if present and not error_if_nonfinite and all(_on_device(p) for p in present):
+        arrays = [own_gradient(p).reshape(-1) for p in present]
+        return _as_tensor(kernel("clip_by_norm", "cuda")(arrays, max_norm, exponent), arrays)
+    norm = _checked(_norm(present, exponent), error_if_nonfinite)
     _scale(present, max_norm, norm)
     return _as_tensor(norm, [p._grad.array for p in present])
 
@@ -85,8 +90,8 @@ def get_total_norm(
     """
     arrays = [tensor.array.reshape(-1) for tensor in _listed(tensors)]
     exponent = _exponent(norm_type)
-    values = np.concatenate([np.empty(0), *(kernel("chunk_norms", device_kind(a))(a, exponent) for a in arrays)])
-    return _as_tensor(_checked(_joined(values, exponent), error_if_nonfinite), arrays)
+    norm = joined(_chunk_norms(arrays, exponent), exponent)
+    return _as_tensor(_checked(norm, error_if_nonfinite), arrays)
 
 
 @live
@@ -113,9 +118,24 @@ def _listed(given: Any) -> list[Any]:
     return [given] if isinstance(given, Tensor) else list(given)
 
 
-def _as_tensor(norm: float, of: Sequence[Any]) -> Tensor:
-    """In float64 where some of it was, else in float32."""
-    return Tensor(np.float64(norm) if any(array.dtype == np.float64 for array in of) else np.float32(norm))
+def _as_tensor(norm: Any, of: Sequence[Any]) -> Tensor:
+    """In float64 where some of it was, else in float32; on the device where the norm is there."""
+    dtype = np.float64 if any(array.dtype == np.float64 for array in of) else np.float32
+    return Tensor(dtype(norm) if isinstance(norm, float) else norm.astype(dtype))
+
+
+def _on_device(parameter: Parameter) -> bool:
+    """Whether the whole gradient lies on a GPU, where it can be clipped without telling the host."""
+    store = parameter._store
+    whole = store is None or not store.gradient_owned or not store.holds(parameter)
+    gradient = parameter._grad.array
+    return whole and device_kind(gradient) == "cuda" and bool(gradient.flags.c_contiguous)
+
+
+def _chunk_norms(arrays: Sequence[Any], norm_type: float) -> np.ndarray:
+    """One number for each chunk of each array, in order."""
+    found: np.ndarray = kernel("chunk_norms_of", device_kind(arrays[0]) if arrays else "cpu")(arrays, norm_type)
+    return found
 
 
 def _exponent(norm_type: Any) -> float:
@@ -148,26 +168,21 @@ def _norm(parameters: Sequence[Parameter], norm_type: float) -> float:
     values = np.zeros(ends[-1] if ends else 0)
     own = np.ones(values.size, bool)
     keepers: dict[int, tuple[Keeper, list[int]]] = {}
-    for parameter, begin, end in zip(parameters, [0, *ends], ends, strict=False):
-        flat, first, store = own_gradient(parameter).reshape(-1), begin, parameter._store
+    parts = [own_gradient(parameter).reshape(-1) for parameter in parameters]
+    places: list[int] = []
+    for parameter, flat, begin, end in zip(parameters, parts, [0, *ends], ends, strict=False):
+        first, store = begin, parameter._store
         if store is not None and store.gradient_owned and store.holds(parameter):
             lo = store.clip(*store.extent(parameter._index))[0] - store.offsets[parameter._index]
             assert flat.size == 0 or lo % CHUNK == 0  # ranks own whole chunks
             first += lo // CHUNK
             own[begin:end] = False
             keepers.setdefault(id(store.keeper), (store.keeper, []))[1].extend(range(begin, end))
-        found = kernel("chunk_norms", device_kind(flat))(flat, norm_type)
-        values[first : first + found.size] = found
-        own[first : first + found.size] = True
+        places.extend(range(first, first - (-flat.size // CHUNK)))
+    values[places] = _chunk_norms(parts, norm_type)
+    own[places] = True
     for keeper, numbers in keepers.values():
         part = values[numbers]
         keeper.gather_values(part, own[numbers])
         values[numbers] = part
-    return _joined(values, norm_type)
-
-
-def _joined(values: np.ndarray, norm_type: float) -> float:
-    """The norm from one number for each chunk."""
-    if norm_type == float("inf"):
-        return float(values.max()) if values.size else 0.0
-    return tree_sum(values.tolist()) ** (1.0 / norm_type)
+    return joined(values, norm_type)
