@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from . import own_gpu
 from .errors import DTypeError, RangeError
 
 Array = Any
@@ -157,7 +158,7 @@ def to_device(array: Any, device: Device | str | int | None) -> Array:
     if device.type == "cpu":
         return to_host(array)
     module = cupy()
-    with module.cuda.Device(device.index or 0):
+    with module.cuda.Device(own_gpu.enter(module, device.index)):
         return module.asarray(array)
 
 
@@ -175,7 +176,9 @@ def empty_aligned(count: int, dtype: Any, device: str = "cpu", place: int | None
     """
     dtype = np.dtype(dtype)
     if device != "cpu":
-        return cupy().empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
+        module = cupy()
+        with module.cuda.Device(own_gpu.enter(module, Device(device).index)):
+            return module.empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
     step, at = (ALIGNMENT_BYTES, 0) if place is None else (PAGE_BYTES, place * 5 * ALIGNMENT_BYTES % PAGE_BYTES)
     raw = np.empty(count * dtype.itemsize + step, np.uint8)
     start = (at - raw.ctypes.data) % step

@@ -8,12 +8,14 @@ Every module with such state enters it here, once::
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 Local = TypeVar("Local", bound=threading.local)
 Carried = list[tuple[threading.local, dict[str, Any]]]
 
 _all: list[threading.local] = []
+_followers: list[Callable[[], None]] = []
 
 
 def of_rank(local: Local) -> Local:
@@ -37,3 +39,10 @@ def take_over(state: Carried) -> None:
     """
     for local, values in state:
         local.__dict__.update(values)
+    for follow in _followers:
+        follow()
+
+
+def when_taken_over(follow: Callable[[], None]) -> None:
+    """Call ``follow`` in each thread that takes a rank over: for what a library keeps per thread by itself."""
+    _followers.append(follow)
