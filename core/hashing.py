@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import device_kind
+from .backend import array_module, device_kind, to_host
 from .kernels.table import kernel
 from .rng import splitmix64
 
@@ -40,14 +40,15 @@ def sum_of_part(array: Any, start: int = 0) -> int:
     >>> hash_of_sums(parts, whole.nbytes) == hash_array(whole)
     True
     """
-    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
+    if array.size == 0:
+        return 0
+    raw = array_module(array).ascontiguousarray(array).reshape(-1).view(np.uint8)
     whole = raw.size // 4 * 4
-    mix = kernel("hash_words", device_kind(array))
-    total = mix(raw[:whole].view(np.uint32), start // 4)
+    total = kernel("hash_words", device_kind(array))(raw[:whole].view(np.uint32), start // 4)
     if whole < raw.size:
-        tail = int.from_bytes(raw[whole:].tobytes(), "little")
-        total += mix(np.array([tail], np.uint32), (start + whole) // 4)
-    return total & _MASK
+        tail = int.from_bytes(to_host(raw[whole:]).tobytes(), "little")
+        total += kernel("hash_words")(np.array([tail], np.uint32), (start + whole) // 4)
+    return int(total) & _MASK
 
 
 def hash_of_sums(sums: Iterable[int], nbytes: int) -> int:
