@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import own_gpu
+from .bfloat16 import load as bfloat16
 from .errors import DTypeError, RangeError
 
 Array = Any
@@ -207,14 +208,18 @@ def as_dtype(dtype: Any) -> np.dtype:
         return dtype
     if isinstance(dtype, str):
         dtype = _NAMES.get(dtype, dtype)
+        if dtype == "bfloat16":
+            return bfloat16()
     else:
         dtype = _PYTHON.get(dtype, dtype)
     try:
         found = np.dtype(dtype)
     except TypeError:
         found = None
+    if found is not None and found.name == "bfloat16":
+        return bfloat16()
     if dtype is None or found is None or found.name not in _SUPPORTED:
-        raise DTypeError(f"expected a dtype out of {', '.join(sorted(_SUPPORTED))}, got {dtype!r}")
+        raise DTypeError(f"expected a dtype out of {', '.join(sorted([*_SUPPORTED, 'bfloat16']))}, got {dtype!r}")
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import promotion
 from .backend import as_dtype
+from .bfloat16 import is_floating, limits
 from .errors import DTypeError
 from .graph import Variable
 
@@ -19,9 +20,9 @@ def finfo(dtype: Any = np.float32) -> Any:
     1.1920928955078125e-07
     """
     found = as_dtype(dtype)
-    if found.kind != "f":
+    if not is_floating(found):
         raise DTypeError(f"finfo: a floating dtype expected, got {found}; see iinfo")
-    return np.finfo(found)
+    return limits(found)
 
 
 def iinfo(dtype: Any) -> Any:

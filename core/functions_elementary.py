@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from .bfloat16 import is_floating, limits
 from .errors import RangeError
 from .graph import apply
 from .ops import elementary
@@ -218,9 +217,9 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
     tensor([1., 0., 9.])
     """
     dtype = input.dtype
-    if dtype.kind != "f":
+    if not is_floating(dtype):
         return input
-    most = float(np.finfo(dtype).max)
+    most = float(limits(dtype).max)
     result = apply(WHERE, input.isnan(), dtype.type(nan), input)
     result = apply(WHERE, isposinf(input), dtype.type(most if posinf is None else posinf), result)
     return apply(WHERE, isneginf(input), dtype.type(-most if neginf is None else neginf), result)
@@ -232,7 +231,7 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     >>> phalanx.round(phalanx.tensor([0.5, 1.5, 2.345])), phalanx.round(phalanx.tensor([2.345]), decimals=1)
     (tensor([0., 2., 2.]), tensor([2.3]))
     """
-    if decimals == 0 or input.dtype.kind != "f":
+    if decimals == 0 or not is_floating(input.dtype):
         if decimals < 0:
             raise RangeError("round: negative decimals of integers; convert with .float()")
         return _rounded(input)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bfloat16 import is_floating
 from .errors import RangeError, ShapeError
 from .graph import Variable, apply, wrap
 from .ops.indexing import GATHER, at, grid
@@ -146,7 +147,7 @@ def scatter_reduce(
     x: Any = input
     if not include_self:
         neutral = _NEUTRAL[reduce]
-        if input.dtype.kind != "f" and not math.isfinite(neutral):
+        if not is_floating(input.dtype) and not math.isfinite(neutral):
             limits = np.iinfo(input.dtype)
             neutral = limits.min if neutral < 0 else limits.max
         x = apply(INDEX_PUT, x, input.dtype.type(neutral), key=key)
@@ -157,7 +158,7 @@ def scatter_reduce(
         count = np.full_like(input.array, int(include_self))
         at(np.add, count, key, 1)
         count = wrap(np.maximum(count, 1))
-        return total / count if input.dtype.kind == "f" else total // count
+        return total / count if is_floating(input.dtype) else total // count
     return apply(SCATTER_REDUCE, x, part, key=key, reduce=reduce)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .backend import array_module
+from .bfloat16 import is_floating
 from .errors import DTypeError, RangeError, ShapeError
 from .graph import Variable, apply, wrap
 from .ops.arithmetic import WHERE
@@ -75,7 +76,7 @@ def _median(name: str, input: Tensor, dim: Any, keepdim: bool, skip: bool) -> An
     size = input.shape[axis]
     missing = (
         np.isnan(input.array).sum(axis, keepdims=True)
-        if input.dtype.kind == "f"
+        if is_floating(input.dtype)
         else np.zeros_like(np.take(order, [0], axis))
     )
     there = (
@@ -131,7 +132,7 @@ _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
 def _quantile(name: str, input: Tensor, q: Any, dim: Any, keepdim: bool, interpolation: str, skip: bool) -> Tensor:
-    if input.dtype.kind != "f":
+    if not is_floating(input.dtype):
         raise DTypeError(f"{name}: a floating tensor expected, got {input.dtype}; convert it with .float()")
     if interpolation not in _INTERPOLATIONS:
         raise RangeError(f"{name}: interpolation is one of {', '.join(_INTERPOLATIONS)}, got {interpolation!r}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bfloat16 import is_floating
 from .errors import DTypeError
 from .graph import Variable, apply
 from .op import Op
@@ -27,7 +28,7 @@ def two(op: Op, a: Any, b: Any, division: bool = False) -> Any:
 
 def _of_whole_numbers(op: Op, a: Any, b: Any) -> Any:
     for x in (a, b):
-        if isinstance(x, float) or (isinstance(x, Variable) and x.array.dtype.kind == "f"):
+        if isinstance(x, float) or (isinstance(x, Variable) and is_floating(x.array.dtype)):
             raise DTypeError(
                 f"{op.name}: integers expected, got {getattr(x, 'dtype', 'a float')}; convert with .long()"
             )

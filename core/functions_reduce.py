@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .bfloat16 import is_floating
 from .errors import DTypeError, RangeError
 from .graph import apply
 from .ops import arithmetic, reduce, running
@@ -49,7 +50,7 @@ def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any 
 
 def _numbers(input: Tensor) -> Any:
     """0 in place of NaN."""
-    if input.dtype.kind != "f":
+    if not is_floating(input.dtype):
         return input
     return apply(arithmetic.WHERE, input.isnan(), input.dtype.type(0), input)
 
@@ -62,7 +63,7 @@ def nanmean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any
     tensor(1.5)
     """
     input = input if dtype is None else input.to(dtype)
-    if input.dtype.kind != "f":
+    if not is_floating(input.dtype):
         raise DTypeError(f"nanmean: a floating tensor expected, got {input.dtype}; convert it with .float()")
     count = input.isnan().logical_not().sum(dim, keepdim)
     return _numbers(input).sum(dim, keepdim) / count.to(input.dtype)
@@ -112,7 +113,7 @@ def norm(input: Tensor, p: Any = 2, dim: Dim = None, keepdim: bool = False, dtyp
     tensor([ 5., 10.])
     """
     x = input if dtype is None else input.to(dtype)
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise DTypeError(f"norm: a floating tensor expected, got {x.dtype}; convert it with .float()")
     if p == "nuc":
         raise RangeError('norm: p="nuc" is linalg.matrix_norm(x, "nuc")')

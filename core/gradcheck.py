@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .bfloat16 import is_floating
 from .errors import DTypeError, GraphError
 from .graph import backward
 from .mode import enable_grad, no_grad
@@ -87,7 +88,7 @@ def gradient_error(fn: Callable[..., Any], inputs: Sequence[Any], eps: float = 1
 def _outputs(fn: Callable[..., Any], values: Sequence[Any]) -> list[Tensor]:
     result = fn(*values)
     outputs = [result] if isinstance(result, Tensor) else list(result)
-    return [out for out in outputs if out.dtype.kind == "f"]
+    return [out for out in outputs if is_floating(out.dtype)]
 
 
 def _gradients(fn: Callable[..., Any], values: Sequence[Any], wanted: Sequence[int]) -> tuple[list[Any], list[Any]]:

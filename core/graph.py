@@ -23,6 +23,7 @@ import numpy as np
 
 from .anomaly import watched
 from .backend import Array, as_array
+from .bfloat16 import is_half
 from .errors import GraphError, PhalanxError, ShapeError
 from .mode import enable_grad as enable_grad
 from .mode import is_grad_enabled as is_grad_enabled
@@ -146,6 +147,9 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...], out: Array | None = Non
     axes = tuple(range(extra)) + tuple(
         i + extra for i, size in enumerate(shape) if size == 1 and gradient.shape[i + extra] != 1
     )
+    if is_half(gradient.dtype):
+        total = np.add.reduce(gradient, axis=axes, dtype=np.float32)
+        return as_array(total).astype(gradient.dtype).reshape(shape)
     if out is not None and len(axes) == extra:
         return np.add.reduce(gradient, axis=axes, out=out)
     return as_array(np.add.reduce(gradient, axis=axes)).reshape(shape)

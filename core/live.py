@@ -55,6 +55,15 @@ def live(function: F) -> F:
     return called  # type: ignore[return-value]
 
 
+def feeds(function: F) -> F:
+    """Decorator, below :func:`live`: on a device ``function`` only launches kernels, which take what changes from ``scalars.on_device``.
+
+    A graph then keeps its kernels; before each launch it is called for these numbers alone.
+    """
+    function.feeds = True  # type: ignore[attr-defined]
+    return function
+
+
 def refuse(reason: str) -> None:
     """Said by what a replay cannot do: the step that is recorded now, if any, stays eager."""
     if now.recorder is not None:

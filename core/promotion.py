@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 
 from .backend import as_array, is_array
+from .bfloat16 import is_floating, is_half
 from .errors import DTypeError
 from .graph import Variable, apply, wrap
 from .op import Op
 from .ops.arithmetic import CAST
 
-_RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
 _NUMBER_RANK = {bool: 0, int: 1, float: 2}
 _NUMBER_DTYPE = (np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.float32))
 _FLOAT32 = np.dtype(np.float32)
+
+
+def _widest(a: np.dtype, b: np.dtype) -> np.dtype:
+    """Two dtypes of one kind; the two halves meet in float32."""
+    return _FLOAT32 if is_half(a) and is_half(b) else np.result_type(a, b)
 
 
 def result_type(a: Any, b: Any) -> np.dtype:
@@ -36,17 +42,17 @@ def result_type(a: Any, b: Any) -> np.dtype:
         raise DTypeError(f"expected boolean, integer or floating dtypes, got {a.dtype} and {b.dtype}")
     if rank_a != rank_b:
         higher, lower = (a, b) if rank_a > rank_b else (b, a)
-        return higher.dtype if max(rank_a, rank_b) == 2 or not lower.ndim else np.result_type(a.dtype, b.dtype)
+        return higher.dtype if max(rank_a, rank_b) == 2 or not lower.ndim else _widest(a.dtype, b.dtype)
     if bool(a.ndim) != bool(b.ndim):
         return a.dtype if a.ndim else b.dtype
-    return np.result_type(a.dtype, b.dtype)
+    return _widest(a.dtype, b.dtype)
 
 
 def cast(tensor: Any, dtype: np.dtype) -> Any:
     """``tensor`` in ``dtype``; itself if it is that already. Gradients pass from one floating dtype to another."""
     if tensor.array.dtype == dtype:
         return tensor
-    return apply(CAST, tensor if dtype.kind == "f" else tensor.array, dtype=dtype)
+    return apply(CAST, tensor if is_floating(dtype) else tensor.array, dtype=dtype)
 
 
 def _operand(value: Any) -> Any:
@@ -67,7 +73,7 @@ def operands(a: Any, b: Any, division: bool = False) -> tuple[Any, Any] | None:
         return None
     if isinstance(a, Variable) and isinstance(b, Variable):
         dtype = result_type(a.array, b.array)
-        if division and dtype.kind != "f":
+        if division and not is_floating(dtype):
             dtype = _FLOAT32
         return cast(a, dtype), cast(b, dtype)
     tensor, number = (a, b) if isinstance(a, Variable) else (b, a)
@@ -75,7 +81,7 @@ def operands(a: Any, b: Any, division: bool = False) -> tuple[Any, Any] | None:
     dtype = tensor.array.dtype
     if rank > _RANK[dtype.kind]:
         dtype = _NUMBER_DTYPE[rank]
-    if division and dtype.kind != "f":
+    if division and not is_floating(dtype):
         dtype = _FLOAT32
     if tensor is a:
         return cast(a, dtype), number

@@ -12,8 +12,10 @@ import numpy as np
 
 from . import autograd, graph
 from .backend import Array, Device, as_array, as_dtype, device_kind, device_of, is_array, to_host
+from .bfloat16 import is_floating, when_used
 from .errors import DTypeError, GraphError, ShapeError
 from .graph import Variable, apply
+from .halves import exchange
 from .mode import mode
 from .ops import arithmetic as elementary
 from .tensor_convert import TensorConvert, floats_from
@@ -134,7 +136,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
 
     def is_floating_point(self) -> bool:
         """Whether the dtype is a floating one."""
-        return self.array.dtype.kind == "f"
+        return is_floating(self.array.dtype)
 
     def is_complex(self) -> bool:
         """False: there are no complex numbers here."""
@@ -142,7 +144,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
 
     def is_signed(self) -> bool:
         """Whether the dtype has negative numbers."""
-        return self.array.dtype.kind in "if"
+        return self.array.dtype.kind in "ifV"
 
     def is_nonzero(self) -> bool:
         """Whether the only element is not 0."""
@@ -337,7 +339,9 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         )
 
     def __repr__(self) -> str:
-        text = np.array2string(to_host(self.array), separator=", ", prefix="tensor(", precision=4, suppress_small=None)
+        shown = to_host(self.array)
+        shown = shown.astype(np.float32) if shown.dtype.kind == "V" else shown  # NumPy would print bfloat16 as integers
+        text = np.array2string(shown, separator=", ", prefix="tensor(", precision=4, suppress_small=None)
         if self.array.dtype.name not in ("float32", "int64", "bool"):
             text += f", dtype={self.array.dtype}"
         if self.is_cuda:
@@ -375,6 +379,7 @@ def _wrap(array: Array) -> Tensor:
 
 
 graph.bind(_wrap)
+when_used(exchange)
 
 
 def _rebuild(kind: type[Self], array: Array, requires_grad: bool, name: str | None) -> Self:
@@ -389,5 +394,5 @@ def _rebuild(kind: type[Self], array: Array, requires_grad: bool, name: str | No
 
 
 def _want_floating(array: Array) -> None:
-    if array.dtype.kind != "f":
+    if not is_floating(array.dtype):
         raise DTypeError(f"only floating tensors can require gradients, got {array.dtype}; convert with .float()")

@@ -72,6 +72,10 @@ class TensorConvert(Variable):
         """In float16."""
         return self.to("float16")
 
+    def bfloat16(self) -> Tensor:
+        """In bfloat16. Raises DTypeError where the package ml_dtypes is missing."""
+        return self.to("bfloat16")
+
     def long(self) -> Tensor:
         """In int64."""
         return self.to("int64")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from .bfloat16 import is_floating
 from .errors import RangeError
 from .graph import Variable, apply
 from .ops import arithmetic as elementary
@@ -224,7 +225,7 @@ class TensorMath(Variable):
                     assert pair is not None
                     limited = apply(elementary.WHERE, apply(beyond, *pair), *pair[::-1])
             return limited
-        if self.array.dtype.kind != "f" and float in (type(min), type(max)):
+        if not is_floating(self.array.dtype) and float in (type(min), type(max)):
             return cast(self, np.dtype(np.float32)).clamp(min, max)
         return apply(elementary.CLAMP, self, low=min, high=max)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .bfloat16 import is_floating
 from .errors import RangeError
 from .graph import Variable, apply
 from .live import live
@@ -188,7 +189,7 @@ class TensorOperators(TensorInPlace):
             return self / other
         if rounding_mode not in ("floor", "trunc"):
             raise RangeError(f"div: rounding_mode is None, 'floor' or 'trunc', got {rounding_mode!r}")
-        if rounding_mode == "floor" and self.array.dtype.kind != "f":
+        if rounding_mode == "floor" and not is_floating(self.array.dtype):
             return self // other
         return (self / other).floor() if rounding_mode == "floor" else (self / other).trunc()
 

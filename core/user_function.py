@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .bfloat16 import is_floating
 from .errors import GraphError, ShapeError
 from .graph import apply
 from .live import refuse
@@ -127,7 +128,7 @@ def _record(cls: type[Function], ctx: Context, args: Sequence[Any], tensors: lis
     """The outputs again, made by one node."""
     once = [(tuple(x.array for x in tensors), ctx)]
     likes = [(x.array.shape, x.array.dtype) for x in tensors]
-    graded = tuple(i for i, x in enumerate(tensors) if id(x) not in ctx._constant and x.array.dtype.kind == "f")
+    graded = tuple(i for i, x in enumerate(tensors) if id(x) not in ctx._constant and is_floating(x.array.dtype))
     single = len(tensors) == 1
 
     def forward(*_: Any) -> tuple[Any, Any]:

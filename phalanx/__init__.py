@@ -22,6 +22,7 @@ _NAMES_OF: dict[str, str] = {
         Size bool double dtype e float float16 float32 float64 half inf int int16 int32 int64 int8 long nan newaxis pi
         short uint8
     """,
+    "core.bfloat16": "bfloat16",
     "core.functions": """
         abs absolute add adjoint all allclose amax amin any arange arctan argmax argmin argsort as_tensor asarray atan
         bernoulli broadcast_to cat ceil chunk clamp clamp_max clamp_min clip clone column_stack concat concatenate cos

@@ -21,6 +21,7 @@ from .core.amp.precision import get_float32_matmul_precision as get_float32_matm
 from .core.amp.precision import set_float32_matmul_precision as set_float32_matmul_precision
 from .core.amp.precision import use_deterministic_algorithms as use_deterministic_algorithms
 from .core.autograd import grad as grad
+from .core.bfloat16 import bfloat16 as bfloat16
 from .core.capture import capture as capture
 from .core.compat import BoolTensor as BoolTensor
 from .core.compat import ByteTensor as ByteTensor

@@ -10,6 +10,7 @@ import numpy as np
 
 from .core import rng
 from .core.backend import as_dtype, is_array, to_device
+from .core.bfloat16 import is_floating
 from .core.errors import RangeError
 from .core.graph import no_grad
 from .core.nn import statistics
@@ -214,7 +215,7 @@ def _is_shape(value: Any) -> bool:
 
 def _example(model: Module, given: Any, dtype: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Positional and keyword arguments for one forward."""
-    first = next((p for p in model.parameters() if p.array.dtype.kind == "f"), None)
+    first = next((p for p in model.parameters() if is_floating(p.array.dtype)), None)
     kind = as_dtype(dtype or (np.float32 if first is None else first.array.dtype))
     device = None if first is None else first.device
 

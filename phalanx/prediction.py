@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .core.bfloat16 import is_floating
 from .core.checkpoint.parts import read, read_manifest, verify
 from .core.checkpoint.store import Store, step_of
 from .core.errors import CheckpointError, DataError, RangeError
@@ -126,9 +127,9 @@ def read_inputs(path: Path, model: Module, name: str | None = None) -> tuple[np.
         arrays = (_of_table(path, "\t" if suffix == ".tsv" else ","),)
     else:
         raise DataError(f"{path}: an input is .npy, .npz, .csv, .tsv, an image, or a folder of images")
-    parameter = next((p for p in model.parameters() if p.dtype.kind == "f"), None)
+    parameter = next((p for p in model.parameters() if is_floating(p.dtype)), None)
     dtype = np.dtype(np.float32) if parameter is None else parameter.dtype
-    return tuple(array.astype(dtype, copy=False) if array.dtype.kind == "f" else array for array in arrays)
+    return tuple(array.astype(dtype, copy=False) if is_floating(array.dtype) else array for array in arrays)
 
 
 def _loaded(path: Path) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..backend import array_module
+from ..bfloat16 import is_half
 from ..op import Array
 from . import reference_erf
 
@@ -22,8 +23,8 @@ ONE_HOT_VOCABULARY = 64
 
 
 def wide(x: Array) -> Array:
-    """``x`` in the precision that sums are done in: float16 becomes float32, all else stays as it is."""
-    return x.astype(np.float32) if x.dtype == np.float16 else x
+    """``x`` in the precision that sums are done in: float16 and bfloat16 become float32, all else stays as it is."""
+    return x.astype(np.float32) if is_half(x.dtype) else x
 
 
 def deliver(value: Array, dtype: np.dtype, out: Array | None) -> Array:
@@ -44,8 +45,8 @@ def as_rows(x: Array) -> Array:
 
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """``a @ b``; float16 is multiplied and summed in float32 and rounded once. Raises ValueError if shapes do not fit."""
-    if a.dtype == np.float16:
+    """``a @ b``; halves are multiplied and summed in float32 and rounded once. Raises ValueError if shapes do not fit."""
+    if is_half(a.dtype):
         return deliver(np.matmul(a.astype(np.float32), b.astype(np.float32)), a.dtype, out)
     return np.matmul(a, b) if out is None else np.matmul(a, b, out=out)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..backend import array_module
+from ..bfloat16 import is_half
 from ..op import Array
 from . import reference_pool
 from .reference import deliver, wide
@@ -51,7 +52,7 @@ def _unfolded_chunks(x: Array, window: Window, output: Size) -> Iterator[tuple[s
         return
     rows, area = channels * math.prod(window.kernel), math.prod(output)
     chunk = _chunk(samples, rows * area)
-    dtype = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
+    dtype = np.dtype(np.float32) if is_half(x.dtype) else x.dtype
     unfolded = xp.empty((chunk, channels) + window.kernel + output, dtype)
     padded = None
     inside = window.inside(x.shape[2:])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..backend import array_module
+from ..bfloat16 import is_half
 from ..op import Array
 
 BLOCK = 16384
@@ -85,7 +86,7 @@ def _blockwise(function: Callable[..., Array], out: Array, *inputs: Array) -> Ar
     flat_out = out.reshape(-1)
     flat_inputs = [x.reshape(-1) for x in inputs]
     block = BLOCK if array_module(out) is np else max(1, flat_out.size)
-    work = np.float32 if out.dtype == np.float16 else out.dtype
+    work = np.float32 if is_half(out.dtype) else out.dtype
     for start in range(0, flat_out.size, block):
         stop = start + block
         flat_out[start:stop] = function(*(x[start:stop].astype(work, copy=False) for x in flat_inputs))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module, device_kind
+from ..bfloat16 import is_half
 from ..flat import chunk_grid, tree_sum
 from .table import kernel
 
@@ -23,7 +24,7 @@ def chunk_norms(flat: Array, norm_type: float) -> np.ndarray:
 def _of_chunk(chunk: Array, norm_type: float) -> float:
     if norm_type == math.inf:
         return float(np.abs(chunk).max())
-    if chunk.dtype == np.float16:
+    if is_half(chunk.dtype):
         chunk = chunk.astype(np.float32)
     return float(np.dot(chunk, chunk)) if norm_type == 2.0 else float((np.abs(chunk) ** norm_type).sum())
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import is_half
 from .reference_optim import blocks, sgd_update
 from .reference_optim_norms import two_norm
 
@@ -144,7 +145,7 @@ def muon_update(
     number = data.dtype.type
     buffer += (gradient - buffer) * number(1.0 - momentum)
     direction = gradient + (buffer - gradient) * number(momentum) if nesterov else buffer
-    work = direction.astype(np.float32) if data.dtype == np.float16 else direction
+    work = direction.astype(np.float32) if is_half(data.dtype) else direction
     update = orthogonalize(work, coefficients, steps, eps)
     if weight_decay:
         data *= number(1.0 - lr * weight_decay)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import is_floating
 from ..errors import RangeError
 from .labels import (
     Labels,
@@ -97,7 +98,7 @@ def class_count(
         return given
     check_labels(metric, truth, met)
     check_labels(f"{metric}, predictions", mine, met)
-    scored = prediction.ndim > 1 and prediction.dtype.kind == "f" and prediction.shape[axis] > 1
+    scored = prediction.ndim > 1 and is_floating(prediction.dtype) and prediction.shape[axis] > 1
     return max(met, prediction.shape[axis]) if scored else met
 
 
@@ -166,7 +167,7 @@ class _Counts(_ByClass):
 
     def _multi_label(self, prediction: np.ndarray, target: np.ndarray, weight: np.ndarray | None) -> State:
         decisions = prediction
-        if prediction.dtype.kind == "f":
+        if is_floating(prediction.dtype):
             decisions = prediction > (0.5 if self.threshold is None else self.threshold)
         if self.average == "binary":  # all decisions are of one kind
             mine, truth, weights = flat(self.name, decisions, target, weight, self.ignore_index)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import is_floating
 from ..errors import RangeError, ShapeError
 from .confusion import divided
 from .labels import check_labels, expect_target, squeezed
@@ -66,7 +67,7 @@ class AUC(Metric):
                 scores, truth = scores[:, 1], truth == 1
         if not np.isfinite(scores).all():
             raise RangeError(f"{self.name}: scores must be finite numbers to be put in order")
-        if scores.dtype.kind != "f":
+        if not is_floating(scores.dtype):
             scores = scores.astype(np.float64)
         weights = per_sample(self.name, weight, (len(scores),))
         return {"scores": scores, "target": truth, "weight": np.ones(len(scores)) if weights is None else weights}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import is_floating
 from ..errors import RangeError, ShapeError
 from .metric import per_sample
 
@@ -46,7 +47,7 @@ def are_scores(metric: str, prediction: np.ndarray, target: np.ndarray, axis: in
 
 def hold_classes(prediction: np.ndarray, target: np.ndarray, axis: int) -> bool:
     """Whether two arrays of one shape hold scores and one-hot targets rather than one value for each place."""
-    return prediction.dtype.kind == "f" and prediction.ndim > 1 and prediction.shape[axis] > 1
+    return is_floating(prediction.dtype) and prediction.ndim > 1 and prediction.shape[axis] > 1
 
 
 def labels(
@@ -67,7 +68,7 @@ def labels(
         prediction = prediction.argmax(axis=axis)
     elif hold_classes(prediction, target, axis):
         prediction, target = prediction.argmax(axis=axis), target.argmax(axis=axis)
-    elif prediction.dtype.kind == "f":
+    elif is_floating(prediction.dtype):
         prediction = prediction > (0.5 if threshold is None else threshold)
     return flat(metric, prediction, target, weight, ignore_index)
 
@@ -87,7 +88,7 @@ def flat(
 
 def check_labels(metric: str, target: np.ndarray, classes: int, ignore_index: int | None = None) -> None:
     """True labels must be classes."""
-    if target.dtype.kind == "f" and not (target == np.floor(target)).all():
+    if is_floating(target.dtype) and not (target == np.floor(target)).all():
         raise RangeError(f"{metric}: labels must be whole numbers, got {target.dtype} with fractions")
     wrong = (target < 0) | (target >= classes)
     if ignore_index is not None:

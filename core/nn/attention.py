@@ -197,7 +197,7 @@ class MultiheadAttention(Module):
 def _check(mask: Tensor, shape: tuple[int, ...], option: str) -> None:
     if tuple(mask.shape) != shape:
         raise ShapeError(f"MultiheadAttention: {option} of shape {shape} expected, got {tuple(mask.shape)}")
-    if mask.dtype.kind not in "bf":
+    if mask.dtype.kind not in "bfV":
         raise RangeError(
             f"MultiheadAttention: {option} is boolean (True: masked) or floating (added), got {mask.dtype}"
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..backend import Device, as_dtype
+from ..bfloat16 import is_floating
 from ..errors import DTypeError
 from ..live import structure
 from ..tensor import Tensor
@@ -31,13 +32,13 @@ def destination(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tens
             device = arg
         elif arg is not None and not isinstance(arg, bool):
             dtype = arg
-    if dtype is not None and (dtype := as_dtype(dtype)).kind != "f":
+    if dtype is not None and not is_floating(dtype := as_dtype(dtype)):
         raise DTypeError(f"Module.to() expects a floating dtype, got {dtype}")
 
     def change(tensor: Tensor) -> Tensor:
         if device is not None:
             tensor = tensor.to(device)
-        return tensor.to(dtype) if dtype is not None and tensor.dtype.kind == "f" else tensor
+        return tensor.to(dtype) if dtype is not None and is_floating(tensor.dtype) else tensor
 
     return change
 
@@ -72,6 +73,10 @@ class Convertible:
     def half(self: Self) -> Self:
         """Floating parameters and buffers to float16; returns self."""
         return self.to(np.float16)
+
+    def bfloat16(self: Self) -> Self:
+        """Floating parameters and buffers to bfloat16; returns self."""
+        return self.to("bfloat16")
 
     def float(self: Self) -> Self:
         """Floating parameters and buffers to float32; returns self."""

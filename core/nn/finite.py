@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..backend import device_kind
+from ..bfloat16 import is_floating
 from ..graph import no_grad
 from ..kernels.table import kernel
 from ..tensor import Tensor
@@ -28,7 +29,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def is_finite(value: Any) -> bool:
     """Whether all floating numbers in a tensor, or in nested containers of tensors, are finite."""
     arrays = [tensor.array for tensor in _tensors(value)]
-    return all(kernel("all_finite", device_kind(array))(array) for array in arrays if array.dtype.kind == "f")
+    return all(kernel("all_finite", device_kind(array))(array) for array in arrays if is_floating(array.dtype))
 
 
 class _Found(Exception):

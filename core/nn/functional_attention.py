@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..backend import array_module
+from ..bfloat16 import is_floating
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
 from ..ops.arithmetic import EQ, WHERE
@@ -63,7 +64,7 @@ def _one_kind(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether all are matrices, or equal batches of them, of one floating dtype."""
     q, k, v = query.array, key.array, value.array
     return (
-        q.dtype.kind == "f"
+        is_floating(q.dtype)
         and q.dtype == k.dtype == v.dtype
         and q.ndim == k.ndim == v.ndim >= 2
         and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
@@ -85,7 +86,7 @@ def _masked_softmax(op: str, scores: Tensor, mask: Tensor) -> Tensor:
     """Softmax of masked scores; rows that may attend to nothing give zeros, as in PyTorch, and not NaN."""
     if mask.dtype == bool:
         scores, dead = apply(WHERE, mask, scores, float("-inf")), ~apply(ANY, mask, axis=-1, keepdims=True)
-    elif mask.dtype.kind == "f":
+    elif is_floating(mask.dtype):
         scores, dead = scores + mask, apply(ALL, apply(EQ, mask, float("-inf")), axis=-1, keepdims=True)
     else:
         raise DTypeError(f"{op}: attn_mask must be boolean or floating point, got {mask.dtype}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..backend import array_module
+from ..bfloat16 import is_floating
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
 from ..live import live
@@ -56,7 +57,7 @@ def cross_entropy(
     check("cross_entropy", reduction, input=input, target=target)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RangeError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-    if target.dtype.kind == "f" and target.shape == input.shape and input.ndim:
+    if is_floating(target.dtype) and target.shape == input.shape and input.ndim:
         return _cross_entropy_probabilities(input, target, weight, reduction, label_smoothing, sample_weight)
     smoothing = {"label_smoothing": float(label_smoothing)}
     return _of_classes(CROSS_ENTROPY, input, target, weight, ignore_index, reduction, sample_weight, smoothing)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..bfloat16 import is_floating, is_half, limits
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..op import Array
@@ -102,7 +103,7 @@ def rms_norm(
     [[0.20000000298023224, 1.399999976158142]]
     """
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    smallest = float(np.finfo(input.dtype).eps) if eps is None and input.dtype.kind == "f" else eps
+    smallest = float(limits(input.dtype).eps) if eps is None and is_floating(input.dtype) else eps
     return apply(RMS_NORM, input, weight, shape=shape, eps=smallest)
 
 
@@ -181,7 +182,7 @@ def instance_statistics(input: Tensor) -> tuple[Array, Array]:
     """Mean and unbiased variance of each channel, averaged over samples, as arrays (C,): what running statistics move to."""
     array = input.array
     axes = tuple(range(2, array.ndim))
-    dtype = np.float32 if array.dtype == np.float16 else array.dtype
+    dtype = np.float32 if is_half(array.dtype) else array.dtype
     work = array.astype(dtype, copy=False)
     return work.mean(axis=axes).mean(axis=0), work.var(axis=axes, ddof=1).mean(axis=0)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
+from ..bfloat16 import is_half
 from ..errors import DTypeError, RangeError, ShapeError
 from ..op import Array
 from ..ops.loss import check_reduction
@@ -52,14 +53,14 @@ def item_weights(op: str, sample_weight: Any, shape: tuple[int, ...], like: Arra
     given = sample_weight.array if isinstance(sample_weight, Tensor) else np.asarray(sample_weight)
     if isinstance(sample_weight, Tensor) and sample_weight.requires_grad:
         raise DTypeError(f"{op}: sample_weight is a constant and gets no gradient; detach it")
-    if given.dtype.kind not in "fiub":
+    if given.dtype.kind not in "fiubV":
         raise DTypeError(f"{op}: sample_weight must be numbers, got {given.dtype}")
     if given.shape != shape[: given.ndim]:
         raise ShapeError(
             f"{op}: sample_weight must have one number for each of the {shape[0] if shape else 1} samples, or the losses' shape "
             f"{shape}, got shape {given.shape}"
         )
-    dtype = np.float32 if like.dtype == np.float16 else like.dtype
+    dtype = np.float32 if is_half(like.dtype) else like.dtype
     return array_module(like).asarray(given, dtype).reshape(given.shape + (1,) * (len(shape) - given.ndim))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..backend import array_module, is_array
+from ..bfloat16 import is_floating
 from ..errors import StateError
 from ..op import Array
 from ..tensor import Tensor
@@ -45,7 +46,7 @@ def _mismatch(target: Array, value: Array, assign: bool) -> str | None:
     """Why ``value`` cannot be copied into ``target``, or None."""
     if tuple(target.shape) != tuple(value.shape):
         return f"shape {tuple(target.shape)} expected, the state has {tuple(value.shape)}"
-    both_floating = target.dtype.kind == value.dtype.kind == "f"
+    both_floating = is_floating(target.dtype) and is_floating(value.dtype)
     widened = both_floating and target.dtype.itemsize > value.dtype.itemsize  # a wider float holds every value
     if target.dtype != value.dtype and not (widened or (assign and both_floating)):
         return f"dtype {target.dtype} expected, the state has {value.dtype}"

@@ -13,6 +13,7 @@ from . import gather_shards as gather_shards
 from . import indexing as indexing
 from . import linalg as linalg
 from . import linear as linear
+from . import linear_fused as linear_fused
 from . import loss as loss
 from . import matmul as matmul
 from . import norm as norm

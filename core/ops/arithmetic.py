@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import device_kind, device_of, to_device
+from ..bfloat16 import is_floating
 from ..kernels.table import kernel
 from ..op import Array, Op, define
 
@@ -22,7 +23,7 @@ Gradients = tuple[Array | None, ...]
 
 def floating(x: Any) -> Any:
     """``x``, integers and booleans as float32."""
-    return x.astype(np.float32) if x.dtype.kind != "f" else x
+    return x if is_floating(x.dtype) else x.astype(np.float32)
 
 
 # ---- two inputs ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..bfloat16 import is_floating
 from ..errors import DTypeError, RangeError, ShapeError
 from ..op import Array
 
@@ -14,7 +15,7 @@ def one_float_dtype(op: str, **arrays: Array | None) -> None:
     for array in arrays.values():  # the way of nearly all calls
         if array is not None:
             dtype = array.dtype
-            if first is None and dtype.kind == "f":
+            if first is None and dtype.kind in "fV":
                 first = dtype
             elif dtype is not first:
                 break
@@ -22,7 +23,7 @@ def one_float_dtype(op: str, **arrays: Array | None) -> None:
         return
     present = {name: array for name, array in arrays.items() if array is not None}
     for name, array in present.items():
-        if array.dtype.kind != "f":
+        if not is_floating(array.dtype):
             raise DTypeError(f"{op}: {name} must be of floating point, got {array.dtype}; convert it with .float()")
     if len({array.dtype for array in present.values()}) > 1:
         found = ", ".join(f"{name} {array.dtype}" for name, array in present.items())

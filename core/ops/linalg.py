@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
+from ..bfloat16 import is_floating, is_half
 from ..errors import DTypeError, RangeError, ShapeError
 from ..op import Array, define
 from .arithmetic import Gradients, Needs
@@ -19,7 +20,7 @@ from .arithmetic import Gradients, Needs
 
 def _matrices(op: str, square: bool = True, **given: Array) -> None:
     for name, x in given.items():
-        if x.dtype.kind != "f":
+        if not is_floating(x.dtype):
             raise DTypeError(f"{op}: {name} must be of floating point, got {x.dtype}; convert it with .float()")
         if x.ndim < 2 or (square and x.shape[-1] != x.shape[-2]):
             what = "square matrices (..., n, n)" if square else "matrices (..., m, n)"
@@ -27,7 +28,7 @@ def _matrices(op: str, square: bool = True, **given: Array) -> None:
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype == np.float16 else x
+    return x.astype(np.float32) if is_half(x.dtype) else x
 
 
 def _call(op: str, function: Any, *arrays: Array) -> Any:

@@ -11,28 +11,41 @@ from ..op import Array, define
 from . import expect
 
 
-def _linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
-    expect.one_float_dtype("linear", input=x, weight=weight, bias=bias)
+def check_linear(op: str, x: Array, weight: Array, bias: Array | None) -> None:
+    """Input, weight and bias are of one dtype and fit."""
+    expect.one_float_dtype(op, input=x, weight=weight, bias=bias)
     if weight.ndim != 2:
-        raise ShapeError(f"linear: weight must have 2 dimensions (out_features, in_features), got shape {weight.shape}")
+        raise ShapeError(f"{op}: weight must have 2 dimensions (out_features, in_features), got shape {weight.shape}")
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            f"linear: the input's last dimension must be in_features={weight.shape[1]} (weight of shape {weight.shape}), "
+            f"{op}: the input's last dimension must be in_features={weight.shape[1]} (weight of shape {weight.shape}), "
             f"got an input of shape {x.shape}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ShapeError(f"linear: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+        raise ShapeError(f"{op}: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+
+
+def _linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
+    check_linear("linear", x, weight, bias)
     return kernel("linear_forward", device_kind(x))(x, weight, bias), (x, weight)
 
 
 def _linear_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
     x, weight = saved
+    dx = kernel("linear_input_gradient", device_kind(gradient))(gradient, weight) if needs[0] else None
+    return dx, *parameter_gradients(gradient, x, needs[1:], slots[1:])
+
+
+def parameter_gradients(gradient: Array, x: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    """Gradients of the weight, and of the bias if ``needs`` and ``slots`` have a second place for it."""
     device = device_kind(gradient)
-    dx = kernel("linear_input_gradient", device)(gradient, weight) if needs[0] else None
-    dw = kernel("linear_weight_gradient", device)(gradient, x, out=slots[1]) if needs[1] else None
-    if len(needs) == 2:
-        return dx, dw
-    return dx, dw, kernel("bias_gradient", device)(gradient, out=slots[2]) if needs[2] else None
+    if len(needs) == 2 and needs[0] and needs[1]:
+        both: tuple[Array, Array] = kernel("linear_gradients", device)(gradient, x, slots[0], slots[1])
+        return both
+    dw = kernel("linear_weight_gradient", device)(gradient, x, out=slots[0]) if needs[0] else None
+    if len(needs) == 1:
+        return (dw,)
+    return dw, kernel("bias_gradient", device)(gradient, out=slots[1]) if needs[1] else None
 
 
 LINEAR = define("linear", _linear, _linear_vjp)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module, as_array, device_kind
+from ..bfloat16 import is_half
 from ..errors import DTypeError, RangeError, ShapeError
 from ..kernels.reference_bce import softplus_of_minus
 from ..kernels.table import kernel
@@ -153,7 +154,7 @@ def _reduce_plain(values: Array, reduction: str) -> Array:
     if reduction == "none":
         return values
     xp = array_module(values)
-    total = xp.sum(values, dtype=np.float32 if values.dtype == np.float16 else None)
+    total = xp.sum(values, dtype=np.float32 if is_half(values.dtype) else None)
     return xp.asarray(total / max(1, values.size) if reduction == "mean" else total, values.dtype)
 
 

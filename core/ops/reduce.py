@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import is_floating
 from ..errors import DTypeError, ShapeError
 from ..op import Array, define
 from .arithmetic import Gradients, Needs, no_vjp
@@ -37,8 +38,7 @@ def _spread(gradient: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool)
 
 def _total(x: Array, axis: Axis, keepdims: bool) -> Array:
     """Sum; integers in int64, float16 in float32."""
-    kind = x.dtype.kind
-    if kind != "f":
+    if not is_floating(x.dtype):
         return add(x, axis=axis, keepdims=keepdims, dtype=np.int64)
     if x.dtype == np.float16:
         return add(x, axis=axis, keepdims=keepdims, dtype=np.float32)
@@ -58,7 +58,7 @@ SUM = define("sum", _sum, _sum_vjp)
 
 
 def _mean(x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Any]:
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise DTypeError(f"mean expects a floating dtype, got {x.dtype}: convert with .float() first")
     total = _total(x, axis, keepdims)
     count = x.size // total.size if total.size else math.prod(x.shape[a] for a in _axes(axis, x.ndim))
@@ -145,7 +145,7 @@ MIN = define("min", _choosing("min", np.argmin), _choosing_vjp, differentiable=(
 
 
 def _prod(x: Array, axis: int | None = None, keepdims: bool = False) -> tuple[Array, Any]:
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         return multiply(x, axis=axis, keepdims=keepdims, dtype=np.int64), None
     return multiply(x, axis=axis, keepdims=keepdims), (x, axis, keepdims)
 
@@ -172,7 +172,7 @@ PROD = define("prod", _prod, _prod_vjp)
 def _cumsum(x: Array, axis: int) -> tuple[Array, int]:
     if x.ndim == 0:
         return x.copy(), axis
-    return np.add.accumulate(x, axis=axis, dtype=np.int64 if x.dtype.kind != "f" else x.dtype), axis
+    return np.add.accumulate(x, axis=axis, dtype=np.int64 if not is_floating(x.dtype) else x.dtype), axis
 
 
 def _cumsum_vjp(axis: int, gradient: Array, needs: Needs, slots: Any) -> Gradients:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import array_module
+from ..bfloat16 import is_floating
 from ..op import Array, define
 from .arithmetic import Gradients, Needs, floating
 from .indexing import at
@@ -23,7 +24,7 @@ def _backwards(x: Array, axis: int, accumulate: Any = np.add.accumulate) -> Arra
 def _cumprod(x: Array, axis: int) -> tuple[Array, Any]:
     if x.ndim == 0:
         return x.copy(), (x, x, None)
-    y = np.multiply.accumulate(x, axis=axis, dtype=np.int64 if x.dtype.kind != "f" else x.dtype)
+    y = np.multiply.accumulate(x, axis=axis, dtype=x.dtype if is_floating(x.dtype) else np.int64)
     return y, (x, y, axis)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import is_floating
 from ..data.batches import BatchMaker
 from ..data.loader import DataLoader
 from ..data.placement import placement
@@ -132,8 +133,8 @@ class AveragedModel(Module):
         pairs: list[tuple[Tensor, Tensor]] = list(zip(self.module.parameters(), source.parameters(), strict=True))
         buffers = list(zip(self.module.buffers(), source.buffers(), strict=True))
         if self.use_buffers:
-            pairs += [pair for pair in buffers if pair[0].array.dtype.kind == "f"]
-            buffers = [pair for pair in buffers if pair[0].array.dtype.kind != "f"]
+            pairs += [pair for pair in buffers if is_floating(pair[0].array.dtype)]
+            buffers = [pair for pair in buffers if not is_floating(pair[0].array.dtype)]
         with no_grad():
             if not int(self.n_averaged):
                 buffers += pairs

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.backend import as_dtype, to_device
+from ..core.bfloat16 import is_floating
 from ..core.errors import CheckpointError, RangeError, StateError
 from ..core.nn.module import Module
 from ..core.nn.state import IncompatibleKeys
@@ -90,7 +91,7 @@ def load(
         if name not in table.entries:
             raise CheckpointError(f"{path} is damaged: it names a tensor {name!r} that it lacks")
         array = read(table.entries[name])
-        if wanted is not None and array.dtype.kind == "f":
+        if wanted is not None and is_floating(array.dtype):
             array = array.astype(wanted, copy=False)
         return Tensor(to_device(array, map_location))
 
@@ -210,7 +211,7 @@ def _mismatch(target: Tensor, entry: Entry, flipped: bool) -> str | None:
         return f"a matrix expected to transpose, the file has {entry.shape}"
     if tuple(target.shape) != shape:
         return f"shape {tuple(target.shape)} expected, the file has {shape}{' transposed' if flipped else ''}"
-    if (target.dtype.kind == "f") == (entry.word in _INTEGERS):
+    if (is_floating(target.dtype)) == (entry.word in _INTEGERS):
         return f"dtype {target.dtype} expected, the file has {entry.word}"
     return None
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core.bfloat16 import is_floating
 from ..core.errors import GraphError
 from ..core.graph import enable_grad
 from ..core.nn.module import Module
@@ -47,7 +48,7 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
         if not (isinstance(first, np.ndarray) and isinstance(second, np.ndarray)) or first.dtype != second.dtype:
             return False
-        return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+        return np.array_equal(first, second, equal_nan=is_floating(first.dtype))
     if isinstance(first, tuple | list) and isinstance(second, tuple | list):
         return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
     if isinstance(first, slice) and isinstance(second, slice):
@@ -114,7 +115,7 @@ def run(model: Module, example: Example, arrays: Sequence[np.ndarray]) -> Run:
 
     The inputs want gradients, so that writing in place and leaving the graph are refused as they are in training.
     """
-    tensors = [Tensor(array, requires_grad=array.dtype.kind == "f") for array in arrays]
+    tensors = [Tensor(array, requires_grad=is_floating(array.dtype)) for array in arrays]
     arguments, options = example.filled(tensors)
     seen = Run(list(arrays))
     state = dict(model.named_buffers()) | model.state_dict(keep_vars=True)

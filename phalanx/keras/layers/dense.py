@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.bfloat16 import is_floating
 from ...core.errors import RangeError
 from ...core.nn import functional as F
 from ...core.tensor import Tensor
@@ -176,7 +177,7 @@ class Embedding(Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """(...) -> (..., output_dim)."""
-        if inputs.dtype.kind == "f":
+        if is_floating(inputs.dtype):
             inputs = inputs.to(np.int64)
         return F.embedding(inputs, self.embeddings)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...core.backend import as_array, is_array
+from ...core.bfloat16 import is_floating
 from ...core.errors import ShapeError
 from ...core.nn import functional as F
 from ...core.tensor import Tensor
@@ -25,7 +26,7 @@ def tensor(value: Any) -> Tensor:
 def _pair(y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
     """Both floating, of one shape: (N,) and (N, 1) are alike."""
     y_true, y_pred = tensor(y_true), tensor(y_pred)
-    if y_pred.dtype.kind != "f":
+    if not is_floating(y_pred.dtype):
         y_pred = y_pred.to(np.float32)
     y_true = y_true.to(y_pred.dtype)
     if y_true.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
