@@ -28,6 +28,7 @@ _REFERENCE = (
     ".reference_conv",
     ".reference_ctc",
     ".reference_fused",
+    ".reference_linear",
     ".reference_norm",
     ".reference_recurrent",
     ".reference_random",

@@ -42,7 +42,7 @@ from .functional_conv import (
 from .functional_ctc import ctc_loss
 from .functional_distance import cosine_similarity, normalize, pairwise_distance, pdist
 from .functional_dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout
-from .functional_layers import bilinear, embedding, embedding_bag, linear
+from .functional_layers import bilinear, embedding, embedding_bag, feed_forward, linear, linear_gelu, linear_relu
 from .functional_loss import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, nll_loss
 from .functional_loss_distance import (
     gaussian_nll_loss,
@@ -153,6 +153,7 @@ __all__ = [
     "embedding",
     "embedding_bag",
     "feature_alpha_dropout",
+    "feed_forward",
     "flatten",
     "fold",
     "gaussian_nll_loss",
@@ -174,6 +175,8 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_gelu",
+    "linear_relu",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",

@@ -12,6 +12,7 @@ from ..ops import expect
 from ..ops.arithmetic import WHERE
 from ..ops.embedding import EMBEDDING
 from ..ops.linear import LINEAR
+from ..ops.linear_fused import FEED_FORWARD, LINEAR_GELU, LINEAR_RELU
 from ..tensor import Tensor
 
 
@@ -24,6 +25,49 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     [[3.0]]
     """
     return apply(LINEAR, input, weight, bias)
+
+
+def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``gelu(x @ weight.T + bias, approximate="tanh")``: input (..., I), weight (O, I), bias (O,) -> (..., O).
+
+    On a GPU in one kernel. Raises ShapeError if the last dimension is not I.
+
+    >>> F.linear_gelu(phalanx.ones(1, 2), phalanx.tensor([[1.0, 2.0], [0.0, 0.0]])).tolist()[0][1]
+    0.0
+    """
+    return apply(LINEAR_GELU, input, weight, bias)
+
+
+def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``max(x @ weight.T + bias, 0)``: input (..., I), weight (O, I), bias (O,) -> (..., O).
+
+    On a GPU in one kernel. Raises ShapeError if the last dimension is not I.
+
+    >>> F.linear_relu(phalanx.ones(1, 2), phalanx.tensor([[1.0, 2.0], [-1.0, 0.0]])).tolist()
+    [[3.0, 0.0]]
+    """
+    return apply(LINEAR_RELU, input, weight, bias)
+
+
+def feed_forward(
+    input: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    activation: str = "gelu_tanh",
+) -> Tensor:
+    """``activation(x @ weight1.T + bias1) @ weight2.T + bias2``: two linear layers of a transformer or an MLP.
+
+    Shapes: input (..., I), weight1 (H, I), bias1 (H,), weight2 (O, H), bias2 (O,) -> (..., O). ``activation``: "gelu_tanh" or "relu". On a
+    GPU the activation and its gradient are part of the products. Raises ShapeError for sizes that do not fit, RangeError for another
+    activation.
+
+    >>> one = phalanx.ones(2, 2)
+    >>> F.feed_forward(phalanx.ones(1, 2), one, None, one, None, activation="relu").tolist()
+    [[4.0, 4.0]]
+    """
+    return apply(FEED_FORWARD, input, weight1, bias1, weight2, bias2, activation=activation)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

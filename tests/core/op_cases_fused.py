@@ -66,3 +66,64 @@ for op, of, empty in [
     ("batch_norm_relu_pool", (0, 3, 4, 4), lambda x, w, b: (x[:, :, ::2, ::2], np.zeros(3), np.zeros(3))),
 ]:
     CASES.append(Case(op, (draw(*of), draw(3), draw(3)), {}, empty, None, "empty"))
+
+
+# ---- linear layers with what follows ---------------------------------------------------------------------------------
+
+AFTER = {
+    "gelu_tanh": (
+        lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+        lambda x: T.gelu(x, approximate="tanh"),
+    ),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: T.relu(x)),
+}
+for op, activation in [("linear_gelu", "gelu_tanh"), ("linear_relu", "relu")]:
+    ours, theirs = AFTER[activation]
+    for shape in [(3, 4), (4,), (2, 3, 4), (0, 4)]:
+        inputs = draw(*shape), draw(8, 4), draw(8)
+        CASES.append(
+            Case(
+                op,
+                inputs,
+                {},
+                lambda x, w, b=None, f=ours: f(x @ w.T + (0 if b is None else b)),
+                lambda x, w, b=None, f=theirs: f(T.linear(x, w, b)),
+                f"{shape}",
+            )
+        )
+        CASES.append(
+            Case(
+                op,
+                (*inputs[:2], None)[: 2 + len(shape) % 2],
+                {},
+                lambda x, w, b=None, f=ours: f(x @ w.T),
+                lambda x, w, b=None, f=theirs: f(T.linear(x, w)),
+                f"{shape} without bias",
+            )
+        )
+for activation, (ours, theirs) in AFTER.items():
+    for shape, sizes, biases in [
+        ((3, 4), (8, 5), (True, True)),
+        ((4,), (8, 5), (True, True)),
+        ((2, 3, 4), (16, 4), (True, False)),
+        ((2, 4), (7, 3), (False, True)),
+        ((3, 4), (8, 2), (False, False)),
+        ((0, 4), (8, 5), (True, True)),
+    ]:
+        hidden, outputs = sizes
+        CASES.append(
+            Case(
+                "feed_forward",
+                (
+                    draw(*shape),
+                    draw(hidden, 4),
+                    draw(hidden) if biases[0] else None,
+                    draw(outputs, hidden),
+                    draw(outputs) if biases[1] else None,
+                ),
+                {"activation": activation},
+                lambda x, w, b, v, c, f=ours: f(x @ w.T + (0 if b is None else b)) @ v.T + (0 if c is None else c),
+                lambda x, w, b, v, c, f=theirs: T.linear(f(T.linear(x, w, b)), v, c),
+                f"{activation} {shape} biases {biases}",
+            )
+        )

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-KERNELS: dict[str, Callable[..., Any]] = {}
+from . import cublaslt, gemm, gemm_fused
+from .cublaslt import describe
+
+__all__ = ["describe", "load"]
 
 
 def load() -> dict[str, Callable[..., Any]]:
-    """All kernels that are served. Raises ImportError, saying what is missing and what it costs."""
-    return KERNELS
-
-
-def describe() -> str:
-    """What decides the bits."""
-    return "gemm"
+    """All kernels that cuBLASLt serves. Raises Unavailable (an ImportError), saying what is missing and what it costs."""
+    try:
+        cublaslt.load()
+    except cublaslt.Unavailable as error:
+        raise cublaslt.Unavailable(f"{error}; {cublaslt.MISSING}") from None
+    return gemm.KERNELS | gemm_fused.KERNELS
