@@ -15,6 +15,7 @@ import numpy as np
 
 from . import op as table
 from .bfloat16 import load
+from .graph import unbroadcast
 from .op import Op
 from .part import Part
 
@@ -30,7 +31,7 @@ PICK = frozenset(["index", "index_select", "gather"])
 """Ops that pick elements, whose gradients are sums."""
 SERVED = frozenset(
     """
-    add sub mul relu gelu silu sigmoid tanh linear matmul attention softmax log_softmax cross_entropy nll_loss dropout embedding
+    add sub mul relu gelu silu sigmoid tanh linear matmul attention packed_attention softmax log_softmax cross_entropy nll_loss dropout embedding
     layer_norm rms_norm batch_norm_train batch_norm_eval batch_norm_relu batch_norm_relu_pool relu_pool conv1d conv2d conv3d
     conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d rnn lstm gru index index_select
@@ -40,12 +41,13 @@ SERVED = frozenset(
 
 
 class _Saved:
-    """What an op saved, and the dtypes of its inputs."""
+    """What an op saved, and the dtypes and shapes of its inputs."""
 
-    __slots__ = ("dtypes", "saved")
+    __slots__ = ("forms", "saved")
 
-    def __init__(self, saved: Any, dtypes: list[Any]) -> None:
-        self.saved, self.dtypes = saved, dtypes
+    def __init__(self, saved: Any, arrays: Sequence[Any]) -> None:
+        self.saved = saved
+        self.forms = [(x.dtype, x.shape) if hasattr(x, "dtype") else None for x in arrays]
 
 
 def _is_low(x: Any) -> bool:
@@ -77,7 +79,7 @@ def _forward(each: Op, forward: Callable[..., Any]) -> Callable[..., Any]:
             output = _narrowed(each, output, arrays)
         if each.differentiable == () or each.name in MOVE:
             return output, saved
-        return output, _Saved(saved, [getattr(x, "dtype", None) for x in arrays])
+        return output, _Saved(saved, arrays)
 
     looking.as_defined = forward  # type: ignore[attr-defined]
     return looking
@@ -110,8 +112,8 @@ def _vjp(each: Op, vjp: Callable[..., Any]) -> Callable[..., Any]:
             slots = [None if slot is not None and _is_low(slot) else slot for slot in slots]
         found = vjp(saved.saved, gradient, needs, slots)
         return tuple(
-            g if g is None or g is slot else _as_input(g, dtype)
-            for g, slot, dtype in zip(found, slots, saved.dtypes, strict=False)
+            g if g is None or g is slot or form is None else _as_input(g, *form)
+            for g, slot, form in zip(found, slots, saved.forms, strict=False)
         )
 
     looking.as_defined = vjp  # type: ignore[attr-defined]
@@ -122,13 +124,13 @@ def _any(gradient: Any) -> Any:
     return next(g for g in gradient if g is not None) if gradient.__class__ is tuple else gradient
 
 
-def _as_input(gradient: Any, dtype: Any) -> Any:
-    """A gradient in the dtype of what it is the gradient of."""
-    if dtype is None or gradient.dtype == dtype:
+def _as_input(gradient: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """A gradient in the dtype of what it is the gradient of; where it must be summed down, that comes before rounding."""
+    if gradient.dtype == dtype:
         return gradient
     if gradient.__class__ is Part:
         return Part(gradient.shape, [(key, piece.astype(dtype)) for key, piece in gradient.pieces])
-    return gradient.astype(dtype)
+    return (gradient if gradient.shape == shape else unbroadcast(gradient, shape)).astype(dtype)
 
 
 def exchange() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .backend import as_array
+from .bfloat16 import renew
 from .errors import GraphError
 from .op import TABLE, Array, Op
 
@@ -37,6 +38,7 @@ def watched(see: See) -> Iterator[None]:
     finally:
         for op, forward in forwards.items():
             object.__setattr__(op, "forward", forward)
+        renew()
         _watching.release()
 
 

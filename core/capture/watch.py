@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import flat, graph, op, tensor
+from ..bfloat16 import renew
 from ..live import now
 from ..nn.module import Module
 from ..node import Variable
@@ -75,6 +76,7 @@ def _end() -> None:
             object.__setattr__(each, "forward", forward)
             object.__setattr__(each, "vjp", vjp)
         _kept.clear()
+        renew()
         del _tensor.array
         _tensor.grad = _grad
         _module.__call__, _graph._record, _graph.backward = _call, _record, _walk

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import spans
 from ..errors import RangeError, StateError
 from ..flat import FlatStore, is_packed, pack
@@ -289,7 +291,19 @@ class Optimizer(OptimizerState):
             gradient, data = gradient.reshape(shape), data.reshape(shape)
         if group.get("maximize"):
             gradient = -gradient
-        self.update(data, gradient, state | run.numbers, group, run.steps + 1)
+        if data.dtype.kind == "V" and store.device == "cpu":
+            self._update_wide(data, gradient, state, run, group)
+        else:
+            self.update(data, gradient, state | run.numbers, group, run.steps + 1)
+
+    def _update_wide(self, data: Any, gradient: Any, state: dict[str, Any], run: _Run, group: Options) -> None:
+        """bfloat16 parameters and state: updated in float32 and rounded once."""
+        wide = {name: buffer.astype(np.float32) for name, buffer in state.items()}
+        values = data.astype(np.float32)
+        self.update(values, gradient.astype(np.float32), wide | run.numbers, group, run.steps + 1)
+        data[...] = values
+        for name, buffer in state.items():
+            buffer[...] = wide[name]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         """A copy with its state for copies of the parameters (those of a model that is copied along); hooks stay behind."""
