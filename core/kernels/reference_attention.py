@@ -57,8 +57,46 @@ def attention_backward(
     return dquery, dkey, dvalue
 
 
+# ---- query, key and value of one product -----------------------------------------------------------------------------
+
+
+def parts(packed: Array) -> tuple[Array, Array, Array]:
+    """Views (B, H, T, D) of query, key and value, which lie side by side in ``packed`` (B, T, 3, H, D)."""
+    query, key, value = (packed[:, :, i].swapaxes(1, 2) for i in range(3))
+    return query, key, value
+
+
+def packed_attention_forward(
+    packed: Array, scale: float, causal: bool, forward: Callable[..., tuple[Array, Any]] = attention_forward
+) -> tuple[Array, Any]:
+    """Attention of each of H heads to itself: packed (B, T, 3, H, D) -> (B, T, H, D), C-contiguous, and what backward may use.
+
+    ``forward``: the attention that is made of it.
+    """
+    y, saved = forward(*parts(packed), scale, causal)
+    return array_module(packed).ascontiguousarray(y.swapaxes(1, 2)), saved
+
+
+def packed_attention_backward(
+    gradient: Array,
+    packed: Array,
+    saved: Any,
+    scale: float,
+    causal: bool,
+    backward: Callable[..., tuple[Array | None, ...]] = attention_backward,
+) -> Array:
+    """Gradient (B, T, 3, H, D) from ``gradient`` (B, T, H, D); ``saved``: what a forward of any kind gave."""
+    whole = array_module(packed).empty(packed.shape, packed.dtype)
+    found = backward(gradient.swapaxes(1, 2), *parts(packed), saved, scale, causal)
+    for place, part in zip(parts(whole), found, strict=True):
+        place[...] = part
+    return whole
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "attention_forward": attention_forward,
     "attention_backward": attention_backward,
+    "packed_attention_forward": packed_attention_forward,
+    "packed_attention_backward": packed_attention_backward,
 }
 """What this file provides to the kernel table."""

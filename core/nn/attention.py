@@ -119,9 +119,13 @@ class MultiheadAttention(Module):
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        q, k, v = self._heads(query, query if itself else key, query if itself else value, itself)
         drop = self.dropout if self.training else 0.0
         extra = self.bias_k is not None or self.add_zero_attn
+        free = attn_mask is None and key_padding_mask is None and not (need_weights or extra or drop)
+        if free and itself and self.in_proj_weight is not None:
+            output = self._packed(query, is_causal)
+            return self._as_given(output, batched), None
+        q, k, v = self._heads(query, query if itself else key, query if itself else value, itself)
         plain = is_causal and attn_mask is None and key_padding_mask is None and not (need_weights or extra)
         weights, mask = None, None if plain else self._mask(q, k, key_padding_mask, attn_mask, is_causal)
         k, v, mask = self._with_extra(k, v, mask)
@@ -134,9 +138,21 @@ class MultiheadAttention(Module):
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=_allowed(mask), dropout_p=drop, is_causal=plain)
         rows, length = heads.shape[0], heads.shape[2]
         output = self.out_proj(heads.transpose(1, 2).reshape(rows, length, self.embed_dim))
+        return self._as_given(output, batched), weights if batched or weights is None else weights.squeeze(0)
+
+    def _as_given(self, output: Tensor, batched: bool) -> Tensor:
+        """``output`` (N, L, E) with its dimensions as the query had them."""
         if not batched:
-            return output.squeeze(0), None if weights is None else weights.squeeze(0)
-        return (output if self.batch_first else output.transpose(0, 1)), weights
+            return output.squeeze(0)
+        return output if self.batch_first else output.transpose(0, 1)
+
+    def _packed(self, x: Tensor, is_causal: bool) -> Tensor:
+        """Attention of x (N, L, E) to itself and nothing else, out of one product."""
+        assert self.in_proj_weight is not None
+        rows, length = x.shape[:2]
+        joined = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        heads = F.packed_attention(joined.reshape(rows, length, 3, self.num_heads, self.head_dim), is_causal)
+        return self.out_proj(heads.reshape(rows, length, self.embed_dim))
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor, itself: bool) -> list[Tensor]:
         """Projections split into heads: (N, L, E) -> (N, H, L, D)."""

@@ -28,7 +28,7 @@ from .functional_activation import (
     tanh,
     tanhshrink,
 )
-from .functional_attention import scaled_dot_product_attention
+from .functional_attention import packed_attention, scaled_dot_product_attention
 from .functional_conv import (
     conv1d,
     conv2d,
@@ -198,6 +198,7 @@ __all__ = [
     "nll_loss",
     "normalize",
     "one_hot",
+    "packed_attention",
     "pad",
     "pairwise_distance",
     "pdist",

@@ -187,6 +187,21 @@ for shapes in [
             causal=causal,
         )
 
+for shape in [(2, 5, 3, 3, 4), (1, 1, 3, 1, 2), (2, 0, 3, 2, 4), (2, 70, 3, 2, 8)]:
+    for causal in (False, True):
+        case(
+            "packed_attention",
+            draw(*shape),
+            numpy=lambda p, c=causal: attention(*np.moveaxis(p, 2, 0).swapaxes(2, 3), 0.5, c).swapaxes(1, 2),
+            torch=lambda p, c=causal: T.scaled_dot_product_attention(
+                *(x.transpose(1, 2) for x in p.unbind(2)), is_causal=c, scale=0.5
+            ).transpose(1, 2),
+            name=f"{shape}" + (" causal" if causal else ""),
+            rtol=1e-4,
+            scale=0.5,
+            causal=causal,
+        )
+
 # ---- softmax ---------------------------------------------------------------------------------------------------------
 
 for shape, axis in [((3, 4), 1), ((3, 4), 0), ((2, 3, 4), -2), ((5,), 0), ((0, 4), 1), ((3, 1), 1)]:

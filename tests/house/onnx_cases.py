@@ -158,6 +158,8 @@ CASES: dict[str, Case] = {
     "GRUCell": Case(lambda: nn.GRUCell(3, 5), several((3,), (5,))),
     # attention
     "MultiheadAttention": Case(lambda: Of(lambda m, x: m.a(x, x, x), a=nn.MultiheadAttention(8, 2, batch_first=True)), floats(5, 8)),
+    "MultiheadAttention to itself": Case(lambda: Of(lambda m, x: m.a(x, x, x, need_weights=False, is_causal=True)[0],
+                                         a=nn.MultiheadAttention(8, 2, batch_first=True)), floats(5, 8)),
     "MultiheadAttention other keys": Case(lambda: Of(lambda m, q, k, v: m.a(q, k, v, need_weights=False)[0],
                                           a=nn.MultiheadAttention(8, 2, kdim=3, vdim=4, batch_first=True)),
                                           several((5, 8), (6, 3), (6, 4))),

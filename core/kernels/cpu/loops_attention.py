@@ -256,8 +256,23 @@ def attention_backward(
     """As ``reference.attention_backward``."""
     if not isinstance(saved, tuple) or gradient.dtype != FLOAT32:
         return reference_attention.attention_backward(gradient, query, key, value, saved, scale, causal, needs)
-    arrays = [_in_rows(x) for x in (query, key, value, gradient)]
     made = [x if needed else None for x, needed in zip(_beside(query, key, value), needs, strict=True)]
+    _gradients_into(made, gradient, query, key, value, saved[0], scale, causal)
+    return made[0], made[1], made[2]
+
+
+def _gradients_into(
+    made: list[Array | None],
+    gradient: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    statistics: Array,
+    scale: float,
+    causal: bool,
+) -> None:
+    """The gradients of query, key and value into those of ``made`` that are there."""
+    arrays = [_in_rows(x) for x in (query, key, value, gradient)]
     if causal and query.shape[-2] < key.shape[-2]:
         for unseen in made[1:]:
             if unseen is not None:
@@ -265,10 +280,24 @@ def attention_backward(
     sizes, block, asking = _sizes(*arrays[:3])
     steps = _steps(*arrays, *(arrays[0] if x is None else x for x in made))
     _backward(
-        asking * key.shape[-2], *places(), *map(_address, (*arrays, *made)), sizes, steps, scale, causal, RAMP, saved[0],
+        asking * key.shape[-2], *places(), *map(_address, (*arrays, *made)), sizes, steps, scale, causal, RAMP, statistics,
         np.empty((threads.threads(), 2 * block), FLOAT32),
     )  # fmt: skip
-    return made[0], made[1], made[2]
+
+
+def packed_attention_forward(packed: Array, scale: float, causal: bool) -> tuple[Array, Any]:
+    """As ``reference_attention.packed_attention_forward``."""
+    return reference_attention.packed_attention_forward(packed, scale, causal, attention_forward)
+
+
+def packed_attention_backward(gradient: Array, packed: Array, saved: Any, scale: float, causal: bool) -> Array:
+    """As ``reference_attention.packed_attention_backward``; each gradient goes straight to its place."""
+    if not isinstance(saved, tuple) or gradient.dtype != FLOAT32:
+        return reference_attention.packed_attention_backward(gradient, packed, saved, scale, causal)
+    whole = np.empty(packed.shape, FLOAT32)
+    made: list[Array | None] = list(reference_attention.parts(whole))
+    _gradients_into(made, gradient.swapaxes(1, 2), *reference_attention.parts(packed), saved[0], scale, causal)
+    return whole
 
 
 def _provided() -> dict[str, Callable[..., Any]]:
@@ -276,7 +305,12 @@ def _provided() -> dict[str, Callable[..., Any]]:
         load()
     except Unavailable:
         return {}
-    return {"attention_forward": attention_forward, "attention_backward": attention_backward}
+    return {
+        "attention_forward": attention_forward,
+        "attention_backward": attention_backward,
+        "packed_attention_forward": packed_attention_forward,
+        "packed_attention_backward": packed_attention_backward,
+    }
 
 
 def __getattr__(name: str) -> Any:

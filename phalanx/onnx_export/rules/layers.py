@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..errors import ExportError
@@ -33,14 +35,30 @@ def _matmul(graph: Graph, call: Call) -> str:
 
 @rule("attention")
 def _attention(graph: Graph, call: Call) -> str:
-    dtype, ndim = output_dtype(call), call.inputs[1].value.ndim
-    query, key, value = (graph.array(call, operand, dtype) for operand in call.inputs)
+    query, key = call.inputs[:2]
+    names = [graph.array(call, operand, output_dtype(call)) for operand in call.inputs]
+    return _attended(graph, call, names, key.value.ndim, (query.sizes[-2], key.sizes[-2]))
+
+
+@rule("packed_attention")
+def _packed_attention(graph: Graph, call: Call) -> str:
+    packed = call.inputs[0]
+    name, turned = graph.array(call, packed, output_dtype(call)), [0, 2, 1, 3]
+    parts = [graph.node(call, "Gather", name, graph.constant(i, np.int64), axis=2) for i in range(3)]
+    heads = [graph.node(call, "Transpose", part, perm=turned) for part in parts]
+    return graph.node(
+        call, "Transpose", _attended(graph, call, heads, 4, (packed.sizes[1], packed.sizes[1])), perm=turned
+    )
+
+
+def _attended(graph: Graph, call: Call, names: list[str], ndim: int, sides: tuple[Any, Any]) -> str:
+    """Attention of query, key and value (..., L, E) by these ``names``; ``sides``: the sizes L and S."""
+    (query, key, value), dtype = names, output_dtype(call)
     turned = graph.node(call, "Transpose", key, perm=[*range(ndim - 2), ndim - 1, ndim - 2])
     scaled = graph.node(call, "Mul", query, graph.constant(call.get("scale"), dtype))
     scores = graph.node(call, "MatMul", scaled, turned)
     if call.get("causal", False):
-        sides = graph.shape(call, (call.inputs[0].sizes[-2], call.inputs[1].sizes[-2]))
-        ones = graph.node(call, "Expand", graph.constant(1, np.int64), sides)
+        ones = graph.node(call, "Expand", graph.constant(1, np.int64), graph.shape(call, sides))
         seen = graph.node(call, "Trilu", ones, graph.constant(0, np.int64), upper=0)
         allowed = graph.cast(call, seen, np.bool_)
         scores = graph.node(call, "Where", allowed, scores, graph.constant(-np.inf, dtype))
