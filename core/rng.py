@@ -170,6 +170,16 @@ def moment() -> Moment:
     return Moment(_state.seed, _state.step, _state.shard, dict(_state.calls))
 
 
+def go_back(then: Moment) -> None:
+    """Let draws stand where they stood ``then``: what was drawn since has not happened.
+
+    >>> then = moment(); key = next_key("dropout"); go_back(then)
+    >>> next_key("dropout") == key
+    True
+    """
+    _state.seed, _state.step, _state.shard, _state.calls = then.seed, then.step, then.shard, dict(then.calls)
+
+
 @contextmanager
 def replayed(then: Moment) -> Iterator[None]:
     """Inside, draws are those that followed on ``then``; outside none of them counts. For recomputation.

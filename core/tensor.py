@@ -192,7 +192,8 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
     @property
     def weight(self) -> float | None:
         """How many items a mean loss averaged; None if it is no mean loss. It changes no gradient of this tensor."""
-        return self._weight
+        weight: Any = self._weight  # an array where a GPU counted: it is waited for only when somebody asks
+        return float(weight) if hasattr(weight, "shape") else weight
 
     @weight.setter
     def weight(self, value: float | None) -> None:

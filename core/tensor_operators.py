@@ -35,6 +35,7 @@ def _weight_of_sum(weight: float, other: Any) -> float | None:
 
 @live
 def _joint(weight: float, theirs: float) -> float | None:
+    weight, theirs = float(weight), float(theirs)
     return None if weight and theirs and weight != theirs else weight or theirs
 
 

@@ -17,7 +17,8 @@ from .events import Called, Entered, Given, Ran, Walked
 from .recorder import Recorder
 from .reference import Reference
 
-_LOCAL = re.compile(r"\b[vsgpkr]\d+(?:_\d+)*\b")
+LOCAL = re.compile(r"\b[vsgpkr]\d+(?:_\d+)*\b")
+"""Names of what a program computes."""
 
 
 def deliver(leaf: Any, gradient: Any, slot: Any) -> None:
@@ -80,7 +81,9 @@ def tensor(array: Any, weight: Any) -> Any:
     return made
 
 
-class _Writer:
+class Writer:
+    """Writes what was recorded as lines of Python."""
+
     def __init__(self, recorder: Recorder) -> None:
         self.names: dict[str, Any] = {
             "as_array": as_array, "unbroadcast": unbroadcast, "added": added, "deliver": deliver, "contribute": _contribute,
@@ -90,7 +93,7 @@ class _Writer:
         self.depth = 1
         self._named: dict[tuple[str, int], str] = {}
         self.recorder = recorder
-        self.passes = 0
+        self.passes = self.pass_ = 0
 
     def name(self, letter: str, value: Any) -> str:
         """The name under which ``value`` is known in the program."""
@@ -155,7 +158,7 @@ class _Writer:
     def called(self, event: Called) -> None:
         given = [self.text(item) for item in event.args.value]
         given += [f"{key}={self.text(item)}" for key, item in event.kwargs.value.items()]
-        call = f"{self.name('c', event.function)}({', '.join(given)})  # {event.function.__qualname__}"
+        call = f"{self.callee(event)}({', '.join(given)})  # {event.function.__qualname__}"
         if not event.results:
             self.line(call)
             return
@@ -164,6 +167,9 @@ class _Writer:
         for kind, slot in event.results:
             if kind == "wrap":
                 self.line(f"v{slot} = v{slot}.array")
+
+    def callee(self, event: Called) -> str:
+        return self.name("c", event.function)
 
     def entered(self, event: Entered) -> None:
         if event.inputs is None:
@@ -175,20 +181,26 @@ class _Writer:
             self.depth += 1
 
     def walked(self, event: Walked) -> None:
-        number, self.passes = self.passes, self.passes + 1
-        leaves = self.name("c", event.leaves)
-        self.line(f"r{number} = begin({leaves}, tensor(v{event.root}, {self.text(event.weight)}))")
-        self.line("try:")
-        self.depth += 1
-        self.pass_ = number
-        self.waiting: set[int] = set()
+        self.pass_, self.passes = self.passes, self.passes + 1
+        self.walk_begins(event)
         seed = self.text(event.seed)
         for step in event.steps:
             self.gave(step, seed)
+        self.walk_ends()
+
+    def walk_begins(self, event: Walked) -> None:
+        self.line(f"r{self.pass_} = {self.beginning(event)}")
+        self.line("try:")
+        self.depth += 1
+
+    def beginning(self, event: Walked) -> str:
+        return f"begin({self.name('c', event.leaves)}, tensor(v{event.root}, {self.text(event.weight)}))"
+
+    def walk_ends(self) -> None:
         self.line("pass")
         self.depth -= 1
         self.line("finally:")
-        self.line(f"    end(r{number})")
+        self.line(f"    end(r{self.pass_})")
 
     def gradient(self, name: str, seed: str, kind: str = "") -> str:
         return seed if name == "seed" else f"g{self.pass_}_{name}" + (".whole()" if kind == "part" else "")
@@ -260,39 +272,42 @@ class _Writer:
 
 def compiled(recorder: Recorder) -> tuple[Any, str]:
     """The function of the input arrays that does what was recorded, and its source."""
-    writer = _Writer(recorder)
+    writer = Writer(recorder)
     inputs = recorder.inputs
     writer.line(f"{''.join(f'v{n}, ' for n in range(inputs))} = inputs" if inputs else "pass")
     for event in recorder.events:
         writer.write(event)
-    writer.line(f"return {_result(writer, recorder.result)}")
-    source = "def replay(inputs):\n" + "\n".join(_with_deletions(writer.lines)) + "\n"
+    writer.line(f"return {result(writer, recorder.result)}")
+    source = "def replay(inputs):\n" + "\n".join(with_deletions(writer.lines)) + "\n"
     exec(compile(source, "<captured step>", "exec"), writer.names)
     return writer.names["replay"], source
 
 
-def _result(writer: _Writer, reference: Reference) -> str:
+def result(writer: Writer, reference: Reference) -> str:
     """What the step returns; its tensors keep their weights."""
     kind, value = reference
     if kind == "wrap" and value in writer.recorder.weights:
         return f"tensor(v{value}, {writer.text(writer.recorder.weights[value])})"
     if kind in ("tuple", "list"):
-        parts = "".join(_result(writer, item) + ", " for item in value)
+        parts = "".join(result(writer, item) + ", " for item in value)
         return f"({parts})" if kind == "tuple" else f"[{parts}]"
     if kind == "dict":
-        return f"{{{', '.join(f'{key!r}: {_result(writer, item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key!r}: {result(writer, item)}' for key, item in value.items())}}}"
     return writer.text(reference)
 
 
-def _with_deletions(lines: list[tuple[int, str]]) -> list[str]:
-    """Each array is let go of after its last use, as the graph does: the next one gets its memory, which is in the cache."""
+def with_deletions(lines: list[tuple[int, str]], kept: frozenset[str] = frozenset()) -> list[str]:
+    """Each array is let go of after its last use, as the graph does: the next one gets its memory, which is in the cache.
+
+    Those that are ``kept`` are not.
+    """
     last: dict[str, int] = {}
     for place, (_, text) in enumerate(lines):
-        for name in _LOCAL.findall(text.partition("  #")[0]):
+        for name in LOCAL.findall(text.partition("  #")[0]):
             last[name] = place
     ending: dict[int, list[str]] = {}
     for name, place in last.items():
-        if not lines[place][1].startswith(("return", "with", "    end")):
+        if name not in kept and not lines[place][1].startswith(("return", "with", "    end")):
             ending.setdefault(place, []).append(name)
     written = []
     for place, (depth, text) in enumerate(lines):

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from .. import graph, rng
+from ..backend import device_kind, is_array
 from ..live import now
 from ..node import Node, Variable
 from ..part import Part
 from .events import Called, Entered, Given, Ran, Walked
 from .reference import DifferentError, Reference, merged
-from .traced import Slotted, Traced, plain, slotted, traced
+from .traced import Slotted, StandIn, plain, slotted, traced
 
 _NUMBERS = (int, float, bool, str, bytes, type(None))
 NOTHING = Reference("value", None)
@@ -33,6 +34,8 @@ class Recorder:
         self.reasons: list[str] = []
         self.quiet = 0
         """Above 0 what happens is part of a live call or of backward."""
+        self.on_device = False
+        """Whether ops gave arrays on a GPU."""
         self.result = NOTHING
         self.weights: dict[int, Reference] = {}
         """Of the tensors that the step returns, by slot."""
@@ -77,7 +80,8 @@ class Recorder:
         made = tuple(graph.as_array(array) for array in raw)
         slots = [self._slot(array) for array in made]
         shapes = [(array.shape, array.dtype) for array in made]
-        scalars = [not isinstance(array, np.ndarray) for array in raw]
+        scalars = [not is_array(array) for array in raw]
+        self.on_device = self.on_device or device_kind(made[0]) == "cuda"
         event = Ran(op, inputs, options, slots, shapes, several, scalars, len(self.events))
         self.events.append(event)
         self._last = event, saved
@@ -197,7 +201,7 @@ class Recorder:
                 return Reference("wrap", self._slots[id(array)])
             self._known(value)
             return Reference("tensor", value)
-        if isinstance(value, np.ndarray):
+        if is_array(value):
             array = plain(value)
             if id(array) in self._slots:
                 return Reference("slot", self._slots[id(array)])
@@ -242,7 +246,7 @@ class Recorder:
             with self.silence():
                 results.append(("wrap", self._slot(part.array)))
             return part
-        if isinstance(part, np.ndarray):
+        if is_array(part):
             results.append(("slot", self._slot(part)))
             return part
         if isinstance(part, float):
@@ -350,7 +354,7 @@ def _has_mask(value: Any) -> bool:
         return any(map(_has_mask, value.values()))
     if isinstance(value, tuple | list):
         return any(map(_has_mask, value))
-    return isinstance(value, Traced) and value.dtype.kind == "b"
+    return isinstance(value, StandIn) and value.dtype.kind == "b"
 
 
 def _tensors(value: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from ..kernels.table import chosen
 from ..live import now
 from ..mode import mode
 from ..node import Variable
+from .graphs import Graphs
 from .guard import Guard
 from .program import compiled
 from .recorder import Recorder
@@ -33,6 +34,8 @@ class _Variant(NamedTuple):
     replay: Callable[[list[Any]], Any]
     recorder: Recorder
     source: str
+    graphs: Graphs | None
+    """On a device."""
 
 
 class _Shape:
@@ -57,7 +60,7 @@ class CapturedStep:
     ([0.0, 2.0, 4.0], 1)
     """
 
-    def __init__(self, step: Callable[..., Any]) -> None:
+    def __init__(self, step: Callable[..., Any], graphs: bool = True) -> None:
         if not callable(step):
             raise TypeError(f"capture expects a function, got {type(step).__name__}")
         self.step = step
@@ -65,6 +68,9 @@ class CapturedStep:
         """Why the last call was eager; None if it was replayed."""
         self.replays = 0
         """Calls that were replayed."""
+        self.graphs = 0
+        """Of these, those that CUDA graphs did."""
+        self._with_graphs = graphs
         self._shapes: dict[Any, _Shape] = {}
         self._program = ""
         self._lock = threading.Lock()
@@ -88,7 +94,7 @@ class CapturedStep:
             if isinstance(value, Variable):
                 array = value.array
                 arrays.append(array)
-                key += (array.shape, array.strides, array.dtype.num, value.requires_grad)
+                key += (array.shape, array.strides, array.dtype.num, array.__class__, value.requires_grad)
             else:
                 _flatten(value, arrays, key)
         if kwargs:
@@ -104,6 +110,8 @@ class CapturedStep:
                     known.replays += 1
                     self.replays += 1
                     self.why, self._program = None, variant.source
+                    if variant.graphs is not None and self._with_graphs:
+                        return self._launch(variant, variant.graphs, arrays)
                     return variant.replay(arrays)
         if not self._lock.acquire(blocking=False):
             return self._eager("another thread records this step", args, kwargs, quiet=True)
@@ -111,6 +119,19 @@ class CapturedStep:
             return self._record(self._shapes.setdefault(signature, _Shape()), arrays, args, kwargs)
         finally:
             self._lock.release()
+
+    def _launch(self, variant: _Variant, graphs: Graphs, arrays: list[Any]) -> Any:
+        """Replay by CUDA graphs where that goes."""
+        if graphs.reason is None:
+            result = graphs(arrays)
+            if graphs.reason is None:
+                self.graphs += 1
+                return result
+            self._warn(f"the step is replayed without CUDA graphs: {graphs.reason}")
+        else:
+            result = variant.replay(arrays)
+        self.why = f"replayed, without CUDA graphs: {graphs.reason}"
+        return result
 
     # -- recording -------------------------------------------------------------------------------------------------------
 
@@ -166,7 +187,8 @@ class CapturedStep:
             return f"what the step depends on keeps changing: {differs}"
         known.attempts = 0
         replay, source = compiled(recorder)
-        known.variants.append(_Variant(guard, replay, recorder, source))
+        graphs = Graphs(recorder) if recorder.on_device else None
+        known.variants.append(_Variant(guard, replay, recorder, source, graphs))
         return None
 
     def _outdated(self, known: _Shape, variant: _Variant, reason: str) -> None:
@@ -183,18 +205,18 @@ class CapturedStep:
         known.rest = _PATIENCE * 4**known.refusals
         known.refusals = min(known.refusals + 1, 5)
         self.why = reason
-        self._warn(reason)
+        self._warn(f"the step stays eager: {reason}")
 
     def _eager(self, reason: str, args: Any, kwargs: Any, quiet: bool = False) -> Any:
         self.why = reason
         if not quiet:
-            self._warn(reason)
+            self._warn(f"the step stays eager: {reason}")
         return self.step(*args, **kwargs)
 
     def _warn(self, reason: str) -> None:
         if reason not in self._warned:
             self._warned.add(reason)
-            warnings.warn(f"capture: the step stays eager: {reason}", stacklevel=5)
+            warnings.warn(f"capture: {reason}", stacklevel=5)
 
     def __repr__(self) -> str:
         return f"capture({self.step!r})"
@@ -205,10 +227,10 @@ def _flatten(value: Any, arrays: list[Any], key: list[Any]) -> None:
     if isinstance(value, Variable):
         array = value.array
         arrays.append(array)
-        key += (array.shape, array.strides, array.dtype.num, value.requires_grad)
+        key += (array.shape, array.strides, array.dtype.num, array.__class__, value.requires_grad)
     elif hasattr(value, "strides"):
         arrays.append(value)
-        key += (value.shape, value.strides, value.dtype.num, "array")
+        key += (value.shape, value.strides, value.dtype.num, value.__class__)
     elif type(value) in (tuple, list):
         key.append((type(value).__name__, len(value)))
         for item in value:
@@ -221,15 +243,18 @@ def _flatten(value: Any, arrays: list[Any], key: list[Any]) -> None:
         key += (type(value), value) if type(value) in _NUMBERS else ([],)
 
 
-def capture(step: Callable[..., Any]) -> CapturedStep:
-    """``step``, recorded in its first calls and replayed afterwards: the same kernels on new arrays, without a graph.
+def capture(step: Callable[..., Any], *, graphs: bool = True) -> CapturedStep:
+    """``step``, recorded in its first calls and replayed afterwards: the same kernels on new arrays, without a graph of nodes.
 
     ``step(x, y)`` is what you would call anyway: clear gradients, forward, loss, backward, update, or any part of that. It takes tensors
     (and numbers) and returns tensors. Results are those without ``capture``, to the bit, under shards and on several ranks
     too. Learning rates, schedules, dropout's masks and the sum over ranks stay live. Other shapes and another mode of
     the model are recorded as further programs. A step that cannot be replayed (it reads values, has hooks, ...) stays eager;
     ``why`` says the reason, and a warning says it once. What is replayed is what the engine did: other effects of the Python code
-    (printing, counting) happen while recording only. See docs/replay.md.
+    (printing, counting) happen while recording only.
+
+    On a GPU forward and backward become CUDA graphs, each launched at once; ``step.graphs`` counts the calls that did so, and
+    ``graphs=False`` leaves them out. See docs/replay.md.
 
     >>> model = nn.Linear(2, 1)
     >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
@@ -244,4 +269,4 @@ def capture(step: Callable[..., Any]) -> CapturedStep:
     >>> fast.replays, fast.why
     (3, None)
     """
-    return CapturedStep(step)
+    return CapturedStep(step, graphs)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import array_module
 from ..graph import _PACKAGE
 from ..live import now
 
@@ -35,8 +36,11 @@ _WITHOUT_VALUES = frozenset(
         "__hash__",
         "__sizeof__",
         "__class_getitem__",
+        "__dlpack_device__",
     ]
 )
+_VIEWS = ("T", "mT", "flat", "real", "imag", "data", "ctypes", "base", "cstruct", "mdspan", "__cuda_array_interface__")
+"""Attributes that give values away."""
 _SHAPE_ONLY = frozenset([np.zeros_like, np.ones_like, np.empty_like, np.full_like, np.shape, np.ndim, np.size])
 
 
@@ -57,7 +61,7 @@ def looked(what: str) -> None:
 
 def plain(value: Any) -> Any:
     """The same nest of tuples, lists and dicts with the arrays and numbers that stand-ins stand for."""
-    if isinstance(value, Traced):
+    if isinstance(value, StandIn):
         return value.origin
     if isinstance(value, Slotted):
         return float.__float__(value)
@@ -72,10 +76,11 @@ def plain(value: Any) -> Any:
     return value
 
 
-class Traced(np.ndarray):
-    """A view of ``origin`` that tells when its values are used."""
+class StandIn:
+    """A view of ``origin`` that tells when its values are used; the other base is an array of NumPy's or CuPy's."""
 
     origin: Any
+    dtype: Any
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         looked(f"numpy.{ufunc.__name__} of a tensor's array")
@@ -87,17 +92,33 @@ class Traced(np.ndarray):
         return function(*plain(args), **plain(kwargs))
 
 
+class Traced(StandIn, np.ndarray):
+    """In host memory."""
+
+
 class Slotted(float):
     """A number that a replay computes anew: slot ``slot`` of the program."""
 
     slot: int
 
 
-def traced(array: Any) -> Traced:
+def traced(array: Any) -> Any:
     """A stand-in for ``array``."""
-    found = np.ndarray.view(array, Traced)
+    library: Any = array_module(array)
+    if library is np:
+        found: Any = np.ndarray.view(array, Traced)
+    else:
+        found = _on_device(library)(array.shape, array.dtype, array.data, array.strides)
     found.origin = array
     return found
+
+
+@functools.cache
+def _on_device(library: Any) -> type:
+    """The class of stand-ins for arrays of ``library``, which is CuPy."""
+    kind = type("Traced", (StandIn, library.ndarray), {"__module__": library.__name__})
+    _watch(kind, library.ndarray, "a tensor's array", _WITHOUT_VALUES)
+    return kind
 
 
 def slotted(value: float, slot: int) -> Slotted:
@@ -123,7 +144,7 @@ def _watch(kind: type, base: type, what: str, allowed: frozenset[str]) -> None:
             continue
         if callable(getattr(base, name)):
             setattr(kind, name, _method(name, what))
-        elif base is np.ndarray and name in ("T", "mT", "flat", "real", "imag", "data", "ctypes", "base"):
+        elif base is not float and name in _VIEWS:
             setattr(kind, name, property(functools.partial(_attribute, name)))
 
 

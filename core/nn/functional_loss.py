@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backend import array_module
+from ..backend import array_module, device_kind
 from ..bfloat16 import is_floating
 from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
@@ -80,7 +80,7 @@ def _of_classes(
     if sample_weight is None:
         loss, total = apply(op, input, target, weight, reduction=reduction, **options)
         if reduction == "mean":
-            loss._weight = _counted(total)
+            loss._weight = _counted(total) if device_kind(total.array) == "cpu" else total.array
     else:
         losses, _ = apply(op, input, target, weight, reduction="none", **options)
         items = item_weights(op.name, sample_weight, target.shape, losses.array)

@@ -17,7 +17,7 @@ from ...backend import cupy
 from ...errors import GraphError
 
 RING_BYTES = 1 << 18
-SLOTS_BYTES = 1 << 20
+SLOTS_BYTES = 1 << 16
 """What one graph may take; the numbers of a step with a hundred dropouts are a few KiB."""
 _ALIGNMENT = 16
 _MIRRORS = 4
@@ -92,19 +92,14 @@ class Slots:
     """The numbers of one graph: filled in order while it is captured, and again before each launch."""
 
     def __init__(self) -> None:
-        self._device = cupy().zeros(SLOTS_BYTES, np.uint8)
-        self._mirrors = [pinned(SLOTS_BYTES) for _ in range(_MIRRORS)]
+        self._device: Any = None
+        self._mirrors: list[np.ndarray] = []
         self._copied: list[Any] = [None] * _MIRRORS
         self._turn = 0
         self._places: list[tuple[int, int]] = []
         self._end = 0
         self._count = 0
         self._complete = False
-
-    @property
-    def used(self) -> int:
-        """How many numbers have been given so far in this pass: what took some made it grow."""
-        return self._count
 
     def begin(self) -> None:
         """What follows gives the numbers anew."""
@@ -117,6 +112,9 @@ class Slots:
     def take(self, values: np.ndarray) -> Any:
         """The next place, which now has ``values``."""
         nbytes, count = values.nbytes, self._count
+        if self._device is None:
+            self._device = cupy().empty(SLOTS_BYTES, np.uint8)
+            self._mirrors = [pinned(SLOTS_BYTES) for _ in range(_MIRRORS)]
         if not self._complete:
             if self._end + nbytes > SLOTS_BYTES:
                 raise GraphError(
