@@ -109,7 +109,7 @@ class Sequential(_Listed):
 
     def forward(self, input: Any) -> Any:
         """The output of the last module."""
-        if fusion.available():
+        if fusion.available(input):
             return fusion.run(list(self), input)
         for name in self._module_names:
             input = self.__dict__[name](input)

@@ -49,25 +49,22 @@ def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return apply(LINEAR_RELU, input, weight, bias)
 
 
-def feed_forward(
-    input: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    activation: str = "gelu_tanh",
-) -> Tensor:
-    """``activation(x @ weight1.T + bias1) @ weight2.T + bias2``: two linear layers of a transformer or an MLP.
+def feed_forward(input: Tensor, *parameters: Tensor | None, activation: str = "gelu_tanh") -> Tensor:
+    """Linear layers with an activation between each two: ``activation(x @ weight1.T + bias1) @ weight2.T + bias2`` and so on.
 
-    Shapes: input (..., I), weight1 (H, I), bias1 (H,), weight2 (O, H), bias2 (O,) -> (..., O). ``activation``: "gelu_tanh" or "relu". On a
-    GPU the activation and its gradient are part of the products. Raises ShapeError for sizes that do not fit, RangeError for another
-    activation.
+    ``parameters``: weight and bias (or None) of one layer after the other. Shapes: input (..., I), weight1 (H, I), bias1 (H,), weight2
+    (O, H), bias2 (O,) -> (..., O). ``activation``: "gelu_tanh" or "relu". On a GPU the activation and its gradient are part of the
+    products. Raises ShapeError for sizes that do not fit, RangeError for another activation.
 
     >>> one = phalanx.ones(2, 2)
     >>> F.feed_forward(phalanx.ones(1, 2), one, None, one, None, activation="relu").tolist()
     [[4.0, 4.0]]
     """
-    return apply(FEED_FORWARD, input, weight1, bias1, weight2, bias2, activation=activation)
+    if len(parameters) % 2:
+        raise ShapeError(
+            f"feed_forward expects a weight and a bias (or None) of each layer, got {len(parameters)} arrays"
+        )
+    return apply(FEED_FORWARD, input, *parameters, activation=activation)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

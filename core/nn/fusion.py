@@ -1,4 +1,4 @@
-"""What Sequential does at once: batch norm and relu, relu and the maximum of 2x2 blocks, or all three.
+"""What Sequential does at once: batch norm and relu, relu and the maximum of 2x2 blocks, or all three; on a GPU linear layers.
 
 Only where nobody can tell: layers of exactly these classes, without hooks, in float32, and only with compiled loops, whose fused forms
 give the bits of their parts. Exporters and summaries hook the layers and so see each of them.
@@ -16,7 +16,9 @@ from ..kernels import reference_fused
 from ..kernels.table import kernel
 from ..ops.fused import BATCH_NORM_RELU, BATCH_NORM_RELU_POOL, RELU_POOL
 from ..tensor import Tensor
+from . import fusion_linear
 from .activation import ReLU
+from .linear import Linear
 from .module import Module
 from .norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .pool import MaxPool2d
@@ -28,9 +30,9 @@ _FIRST = _NORMS | {ReLU}
 _TWO = ((2, 2), (2, 2), (0, 0), (1, 1))
 
 
-def available() -> bool:
-    """Whether there are compiled loops for it."""
-    return kernel("relu_pool") is not reference_fused.relu_pool
+def available(input: Any) -> bool:
+    """Whether there are kernels for it where ``input`` lies."""
+    return kernel("relu_pool") is not reference_fused.relu_pool or fusion_linear.available(input)
 
 
 def run(modules: Sequence[Any], input: Any) -> Any:
@@ -40,6 +42,11 @@ def run(modules: Sequence[Any], input: Any) -> Any:
         module = modules[at]
         if type(module) in _FIRST and at + 1 < len(modules):
             taken, output = _together(modules[at : at + 3], input)
+            if taken:
+                at, input = at + taken, output
+                continue
+        elif type(module) is Linear and at + 1 < len(modules):
+            taken, output = fusion_linear.together(modules[at:], input, _is_plain)
             if taken:
                 at, input = at + taken, output
                 continue

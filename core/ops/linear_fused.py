@@ -35,34 +35,46 @@ LINEAR_RELU = _linear_then("linear_relu", "relu")
 """``max(x @ weight.T + bias, 0)``: inputs x (..., I), weight (O, I), perhaps bias (O,)."""
 
 
-def _feed_forward(
-    x: Array, weight1: Array, bias1: Array | None, weight2: Array, bias2: Array | None, activation: str = "gelu_tanh"
-) -> tuple[Array, Any]:
-    check_linear("feed_forward", x, weight1, bias1)
-    if weight2.ndim != 2 or weight2.shape[1] != weight1.shape[0]:
-        raise ShapeError(
-            f"feed_forward: weight2 must be (out_features, {weight1.shape[0]}) to follow a weight1 of shape {weight1.shape}, "
-            f"got shape {weight2.shape}"
-        )
-    y, aux = kernel("linear_activation", device_kind(x))(x, weight1, bias1, activation, True)
-    check_linear("feed_forward", y, weight2, bias2)
-    return kernel("linear_forward", device_kind(x))(y, weight2, bias2), (x, weight1, y, aux, weight2, activation)
+def _feed_forward(x: Array, *parameters: Array | None, activation: str = "gelu_tanh") -> tuple[Array, Any]:
+    saved: list[Any] = []
+    for at in range(0, len(parameters), 2):
+        weight, bias = parameters[at : at + 2]
+        assert weight is not None
+        check_linear("feed_forward", x, weight, bias)
+        if at + 2 == len(parameters):
+            saved.append((x, weight, None))
+            return kernel("linear_forward", device_kind(x))(x, weight, bias), (saved, activation)
+        y, aux = kernel("linear_activation", device_kind(x))(x, weight, bias, activation, True)
+        saved.append((x, weight, aux))
+        x = y
+    raise ShapeError("feed_forward: expected weight and bias (or None) of at least one layer, got none")
 
 
 def _feed_forward_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-    x, weight1, y, aux, weight2, activation = saved
+    layers, activation = saved
     device = device_kind(gradient)
-    dw2, db2 = parameter_gradients(gradient, y, needs[3:], slots[3:])
-    if not any(needs[:3]):
-        return None, None, None, dw2, db2
-    dz, db1 = kernel("linear_activation_input_gradient", device)(gradient, weight2, y, aux, activation, slots[2])
-    dx = kernel("linear_input_gradient", device)(dz, weight1) if needs[0] else None
-    if db1 is None:
-        dw1, db1 = parameter_gradients(dz, x, needs[1:3], slots[1:3])
-    else:
-        dw1 = parameter_gradients(dz, x, needs[1:2], slots[1:2])[0]
-    return dx, dw1, db1 if needs[2] else None, dw2, db2
+    found: list[Array | None] = [None] * len(needs)
+    db = None
+    for number in reversed(range(len(layers))):
+        x, weight, _ = layers[number]
+        at = 1 + 2 * number
+        if db is None:
+            found[at : at + 2] = parameter_gradients(gradient, x, needs[at : at + 2], slots[at : at + 2])
+        else:
+            found[at] = parameter_gradients(gradient, x, needs[at : at + 1], slots[at : at + 1])[0]
+            found[at + 1] = db if needs[at + 1] else None
+        if not any(needs[:at]):
+            break
+        if number:  # x is what the activation gave
+            bias_slot = slots[at - 1]
+            aux = layers[number - 1][2]
+            gradient, db = kernel("linear_activation_input_gradient", device)(
+                gradient, weight, x, aux, activation, bias_slot
+            )
+        else:
+            found[0] = kernel("linear_input_gradient", device)(gradient, weight)
+    return tuple(found)
 
 
 FEED_FORWARD = define("feed_forward", _feed_forward, _feed_forward_vjp)
-"""``activation(x @ weight1.T + bias1) @ weight2.T + bias2``: x (..., I), weight1 (H, I), weight2 (O, H), biases (H,), (O,) or None."""
+"""Linear layers with one activation between each two: x (..., I), then weight (O, I) and bias (O,) or None of each layer."""

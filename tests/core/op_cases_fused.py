@@ -127,3 +127,25 @@ for activation, (ours, theirs) in AFTER.items():
                 f"{activation} {shape} biases {biases}",
             )
         )
+    CASES.append(
+        Case(
+            "feed_forward",
+            (draw(3, 4), draw(8, 4), draw(8), draw(16, 8), None, draw(8, 16), draw(8), draw(2, 8), draw(2)),
+            {"activation": activation},
+            lambda x, w, b, v, _, u, c, t, d, f=ours: f(f(f(x @ w.T + b) @ v.T) @ u.T + c) @ t.T + d,
+            lambda x, w, b, v, _, u, c, t, d, f=theirs: T.linear(
+                f(T.linear(f(T.linear(f(T.linear(x, w, b)), v)), u, c)), t, d
+            ),
+            f"{activation} of four layers",
+        )
+    )
+    CASES.append(
+        Case(
+            "feed_forward",
+            (draw(3, 4), draw(2, 4), draw(2)),
+            {"activation": activation},
+            lambda x, w, b: x @ w.T + b,
+            lambda x, w, b: T.linear(x, w, b),
+            f"{activation} of one layer",
+        )
+    )
