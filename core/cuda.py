@@ -14,6 +14,7 @@ from . import gpu_memory, own_gpu
 from .backend import Device, cupy, gpu_count
 from .errors import RangeError
 from .gpu_memory import GpuMemoryError as OutOfMemoryError
+from .gpu_peaks import stated_peak
 from .kernels.table import PROVIDERS
 from .rng import initial_seed, manual_seed
 
@@ -21,7 +22,7 @@ __all__ = [
     "DeviceProperties", "Event", "OutOfMemoryError", "Stream", "current_device", "current_stream", "device_count",
     "empty_cache", "get_device_capability", "get_device_name", "get_device_properties", "initial_seed", "is_available",
     "is_bf16_supported", "manual_seed", "manual_seed_all", "max_memory_allocated", "max_memory_reserved", "mem_get_info",
-    "memory_allocated", "memory_reserved", "memory_summary", "reset_peak_memory_stats", "set_device",
+    "memory_allocated", "memory_reserved", "memory_summary", "peak_flops", "reset_peak_memory_stats", "set_device",
     "set_per_process_memory_fraction", "stream", "synchronize",
 ]  # fmt: skip
 
@@ -142,6 +143,14 @@ def get_device_capability(device: Which = None) -> tuple[int, int]:
     """
     found = get_device_properties(device)
     return found.major, found.minor
+
+
+def peak_flops(dtype: str = "bfloat16", device: Which = None) -> float | None:
+    """Operations a second that the maker states for dense products in ``dtype`` ("bfloat16", "float16", "tf32"); None if not known.
+
+    >>> peak = phalanx.cuda.peak_flops() if phalanx.cuda.is_available() else None
+    """
+    return stated_peak(get_device_name(device), dtype)
 
 
 def synchronize(device: Which = None) -> None:
