@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PLANS := build/plans
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: train test test-all parity lint types docs bench clean
+.PHONY: train test test-all parity lint types docs bench plans-cuda clean
 
 train: $(VENV)/.core
 	$(BIN)/phalanx run -n 2 examples/fashion_mnist.py --model cnn --epochs 2
@@ -35,6 +36,18 @@ docs: $(VENV)/.docs
 # against PyTorch on the CPU: benchmarks/results/cpu.md, .json, .png; under ten minutes on two cores
 bench: $(VENV)/.bench $(VENV)/.torch
 	$(BIN)/python benchmarks/bench.py
+
+# cuDNN's plans for what the examples need on an H100, made where there is none: supported, and with how much workspace?
+plans-cuda: $(VENV)/.test $(PLANS)/.made
+	LD_LIBRARY_PATH=$(PLANS)/absent:$(PLANS)/site/nvidia/cudnn/lib:$(PLANS)/site/nvidia/cu13/lib PYTHONPATH=.:$(PLANS)/site \
+	    $(BIN)/python tests/gpu/plans.py
+
+# 700 MB, in a folder of its own: no user of the CPU needs any of it
+$(PLANS)/.made: tests/gpu/absent_driver.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(PLANS)/site \
+	    nvidia-cudnn-frontend==1.23.0 nvidia-cudnn-cu13==9.19.0.56 nvidia-cuda-nvrtc==13.0.88
+	$(BIN)/python tests/gpu/absent_driver.py $(PLANS)/site $(PLANS)/absent
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

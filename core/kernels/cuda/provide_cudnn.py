@@ -1,18 +1,17 @@
-"""What the kernel table gets on a GPU: convolutions and attention by cuDNN."""
+"""What cuDNN provides to the kernel table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-KERNELS: dict[str, Callable[..., Any]] = {}
+from . import attention, conv, cudnn
+from .cudnn import describe
+
+__all__ = ["describe", "load"]
 
 
 def load() -> dict[str, Callable[..., Any]]:
-    """All kernels that are served. Raises ImportError, saying what is missing and what it costs."""
-    return KERNELS
-
-
-def describe() -> str:
-    """What decides the bits."""
-    return "cudnn"
+    """All kernels that cuDNN serves. Raises Unavailable (an ImportError), saying what is missing and what it costs."""
+    cudnn.library()
+    return conv.KERNELS | attention.KERNELS
