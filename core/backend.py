@@ -56,6 +56,15 @@ def cupy() -> ModuleType:
     return module
 
 
+def nccl() -> ModuleType | None:
+    """CuPy's NCCL, or None where the library is not installed."""
+    try:
+        import cupy.cuda.nccl as module  # noqa: PLC0415 - as above
+    except ImportError:
+        return None
+    return module if module.available else None
+
+
 def gpu_count() -> int:
     """How many GPUs CuPy sees; 0 without CuPy or without a driver."""
     try:

@@ -41,6 +41,10 @@ FLIGHT = "PHALANX_FLIGHT"
 CHECK_REPLICAS = "PHALANX_CHECK_REPLICAS"
 """After so many steps, again and again, the ranks compare hashes of everything that must be equal."""
 
+GPU_SUMS = "PHALANX_GPU_SUMS"
+"""How gradients of GPUs are summed: ``nccl``, ``host`` (through the host's memory); by default NCCL where it can serve."""
+WAYS_OF_GPUS = ("nccl", "host")
+
 
 @dataclass(frozen=True, slots=True)
 class RankEnvironment:
@@ -207,6 +211,18 @@ def check_replicas_every(environ: Mapping[str, str]) -> int | None:
     if every is not None and every < 1:
         raise LaunchError(f"{CHECK_REPLICAS}={every}: expected a number of steps, at least 1")
     return every
+
+
+def gpu_sums(environ: Mapping[str, str]) -> str | None:
+    """How gradients of GPUs are to be summed; None: as the ranks can.
+
+    >>> gpu_sums({}), gpu_sums({"PHALANX_GPU_SUMS": "host"})
+    (None, 'host')
+    """
+    wish = environ.get(GPU_SUMS) or None
+    if wish not in (None, *WAYS_OF_GPUS):
+        raise LaunchError(f"{GPU_SUMS}={wish!r}: expected one of {', '.join(WAYS_OF_GPUS)}")
+    return wish
 
 
 def profile_file(environ: Mapping[str, str]) -> str | None:

@@ -7,6 +7,7 @@ tree or broadcast are written once for every wire. Between two ranks messages ke
 from __future__ import annotations
 
 import json
+import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _MISMATCH = "ranks issued different operations"
 _ALIGNMENT_BYTES = 256
+_POLL_YIELDS = 500  # a fraction of a millisecond, then the core is others'
+_POLL_SLEEP_S, _LOOK_EVERY_S = 0.0002, 0.05
 TEXT_NBYTES = 1024
 """What a rank says of the operation that it is in, at a meeting in shared memory."""
 
@@ -67,6 +70,7 @@ class Wire(Protocol):
     def _take(self, source: int, expected: Header, out: np.ndarray | None, deadline: float) -> Any: ...
     def _lend(self, source: int, expected: Header, out: np.ndarray, deadline: float) -> np.ndarray: ...
     def _has_come(self, source: int) -> bool: ...
+    def _look(self, ranks: Sequence[int]) -> None: ...
     def _where(self, ranks: Sequence[int]) -> str: ...
     def _unread(self) -> list[int]: ...
     def _scratch(self, nbytes: int) -> np.ndarray: ...
@@ -146,6 +150,33 @@ class Messages:
                 self._differs(local.members[index], local.text(index), part)
         wire.waiting_for = ()
         return local
+
+    def poll(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait until ``ready()``, with an eye on the other ranks; ``what`` is not over yet, in the words of a deadline's error.
+
+        For what no message tells: work of a GPU, a library's own connections.
+        """
+        wire, tries, looked = self._wire, 0, time.monotonic()
+        others = tuple(rank for rank in range(self.size) if rank != self.rank)
+        wire.waiting_for = others
+        while not ready():
+            tries += 1
+            if tries < _POLL_YIELDS:
+                os.sched_yield()
+                continue
+            time.sleep(_POLL_SLEEP_S)
+            now = time.monotonic()
+            if now - looked > _LOOK_EVERY_S:
+                looked = now
+                wire._look(others)
+            if now > self._deadline:
+                raise DeadlineError(
+                    f"rank {self.rank} of {self.size} waited {now - self._began:.1f} s in {self.operation}: all ranks have begun it, but "
+                    f"{what}. Look at the GPUs and their links (nvidia-smi, dmesg: Xid, NVLink), NCCL_DEBUG=INFO says what NCCL does. If only "
+                    "slow, give a longer timeout_s."
+                )
+        wire.waiting_for = ()
+        wire.arrived += 1
 
     @property
     def local(self) -> LocalSpace | None:

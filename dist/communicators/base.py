@@ -29,6 +29,7 @@ from ..messages import Header, Messages, Program, aligned_bytes, check, conseque
 from ..reduction import over_wire
 from ..reduction.programs import Programs
 from ..reduction.tree import slices
+from .device import DeviceVerbs
 from .shared_memory import LocalSpace
 from .verbs import Verbs
 from .work import Work
@@ -78,6 +79,7 @@ class Communicator(Verbs, ABC):
         self.local: LocalSpace | None = None
         """The memory that this rank shares with others of its host, after :meth:`share_memory`."""
         self.programs: Programs = over_wire
+        self._on_gpu: DeviceVerbs | None = None
         self.expected: Header | None = None
         """The message that this rank waits for now."""
         self._suspicion: tuple[int, bytes, float] = (-1, b"", 0.0)
@@ -283,6 +285,7 @@ class Communicator(Verbs, ABC):
         """Later operations give the same error; the other ranks learn of it unless it came from them."""
         if self._broken is None:
             self._broken = error
+            self._let_gpu_go()
             if not getattr(error, "from_peer", False):
                 self._abort(reason_of(error, self.rank))
             flight_file.failed(self, error)
@@ -308,6 +311,8 @@ class Communicator(Verbs, ABC):
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=_ABORT_GRACE_S if self._broken else self.timeout_s)
         watch.end(self)
+        if self._on_gpu is not None:
+            self._on_gpu.close()
         self._close()
         if self._broken is None:
             self._broken = CommunicatorError(f"rank {self.rank}: this communicator is closed")
@@ -324,7 +329,13 @@ class Communicator(Verbs, ABC):
         """End the job for all ranks: their operations raise AbortedError with ``reason``. Any thread may call it."""
         if self._broken is None:
             self._broken = AbortedError(reason)
+            self._let_gpu_go()
             self._abort(reason)
+
+    def _let_gpu_go(self) -> None:
+        """The job is over: what a GPU waits for will not come."""
+        if self._on_gpu is not None:
+            self._on_gpu.abort()
 
     def end_job(self, reason: str, code: int = 1, *, is_consequence: bool = False) -> None:
         """The last word of a process that fails with exit code ``code`` and has printed why; may not return."""

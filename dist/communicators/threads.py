@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,12 @@ class ThreadsCommunicator(Communicator):
                 if (left_s := deadline - time.monotonic()) <= 0:
                     raise TimeoutError
                 changed.wait(left_s)
+
+    def _look(self, ranks: Sequence[int]) -> None:
+        if self._hub.reason is not None:
+            raise consequence(self._hub.reason)
+        if gone := [rank for rank in ranks if rank in self._hub.left]:
+            raise PeerLostError(f"rank {self.rank} of {self.size}: rank {gone[0]} has ended")
 
     def _has_come(self, source: int) -> bool:
         return bool(self._hub.queues[self.rank][source])

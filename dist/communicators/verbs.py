@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from ...core.backend import device_kind
 from ...core.errors import RangeError, ShapeError
 from ..errors import CommunicatorError
 from ..messages import Program, aligned_bytes, flat_bytes
@@ -21,7 +22,8 @@ from ..reduction.bucket import BucketSizes, tuned_sizes
 from ..reduction.expression import Term
 from ..reduction.programs import Programs
 from ..reduction.tree import Node
-from . import sharing
+from . import gpus, sharing
+from .device import DeviceVerbs
 from .shared_memory import INLINE_NBYTES, LocalSpace
 from .work import Work
 
@@ -40,6 +42,7 @@ class Verbs:
     backend: str
     local: LocalSpace | None
     programs: Programs
+    _on_gpu: DeviceVerbs | None
     _sequence: int
     _pair_sequences: dict[tuple[int, int], int]
 
@@ -64,8 +67,19 @@ class Verbs:
     ) -> Work:
         raise NotImplementedError
 
-    def all_reduce(self, array: np.ndarray, *, name: str) -> Work:
-        """Sum ``array`` (C-contiguous) over ranks, in place, by the fixed tree over ranks: equal bits everywhere."""
+    def on_gpu(self) -> DeviceVerbs:
+        """The same verbs for arrays on this rank's GPU; all ranks must ask for the first time together."""
+        if self._on_gpu is None:
+            self._on_gpu = gpus.make(cast("Communicator", self))
+        return self._on_gpu
+
+    def all_reduce(self, array: Any, *, name: str) -> Work:
+        """Sum ``array`` (C-contiguous) over ranks, in place, by the fixed tree over ranks: equal bits everywhere.
+
+        Here and below ``array`` may lie on this rank's GPU, on all ranks alike.
+        """
+        if _is_on_gpu(array):
+            return self.on_gpu().all_reduce(array, name=name)
         fingerprint = _fingerprint("all_reduce", name, array)
         if self.local is not None and array.nbytes <= INLINE_NBYTES:
             # microseconds: less than the way to the communication thread
@@ -77,12 +91,13 @@ class Verbs:
         terms: Mapping[Node, Term | None],
         ranges: Sequence[tuple[int, int]],
         shards: int,
-        out: np.ndarray,
+        out: Any,
         *,
         name: str,
         cut: Sequence[tuple[int, int]] | None = None,
         gather: bool = True,
         start: Start = "now",
+        exact: bool = True,
     ) -> Work:
         """Sum over all shards into ``out`` (1-D) on every rank, in the order of the tree over ``shards``.
 
@@ -94,9 +109,14 @@ class Verbs:
             start: ``now``: small sums in this thread, which takes microseconds, larger ones on the communication thread;
                 ``background``: there in any case; ``when waited for``: by the thread that waits, unless the communication thread
                 is at work anyway.
+            exact: False lets GPUs sum in an order of their own, where there is one term for each rank.
 
         The result is whether any shard was present; if none was, ``out`` is set to zero.
         """
+        if _is_on_gpu(out):
+            return self.on_gpu().tree_all_reduce(
+                terms, ranges, shards, out, name=name, cut=cut, gather=gather, start=start, exact=exact
+            )
         small = self.local is not None and out.nbytes <= INLINE_NBYTES
         run = self.queue if start == "when waited for" else self.run_here if start == "now" and small else self.run
         return run(
@@ -104,8 +124,10 @@ class Verbs:
             name=f"{name} {_kind(out.dtype)}[{out.size}]",
         )
 
-    def all_gather_slices(self, array: np.ndarray, cut: Sequence[tuple[int, int]], *, name: str) -> Work:
+    def all_gather_slices(self, array: Any, cut: Sequence[tuple[int, int]], *, name: str) -> Work:
         """Each rank's own range ``cut[rank]`` of the 1-D ``array`` to all ranks, in place."""
+        if _is_on_gpu(array):
+            return self.on_gpu().all_gather_slices(array, cut, name=name)
         fingerprint = _fingerprint("all_gather_slices", name, array)
         return self.run(lambda m: m.programs.all_gather_slices(m, array, cut), name=fingerprint)
 
@@ -130,9 +152,9 @@ class Verbs:
         """Whether all ranks are on one host and share memory."""
         return self.local is not None and len(self.local.hosts) == 1
 
-    def is_shared(self, array: np.ndarray) -> bool:
+    def is_shared(self, array: Any) -> bool:
         """Whether an array lies where the other ranks of this host can read it."""
-        return self.local is not None and self.local.find(array) is not None
+        return not _is_on_gpu(array) and self.local is not None and self.local.find(array) is not None
 
     def shared_empty(
         self, shape: int | Sequence[int], dtype: Any = np.float32, *, name: str, common: bool = False
@@ -155,26 +177,32 @@ class Verbs:
             raw.fill(0)
         return raw.view(kind).reshape(shape)
 
-    def reduce_scatter(self, array: np.ndarray, *, name: str) -> Work:
+    def reduce_scatter(self, array: Any, *, name: str) -> Work:
         """Sum over ranks; the result is this rank's slice of ``slices(len(array), size)`` of the 1-D ``array``, a view.
 
         The other slices keep what this rank had there.
         """
         if array.ndim != 1:
             raise ShapeError(f"reduce_scatter {name!r}: expected a 1-D array, got shape {array.shape}")
+        if _is_on_gpu(array):
+            return self.on_gpu().reduce_scatter(array, name=name)
         return self.run(lambda m: m.programs.reduce_scatter(m, array), name=_fingerprint("reduce_scatter", name, array))
 
-    def all_gather(self, array: np.ndarray, out: np.ndarray, *, name: str) -> Work:
+    def all_gather(self, array: Any, out: Any, *, name: str) -> Work:
         """``out[r]`` becomes rank r's ``array`` on all ranks; ``out`` has shape ``(size, *array.shape)``."""
         if out.shape != (self.size, *array.shape) or out.dtype != array.dtype:
             expected = f"{array.dtype}{[self.size, *array.shape]}"
             raise ShapeError(f"all_gather {name!r}: expected out of {expected}, got {out.dtype}{list(out.shape)}")
+        if _is_on_gpu(out):
+            return self.on_gpu().all_gather(array, out, name=name)
         flat_bytes(out)
         return self.run(lambda m: m.programs.all_gather(m, array, out), name=_fingerprint("all_gather", name, array))
 
-    def broadcast(self, array: np.ndarray, *, root: int = 0, name: str) -> Work:
+    def broadcast(self, array: Any, *, root: int = 0, name: str) -> Work:
         """``array`` of rank ``root`` on all ranks, in place."""
         self._check_rank(root, "root", name)
+        if _is_on_gpu(array):
+            return self.on_gpu().broadcast(array, root, name=name)
         name = _fingerprint(f"broadcast from {root}", name, array)
         return self.run(lambda m: m.programs.broadcast(m, array, root), name=name)
 
@@ -194,18 +222,22 @@ class Verbs:
         """Done when all ranks have come here."""
         return self.run(lambda m: m.programs.barrier(m), name=f"barrier {name!r}", timeout_s=timeout_s)
 
-    def send(self, array: np.ndarray, dest: int, *, name: str) -> Work:
+    def send(self, array: Any, dest: int, *, name: str) -> Work:
         """Send a copy of ``array`` to ``dest``, which calls ``recv`` with the same name, shape and dtype.
 
         Done as soon as the copy is on its way: two ranks may send to each other before they receive.
         """
         self._check_peer(dest, "dest", name)
+        if _is_on_gpu(array):
+            return self.on_gpu().send(array, dest, name=name)
         copy = flat_bytes(array).copy()
         return self._pair(self.rank, dest, lambda m: m.post(dest, copy), _fingerprint("send", name, array))
 
-    def recv(self, array: np.ndarray, source: int, *, name: str) -> Work:
+    def recv(self, array: Any, source: int, *, name: str) -> Work:
         """Receive into ``array`` (C-contiguous) what ``source`` sends; the result is ``array``."""
         self._check_peer(source, "source", name)
+        if _is_on_gpu(array):
+            return self.on_gpu().recv(array, source, name=name)
         return self._pair(source, self.rank, lambda m: m.take(source, array), _fingerprint("send", name, array))
 
     def _pair(self, source: int, dest: int, program: Program, name: str) -> Work:
@@ -231,6 +263,10 @@ class Verbs:
         self._check_rank(rank, what, name)
         if rank == self.rank:
             raise RangeError(f"{name!r}: {what} is this rank itself ({rank})")
+
+
+def _is_on_gpu(array: Any) -> bool:
+    return type(array) is not np.ndarray and device_kind(array) != "cpu"
 
 
 _kinds: dict[np.dtype, str] = {}

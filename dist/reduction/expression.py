@@ -27,7 +27,8 @@ BLOCK_NBYTES = 1 << 18
 class Term:
     """What one rank brings for one node of the tree over shards: ``array * scale``, rounded to the sum's dtype."""
 
-    array: np.ndarray
+    array: Any
+    """Of NumPy, or on a GPU where the result is, too."""
     scale: float | None = None
 
 
