@@ -49,7 +49,7 @@ class Transformer(nn.Module):
         self.head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 10))
 
     def forward(self, x):
-        x = self.rows(x.reshape(-1, 28, 28)) + self.places(phalanx.arange(28))
+        x = self.rows(x.reshape(-1, 28, 28)) + self.places(phalanx.arange(28, device=x.device))
         x = self.norm(self.second(self.first(x)))
         return self.head(x.mean(1))
 
@@ -58,14 +58,14 @@ MODELS = {"mlp": MLP, "cnn": CNN, "transformer": Transformer}
 OPTIMIZERS = {"sgd": lambda params, lr: optim.SGD(params, lr, momentum=0.9), "adam": optim.Adam, "adamw": optim.AdamW}
 
 
-def accuracy(model, dataset, batch_size=1000):
+def accuracy(model, dataset, device, batch_size=1000):
     """Share of right answers; every sample counts once, whoever computes it."""
     model.eval()
     correct = 0
     with phalanx.no_grad():
         for step in DataLoader(dataset, batch_size=batch_size).steps():
             for x, y in step:
-                correct += int((model(x).argmax(1) == y).sum())
+                correct += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
     return phalanx.sum_over_ranks(correct) / len(dataset)
 
 
@@ -81,6 +81,7 @@ def parse():
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     parser.add_argument("--lr", type=float, default=1e-3, help="at the start; falls to zero in a straight line")
     parser.add_argument("--clip", type=float, default=5.0, help="largest norm of the gradient")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: a GPU, one for each rank")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, help="train on the first so many images only")
     parser.add_argument("--test-samples", type=int, help="test on the first so many images only")
@@ -106,7 +107,8 @@ def main():
         test = Subset(test, range(args.test_samples))
     loader = DataLoader(train, batch_size=args.batch_size, shuffle=True)
 
-    model = phalanx.DataParallel(MODELS[args.model](), compression=args.compression, shard=args.zero)
+    model = MODELS[args.model]().to(args.device)
+    model = phalanx.DataParallel(model, compression=args.compression, shard=args.zero)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), lr=args.lr)
     criterion = nn.CrossEntropyLoss()
     checkpoint = phalanx.Checkpointer(
@@ -121,7 +123,7 @@ def main():
         for step in phalanx.progress(loader.steps(), f"epoch {loader.epoch + 1}", total=len(loader)):
             optimizer.zero_grad()
             for x, y in step:
-                criterion(model(x), y).backward()
+                criterion(model(x.to(args.device)), y.to(args.device)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), args.clip)
             optimizer.param_groups[0]["lr"] = args.lr * (1 - step.index / (args.epochs * len(loader)))
             optimizer.step()
@@ -129,7 +131,7 @@ def main():
             checkpoint.after_step()
             if loader.step == args.max_steps:
                 break
-        share = accuracy(model, test)
+        share = accuracy(model, test, args.device)
         if phalanx.rank() == 0:
             print(
                 f"epoch {loader.epoch}, step {loader.step}: loss {model.step_loss:.4f}, test accuracy {share:.4f}",
@@ -138,7 +140,7 @@ def main():
     if args.checkpoint_dir:
         checkpoint.save()
     if share is None:  # resumed behind the end
-        share = accuracy(model, test)
+        share = accuracy(model, test, args.device)
     if phalanx.rank() == 0:
         print(f"test accuracy {share:.4f}")
 
