@@ -21,6 +21,7 @@ from .launch.options import default_ranks, given_hosts, read_key
 from .launch.plan import SSH, RunArguments
 from .launch.run import check_script, dry_run, run
 from .slurm_command import add_slurm
+from .tune_arguments import add_tune
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_bench(commands)
     _add_warmup(commands)
+    add_tune(commands)
     add_slurm(commands)
     add_k8s(commands)
     return parser

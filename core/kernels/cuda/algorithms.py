@@ -1,6 +1,6 @@
 """Tuned tables: which algorithm a card uses for which product. Files of ``algorithms/``, one for each model of card.
 
-``python -m phalanx.core.kernels.cuda.tune`` makes them on a card. A table names the library's version, since what it holds means
+``phalanx tune`` makes them on a card; ``PHALANX_ALGORITHMS`` names another folder. A table names the library's version, since what it holds means
 nothing to another; without an entry the library's own heuristic decides. All files together have a digest, which is in the
 fingerprint that ranks compare: another table may give other bits.
 """
@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent / "algorithms"
+VARIABLE = "PHALANX_ALGORITHMS"
+"""Environment variable: the folder of the tables, where it is not the one beside this file."""
+
+
+def default_folder() -> Path:
+    """Where tables are looked for and written."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else Path(__file__).parent / "algorithms"
 
 
 def file_of(device_name: str, folder: Path | None = None) -> Path:
     """Where the table of a model of card lies."""
-    return (folder or FOLDER) / (re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-") + ".json")
+    return (folder or default_folder()) / (re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-") + ".json")
 
 
 @lru_cache(maxsize=8)
@@ -35,7 +43,7 @@ def table(device_name: str, version: str) -> dict[str, bytes]:
 @lru_cache(maxsize=1)
 def digest() -> str:
     """Eight digits of all tables; "heuristic" if there is none."""
-    files = sorted(FOLDER.glob("*.json"))
+    files = sorted(default_folder().glob("*.json"))
     if not files:
         return "heuristic"
     total = hashlib.sha256()
