@@ -66,6 +66,16 @@ template <int N, typename T> __device__ __forceinline__ void store_floats(T* to,
     store_pack<N>(to, pack);
 }
 
+// A call with N elements to a pack of 16 bytes where what it goes through is `packed`, else one by one.
+#define EITHER(T, call)                                                                                               \
+    if (packed) {                                                                                                     \
+        constexpr int N = Full<T>::N;                                                                                 \
+        call;                                                                                                         \
+    } else {                                                                                                          \
+        constexpr int N = 1;                                                                                          \
+        call;                                                                                                         \
+    }
+
 // ---- where this thread stands -----------------------------------------------------------------------------------------
 
 __device__ __forceinline__ i64 global_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-MODULES: tuple[str, ...] = (".optim", ".flat")
+MODULES: tuple[str, ...] = (".optim", ".flat", ".batch_norm", ".pool", ".im2col", ".resample")
 """Modules of this package; each lists its kernels in ``KERNELS``."""
 
 
