@@ -141,7 +141,7 @@ class DataParallel(Module):
     @property
     def step_loss(self) -> float | None:
         """Mean loss of the last completed step over the global batch."""
-        return self.reducer.step_loss
+        return self.reducer.step_loss.value
 
     @property
     def extra_state(self) -> CompressedFold | None:

@@ -15,11 +15,11 @@ from ..core.tensor import Tensor
 from .commit import write_means
 from .communicators.base import Work
 from .communicators.verbs import Start
+from .device_lane import DeviceLane
 from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
 from .reduction.bucket import Bucket
-from .reduction.expression import Evaluator, expression
 from .reduction.tree import Accumulator
 from .shard_state import ShardState, Votes, decode, encode, exchange, merge
 
@@ -37,7 +37,6 @@ class Fold:
         self.lanes: list[Lane] = []
         self.buckets: list[tuple[Lane, Bucket]] = []
         self._works: list[Work] = []
-        self._evaluator = Evaluator()
         self._start: Start = "background"
         self.reset()
 
@@ -49,7 +48,9 @@ class Fold:
         if self.group.size > 1:
             in_place = all(comm.all_gather_object(in_place and comm.shares_all_memory(), name="sums in place").wait())
         self.lanes = [
-            Lane(store, comm, self.shards, self.ranges, self.bucket_bytes, f"{store.dtype} store", in_place)
+            (Lane if store.device == "cpu" else DeviceLane)(
+                store, comm, self.shards, self.ranges, self.bucket_bytes, f"{store.dtype} store", in_place
+            )
             for store in stores
         ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
@@ -139,15 +140,12 @@ class Fold:
         out, shards, ranges = lane.result[bucket.lo : bucket.hi], self.shards, self.ranges
         if self.group.size > 1:
             self._works.append(
-                self.group.communicator.tree_all_reduce(terms, ranges, shards, out, name=label, start=self._start)
+                self.group.communicator.tree_all_reduce(
+                    terms, ranges, shards, out, name=label, start=self._start, exact=self.group.shards is not None
+                )
             )
-            return
-        present = {node: term for node, term in terms.items() if term is not None}
-        order = expression((0, shards), present)
-        if order is None:
-            out.fill(-0.0)
         else:
-            self._evaluator.evaluate(order, present, [out])
+            lane.sum_alone(terms, out)
 
     def wait(self) -> None:
         """Until every bucket that was submitted is complete."""

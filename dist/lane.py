@@ -6,12 +6,15 @@ sum where it is, and one result serves the whole host.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from ..core.flat import FlatStore
 from .communicators.base import Communicator
 from .reduction.bucket import Bucket, plan_buckets
-from .reduction.expression import Term
+from .reduction.expression import Evaluator, Term, expression
 from .reduction.tree import Accumulator, Node, pending_limit
 
 
@@ -36,36 +39,39 @@ class Lane:
         in_place: bool = False,
     ) -> None:
         self.store, self.shards = store, shards
+        self._evaluator = Evaluator()
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
         sizes = communicator.bucket_sizes(bucket_bytes)
         self.buckets = plan_buckets(
             store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes, sizes.last_bytes
         )
-        share = communicator.shared_empty
+        limit = max(pending_limit(lo, hi, shards) for lo, hi in ranges)
+        self._find_memory(communicator, ranges, limit, name, in_place and store.dtype == self.leaf_dtype)
+        self.reset()
+
+    def _find_memory(
+        self, communicator: Communicator, ranges: list[tuple[int, int]], limit: int, name: str, in_place: bool
+    ) -> None:
+        """Room for the result, unless it is ``in_place``, and for ``limit`` partial sums."""
+        store, share = self.store, communicator.shared_empty
         if communicator.size > 1 and not communicator.is_shared(store.gradient):
             store.move(gradient=share(store.length, store.dtype, name=f"{name} gradient"))
-        self._result = (
-            None
-            if in_place and store.dtype == self.leaf_dtype
-            else share(store.length, self.leaf_dtype, name=f"{name} result", common=True)
-        )
-        limit = max(pending_limit(lo, hi, shards) for lo, hi in ranges)
+        self._result = None if in_place else share(store.length, self.leaf_dtype, name=f"{name} result", common=True)
         self._free = [share(store.length, self.leaf_dtype, name=f"{name} partial sum {i}") for i in range(limit)]
-        self.reset()
 
     def reset(self) -> None:
         """Forget all partial sums."""
         if hasattr(self, "fold"):
             self._free += [p for p in self.fold.partials.values() if p is not None]
-        self.fold: Accumulator[np.ndarray] = Accumulator(self.shards, self._add)
+        self.fold: Accumulator[Any] = Accumulator(self.shards, self._add)
 
     @property
-    def result(self) -> np.ndarray:
+    def result(self) -> Any:
         """The sum over all shards, bucket by bucket: one for all ranks of the host, or in place of each rank's gradients."""
         return self.store.gradient if self._result is None else self._result
 
     @property
-    def rows(self) -> list[np.ndarray]:
+    def rows(self) -> list[Any]:
         """The memory of partial sums, in use or not."""
         return [*self._free, *(p for p in self.fold.partials.values() if p is not None)]
 
@@ -76,8 +82,11 @@ class Lane:
             leaf = self._free.pop() if self._free else self.store.new_buffer(self.leaf_dtype)
             for bucket in self.buckets:
                 self.mark_unused(bucket)
-            np.multiply(self.store.gradient, self.leaf_dtype.type(weight), out=leaf, dtype=self.leaf_dtype)
+            self._write_leaf(leaf, weight)
         self.fold.push(shard, leaf)
+
+    def _write_leaf(self, out: Any, weight: float) -> None:
+        np.multiply(self.store.gradient, self.leaf_dtype.type(weight), out=out, dtype=self.leaf_dtype)
 
     def terms(self, bucket: Bucket, shards: range, weight: float) -> dict[Node, Term | None]:
         """What this rank brings for one bucket: partial sums, and of the first of ``shards`` the gradient times ``weight``.
@@ -95,6 +104,15 @@ class Lane:
             found[shards[0], shards[0] + 1] = Term(self.store.gradient[part], weight)
         return found
 
+    def sum_alone(self, terms: Mapping[Node, Term | None], out: Any) -> None:
+        """The sum over all shards, where all of them are this rank's; -0.0 where there was none."""
+        present = {node: term for node, term in terms.items() if term is not None}
+        order = expression((0, self.shards), present)
+        if order is None:
+            out.fill(-0.0)
+        else:
+            self._evaluator.evaluate(order, present, [out])
+
     def mark_unused(self, bucket: Bucket) -> None:
         """-0.0, which adds nothing to any number, where a parameter was not used."""
         store = self.store
@@ -103,7 +121,7 @@ class Lane:
                 lo, hi = store.extent(index)
                 store.gradient[lo:hi] = -0.0
 
-    def _add(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def _add(self, left: Any, right: Any) -> Any:
         np.add(left, right, out=left)
         self._free.append(right)
         return left

@@ -24,8 +24,10 @@ from ..core.nn.sync_batch_norm import name_layers
 from .commit import commit_statistics, unused
 from .compression import Scheme
 from .compression.fold import CompressedFold
+from .device_lane import on_gpu
 from .fold import Fold
 from .group import Group
+from .losses import StepLoss, loss_of
 from .open_shard import OpenShard
 from .shard_state import ShardState
 from .step_end import StepEnd
@@ -44,17 +46,11 @@ class Reducer:
     """The gradient listener and loader observer of one DataParallel."""
 
     def __init__(
-        self,
-        module: Module,
-        group: Group,
-        *,
-        bucket_bytes: int | None = None,
-        overlap: bool | None = None,
-        shard: str | None = None,
-        compression: Scheme | None = None,
-    ) -> None:
+        self, module: Module, group: Group, *, bucket_bytes: int | None = None, overlap: bool | None = None,
+        shard: str | None = None, compression: Scheme | None = None,
+    ) -> None:  # fmt: skip
         self.module, self.group = module, group
-        no_gain = group.communicator.leaves_no_core() and shard != "gradients"
+        no_gain = group.communicator.leaves_no_core() and shard != "gradients" and not on_gpu(module)
         self.overlap = not no_gain if overlap is None else overlap
         self.trivial = group.size == 1 and group.shards is None
         self.with_shards = group.shards is not None
@@ -71,7 +67,7 @@ class Reducer:
         self.names: dict[Parameter, str] = {}
         self.paused = 0
         """Depth of ``no_sync()``."""
-        self.step_loss: float | None = None
+        self.step_loss = StepLoss()
         self.end = StepEnd(group, module)
         self.check_finite: Callable[[float], None] = lambda loss: None
         self._sizes: tuple[int, ...] | None = None
@@ -109,15 +105,8 @@ class Reducer:
     def _layout_now(self) -> tuple[int, ...]:
         """Changes with any structural change: parameters replaced, added, frozen, moved to another dtype."""
         cuts = 0 if self.zero is None else self.zero.version
-        return (
-            cuts,
-            *(
-                value
-                for p in self.module.parameters()
-                if p.requires_grad or is_packed(p)
-                for value in (id(p), id(p._store), is_packed(p))
-            ),
-        )
+        known = (p for p in self.module.parameters() if p.requires_grad or is_packed(p))
+        return (cuts, *(value for p in known for value in (id(p), id(p._store), is_packed(p))))
 
     # -- the cycle ------------------------------------------------------------------------------------------------
 
@@ -170,8 +159,9 @@ class Reducer:
     # -- what the engine says -----------------------------------------------------------------------------------------
 
     def backward_begins(self, leaves: Sequence[Any], root: Any) -> None:
-        loss = float(root.array.sum())
-        self.check_finite(loss)
+        loss = loss_of(root.array)
+        if isinstance(loss, float):
+            self.check_finite(loss)
         now = self.now
         if self.with_shards and now.number is None:
             raise GraphError(
@@ -187,7 +177,7 @@ class Reducer:
         weight = self._weight_of(root) / self._unit or self.group.meeting.lightest()
         now.passes += 1
         now.weight += weight
-        now.loss += loss
+        now.losses.append(loss)
         set_pass_weight(weight)
         _backward.reducers = getattr(_backward, "reducers", 0) + 1
         now.remaining = None
@@ -334,6 +324,7 @@ class Reducer:
         return self.with_shards and self.now.number != self._last_with_samples()
 
     def _shard_state(self) -> ShardState | None:
+        self.now.check(self.check_finite)
         return self.now.state(self.module_names, [self.fold.has_gradient(p) for p in self.parameters])
 
     # -- the end of a cycle -------------------------------------------------------------------------------------------
@@ -342,7 +333,7 @@ class Reducer:
         """Complete the global mean gradient on every rank; all ranks must call. Does nothing when there is nothing to sum."""
         if self.trivial:
             if self.now.passes:
-                self.step_loss = self.now.loss
+                self.step_loss.alone(self.now.losses, self.check_finite)
                 self.group.agree(self.group.ballot())
                 self.group.steps_committed += 1
             self._new_cycle()
@@ -371,6 +362,11 @@ class Reducer:
         fault_point("after-reduce")
         self._commit(state)
 
+    def loss_was_scaled(self, scale: float) -> None:
+        """The loss of the step that was completed last had been multiplied by ``scale``, for its gradients' sake."""
+        if self.step_loss is not None and self.end.first_to_ask(self.group.steps_committed):
+            self.step_loss /= scale
+
     def updated(self, optimizer: Any) -> None:
         """An optimizer has moved the parameters."""
         if not self.trivial:
@@ -387,7 +383,7 @@ class Reducer:
         if state is not None and weight:
             self.fold.write_means(self.parameters, state)
             commit_statistics(self.module, state)
-            self.step_loss = state.loss / weight
+            self.step_loss.set(state.loss / weight)
             self._weight_before = weight * self._unit / self.shards
             for key, text in unused(self.parameters, self.names, state):
                 self._warn_once(key, text)

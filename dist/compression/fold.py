@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...core.errors import RangeError
 from ...core.flat import FlatStore
 from ...core.tensor import Tensor
 from ..fold import Fold
@@ -31,6 +32,11 @@ class CompressedFold(Fold):
 
     def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
         """Cut the stores into buckets; after a structural change, between two cycles."""
+        if any(store.device != "cpu" for store in stores):
+            raise RangeError(
+                "DataParallel: compression is computed on the host, and these parameters are on a GPU: leave compression out (NCCL and "
+                'shared memory carry whole gradients), or train on "cpu"'
+            )
         buckets = [plan_buckets(s.offsets, s.length, s.dtype.itemsize, self.bucket_bytes) for s in stores]
         self.compressor.lay_out(stores, names, buckets)
         self.places = [(store, bucket) for store, plan in zip(stores, buckets, strict=True) for bucket in plan]
