@@ -7,7 +7,14 @@ GPU kernel, another launch geometry or another number of ranks draws the same. R
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+
+from ..backend import array_module, to_host
+from ..op import Array
+from .reference import dropout_apply
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -59,4 +66,25 @@ def philox_mask(count: int, key: tuple[int, int], words: tuple[int, int, int], t
     return philox_bits(count, key, words) >= np.uint32(threshold)
 
 
-KERNELS = {"philox_bits": philox_bits, "philox_mask": philox_mask}
+def keep_draw(draw: np.ndarray) -> np.ndarray:
+    """The six words of a draw (two of key, three of counter, the threshold; uint32) where they are to stay: on the device."""
+    return draw
+
+
+def dropout_draw(x: Array, draw: Array, scale: float) -> Array:
+    """``x * keep * scale`` with the mask that ``draw`` names, as :func:`philox_mask` has it; forward and backward alike.
+
+    >>> dropout_draw(np.ones(4, np.float32), np.array([0, 0, 0, 0, 0, 0xB0000000], np.uint32), 2.0).tolist()
+    [0.0, 2.0, 2.0, 0.0]
+    """
+    k0, k1, *words, threshold = (int(word) for word in to_host(draw))
+    keep = philox_mask(x.size, (k0, k1), (words[0], words[1], words[2]), threshold).reshape(x.shape)
+    return dropout_apply(x, array_module(x).asarray(keep), scale)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "philox_bits": philox_bits,
+    "philox_mask": philox_mask,
+    "keep_draw": keep_draw,
+    "dropout_draw": dropout_draw,
+}

@@ -23,6 +23,7 @@ from .cpu import memory, threads
 _REFERENCE = (
     ".reference",
     ".reference_activation",
+    ".reference_add_norm",
     ".reference_attention",
     ".reference_bce",
     ".reference_conv",

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
-KERNELS: dict[str, Callable[..., Any]] = {}
+MODULES: tuple[str, ...] = (
+    ".draws",
+    ".elementwise",
+    ".embedding",
+    ".norm",
+    ".recurrent",
+    ".reduce",
+    ".rows",
+)
+"""Modules of this package; each lists its kernels in ``KERNELS``."""
 
 
 def load() -> dict[str, Callable[..., Any]]:
     """All kernels that are served. Raises ImportError, saying what is missing and what it costs."""
-    return KERNELS
+    found: dict[str, Callable[..., Any]] = {}
+    for module in MODULES:
+        found.update(importlib.import_module(module, __package__).KERNELS)
+    return found
 
 
 def describe() -> str:

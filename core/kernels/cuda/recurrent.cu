@@ -19,13 +19,14 @@ __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + exp
 
 // ---- Elman's network --------------------------------------------------------------------------------------------------
 
-// gates += share, squashed; state = before = what goes into the next step.
+// gates become f(gates + share), the outputs, and the next state; `before` keeps the one there was.
 extern "C" __global__ void __launch_bounds__(STEP_THREADS)
-    rnn_step(const float* share, float* gates, float* state, i64 lo, i64 count, i64 units, int squash) {
+    rnn_step(const float* share, float* gates, float* state, float* before, i64 lo, i64 count, i64 units, int squash) {
     FOR_UNITS(count, units) {
-        const float v = gates[lo * units + i] + share[i];
-        const float out = squash ? tanhf(v) : v <= 0.0f ? 0.0f : v;
-        gates[lo * units + i] = out;
+        const i64 at = lo * units + i;
+        const float v = gates[at] + share[i], out = squash ? tanhf(v) : v <= 0.0f ? 0.0f : v;
+        before[at] = state[i];
+        gates[at] = out;
         state[i] = out;
     }
 }
@@ -42,11 +43,11 @@ extern "C" __global__ void __launch_bounds__(STEP_THREADS)
 
 // ---- LSTM -------------------------------------------------------------------------------------------------------------
 
-// Columns of gates: i, f, g, o. `cell` goes from the cell before to the one after, and `hidden` gets o tanh(c), in y as well (one of
-// them may be missing); what was before is kept for the way back.
+// Columns of gates: i, f, g, o. `cell` goes from the cell before to the one after, and `hidden` gets o tanh(c); what was before is
+// kept for the way back. With a projection behind, `hidden` is its input, and y and before_h are missing.
 extern "C" __global__ void __launch_bounds__(STEP_THREADS) lstm_step(
-    const float* share, float* gates, float* cell, float* before_c, float* squashed, float* hidden, float* y, i64 lo, i64 count,
-    i64 units
+    const float* share, float* gates, float* cell, float* before_c, float* squashed, float* hidden, float* y, float* before_h,
+    i64 lo, i64 count, i64 units
 ) {
     FOR_UNITS(count, units) {
         const Unit u(i, units);
@@ -63,8 +64,11 @@ extern "C" __global__ void __launch_bounds__(STEP_THREADS) lstm_step(
         before_c[at] = before;
         cell[i] = after;
         squashed[at] = small;
-        if (hidden) hidden[i] = out * small;
-        if (y) y[at] = out * small;
+        if (y) {
+            before_h[at] = hidden[i];
+            y[at] = out * small;
+        }
+        hidden[i] = out * small;
     }
 }
 
