@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLANS := build/plans
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: train test test-all parity lint types docs bench plans-cuda clean
+.PHONY: train test test-all parity lint types docs bench kernels-cuda plans-cuda clean
 
 train: $(VENV)/.core
 	$(BIN)/phalanx run -n 2 examples/fashion_mnist.py --model cnn --epochs 2
@@ -28,6 +28,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# all CUDA kernels by nvcc, which needs no GPU: registers, shared memory and spills of each; a spill or an error fails
+kernels-cuda: $(if $(shell command -v nvcc),,$(VENV)/.nvcc) | $(BIN)/python
+	$(BIN)/python tests/gpu/compile_kernels.py
 
 # the site of docs/, into build/site; a link that leads nowhere is an error
 docs: $(VENV)/.docs
@@ -71,6 +75,12 @@ $(VENV)/.bench: pyproject.toml | $(BIN)/python
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ $(VENV)/.core
+
+# where no nvcc is installed: NVIDIA's wheels of it
+$(VENV)/.nvcc: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* \
+		nvidia-nvvm==13.0.* nvidia-cuda-runtime==13.0.* nvidia-cuda-cccl==13.0.*
+	@touch $@
 
 $(VENV)/.torch: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
