@@ -1,0 +1,7 @@
+"""``cupy.cuda.device``."""
+
+from .._state import Device, thread
+
+
+def get_device_id() -> int:
+    return thread.device

@@ -1,0 +1,3 @@
+"""``cupy.cuda.graph``."""
+
+from .._state import Graph

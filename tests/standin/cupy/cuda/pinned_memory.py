@@ -1,0 +1,72 @@
+"""``cupy.cuda.pinned_memory``: host memory, counted in a pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class PinnedMemory:
+    """Host memory that the device can copy from."""
+
+    def __init__(self, size: int, flags: int = 0) -> None:
+        self.size = size
+        self.raw = np.empty(size, np.uint8)
+        self.ptr = self.raw.ctypes.data
+
+
+class PinnedMemoryPointer(np.ndarray):
+    """A place in it; it has Python's buffer protocol."""
+
+    mem: PinnedMemory
+    ptr: int
+    _pool: PinnedMemoryPool | None = None
+
+    def __new__(cls, mem: PinnedMemory, offset: int, pool: PinnedMemoryPool | None = None) -> PinnedMemoryPointer:
+        made = mem.raw[offset:].view(cls)
+        made.mem, made.ptr, made._pool = mem, mem.ptr + offset, pool
+        return made
+
+    def size(self) -> int:  # type: ignore[override]
+        return self.mem.size
+
+    def __int__(self) -> int:
+        return self.ptr
+
+    def __del__(self) -> None:
+        if self._pool is not None:
+            self._pool._free.append(self.mem)
+
+
+class PinnedMemoryPool:
+    """Sizes are rounded up to powers of two, as in CuPy."""
+
+    def __init__(self, allocator: Any = None) -> None:
+        self._free: list[PinnedMemory] = []
+
+    def malloc(self, size: int) -> PinnedMemoryPointer:
+        rounded = 1 << max(size - 1, 0).bit_length()
+        for memory in self._free:
+            if memory.size == rounded:
+                self._free.remove(memory)
+                return PinnedMemoryPointer(memory, 0, self)
+        return PinnedMemoryPointer(PinnedMemory(rounded), 0, self)
+
+    def free_all_blocks(self) -> None:
+        self._free.clear()
+
+    def n_free_blocks(self) -> int:
+        return len(self._free)
+
+
+default_pool = PinnedMemoryPool()
+_allocator: list[Any] = [default_pool.malloc]
+
+
+def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
+    return _allocator[0](size)
+
+
+def set_pinned_memory_allocator(allocator: Any = None) -> None:
+    _allocator[0] = default_pool.malloc if allocator is None else allocator

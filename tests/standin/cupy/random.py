@@ -1,0 +1,1 @@
+"""``cupy.random``: the project draws by its own kernels, so there is nothing here."""
