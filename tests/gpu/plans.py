@@ -49,8 +49,8 @@ class Layer:
     def requests(self, batch: int, dtype: str) -> Iterator[conv.Convolution]:
         """Forward and both gradients; nobody asks for the gradient of a model's input, which lies with channels first."""
         shapes = ((batch, *self.x), self.weight, (batch, *self.output), self.window)
-        last, fused = not self.first, self.bias and dtype != "float32"
-        yield conv.request("forward", dtype, *shapes, input_last=last, bias=fused)
+        last = not self.first
+        yield conv.request("forward", dtype, *shapes, input_last=last, bias=self.bias)
         yield conv.request("weight gradient", dtype, *shapes, input_last=last)
         if not self.first:
             yield conv.request("input gradient", dtype, *shapes)

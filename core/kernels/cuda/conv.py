@@ -185,37 +185,23 @@ def _serves(*shapes_and_dtypes: Any) -> bool:
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
 ) -> Array:
-    """As ``reference_conv.conv_forward``; with ``relu`` its positive part. Bias and relu are of the same pass where cuDNN can."""
+    """As ``reference_conv.conv_forward``; with ``relu`` its positive part. A bias, and relu behind it, are of the same pass."""
     shape = (x.shape[0], weight.shape[0], *window.output(x.shape[2:]))
     if not _serves(x.shape, x.dtype, weight.shape, weight.dtype) or min(shape) <= 0:
         return _rectified(reference_conv.conv_forward(x, weight, bias, window, groups), relu)
     image, last = arranged(x)
-
-    def plan(**options: bool) -> cudnn.Plan | None:
-        return cudnn.plan(
-            request("forward", x.dtype.name, x.shape, weight.shape, shape, window, input_last=last, **options)
-        )
-
-    fused = (bias is not None or relu) and _fuses(x.dtype.name)
-    made = plan(bias=bias is not None, relu=relu) if fused else None
-    if made is not None:
-        y = to_first(empty(shape, x))
-        added = () if bias is None else (dense(bias),)
-        cudnn.run(made, image, dense(weight), *added, y)
+    asked = request("forward", x.dtype.name, x.shape, weight.shape, shape, window, input_last=last)
+    y = to_first(empty(shape, x))
+    if bias is not None and (made := cudnn.plan(asked._replace(bias=True, relu=relu))) is not None:
+        cudnn.run(made, image, dense(weight), dense(bias), y)
         return y
-    made = plan()
+    made = cudnn.plan(asked)
     if made is None:
         return _rectified(reference_conv.conv_forward(x, weight, bias, window, groups), relu)
-    y = to_first(empty(shape, x))
     cudnn.run(made, image, dense(weight), y)
     if bias is not None:
         y += bias.reshape((-1,) + (1,) * (x.ndim - 2))
     return _rectified(y, relu)
-
-
-def _fuses(dtype: str) -> bool:
-    """Whether what follows the convolution can be of its pass: cuDNN compiles such kernels for tensor cores alone."""
-    return dtype != "float32" or precision.convolution_tf32()
 
 
 def _rectified(y: Array, relu: bool) -> Array:
