@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import re
 import sys
+import threading
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from . import _state
 from ._array import ndarray
 
+_one_at_a_time = threading.Lock()  # threads of a rank each: the shim has one set of fibers
 _STANDIN = Path(__file__).parents[1]
 _SHIM = _STANDIN / "cuda_shim"
 _KERNEL = re.compile(r'extern\s*"C"\s*__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(')
@@ -190,13 +192,14 @@ class RawKernel:
     def _run(self, grid: Any, block: Any, shared: int, held: Any) -> None:
         pointers = (ctypes.c_void_p * max(len(held), 1))(*[ctypes.addressof(h) for h in held])
         text = ctypes.create_string_buffer(512)
-        failed = self._function(
-            (ctypes.c_uint * 3)(*grid),
-            (ctypes.c_uint * 3)(*block),
-            ctypes.c_size_t(shared),
-            pointers,
-            text,
-            ctypes.c_size_t(512),
-        )
+        with _one_at_a_time:
+            failed = self._function(
+                (ctypes.c_uint * 3)(*grid),
+                (ctypes.c_uint * 3)(*block),
+                ctypes.c_size_t(shared),
+                pointers,
+                text,
+                ctypes.c_size_t(512),
+            )
         if failed:
             raise _state.CUDARuntimeError("cudaErrorLaunchFailure", f"{self.name}: {text.value.decode()}")
