@@ -66,6 +66,7 @@ class Group:
 
     def __post_init__(self) -> None:
         self.meeting = Meeting(self)
+        self.control.keeps_to_host = True
 
     @property
     def rank(self) -> int:

@@ -60,6 +60,8 @@ class Communicator(Verbs, ABC):
     """
 
     backend: str = "?"
+    keeps_to_host: bool = False
+    """Whether arrays of GPUs go through the host's memory in any case: not worth connections of their own."""
     _mesh: Any = None
     """The connections (a ControlMesh) by which ranks ask each other where they stand; None where there are none."""
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def make(comm: Communicator) -> DeviceVerbs:
     """The verbs for this rank's GPU, over NCCL where every rank has it and a GPU of its own. Collective."""
     index = own_gpu.enter(cupy())
+    if comm.keeps_to_host:
+        return StagedVerbs(comm, index)
     library = nccl()
     bus = cupy().cuda.Device(index).pci_bus_id
     row = [host_identity(), bus, None if library is None else int(library.get_version()), env.gpu_sums(os.environ)]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SEGMENT_NBYTES = 8 << 20
 """Longer arrays go in pieces: a third of a millisecond on PCIe 5."""
 _SMALLEST_NBYTES = 1 << 12
+_PORTABLE = 1  # cudaHostRegisterPortable: pinned for every GPU of this process
 
 
 class _Mirror:
@@ -74,7 +75,7 @@ class StagedVerbs(DeviceVerbs):
         """Let the GPU copy from and to ``memory`` without the processor. Where it may not, copies take longer."""
         runtime, address = self.api.cuda.runtime, memory.ctypes.data
         try:
-            runtime.hostRegister(address, memory.nbytes, runtime.hostAllocPortable)
+            runtime.hostRegister(address, memory.nbytes, _PORTABLE)
         except RuntimeError as error:  # CuPy's own
             if not self._told:
                 self._told = True

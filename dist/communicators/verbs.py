@@ -40,6 +40,7 @@ class Verbs:
     rank: int
     size: int
     backend: str
+    keeps_to_host: bool
     local: LocalSpace | None
     programs: Programs
     _on_gpu: DeviceVerbs | None
