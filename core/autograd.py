@@ -10,7 +10,7 @@ import numpy as np
 from .anomaly import watched
 from .backend import Array, as_array
 from .errors import GraphError, ShapeError
-from .graph import FREED, free, run_hooks, unbroadcast, where
+from .graph import FREED, free, own_precision, run_hooks, unbroadcast, where
 from .live import refuse
 from .mode import mode
 from .node import Node, Variable, wrap
@@ -96,7 +96,7 @@ class Walk:
                 "first: run forward again, or call the first with retain_graph=True"
             )
         needs = [edge is not None and (edge in self._wanted or edge in self._needed) for edge in edges]
-        gradients = node.op.vjp(node.saved, gradient, needs, [None] * len(edges))
+        gradients = node.op.vjp(node.saved, gradient, needs, [own_precision(edge) for edge in edges])
         if not retain_graph and node.saved is not None:
             free(node)
         for edge, g, need in zip(edges, gradients, needs, strict=True):

@@ -41,7 +41,8 @@ def limits(dtype: np.dtype) -> Any:
         return np.finfo(dtype)
     import ml_dtypes  # noqa: PLC0415 - optional library, owned by this file
 
-    return ml_dtypes.finfo(dtype)
+    found: Any = ml_dtypes.finfo
+    return found(dtype)
 
 
 def when_used(prepare: Callable[[], None]) -> None:

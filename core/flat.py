@@ -20,7 +20,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .backend import device_kind, empty_aligned
+from .backend import device_kind, device_of, empty_aligned
+from .gpu_memory import holds
+from .node import wrap
 from .owned import Keeper, OwnPart, absent, coarser
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class FlatStore:
         self.state: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
         """Optimizer -> name -> buffer of this layout."""
         self.views: list[Any] = [None] * len(self.parameters)
+        self.version = 0
+        """Counts what changed the values as a whole: updates, loaded states."""
+        self._whole: Any = None
         self.grain = "element"
         """The coarsest of the optimizers that were made on this store: ownership is cut there."""
         self.keeper: Keeper | None = None
@@ -60,13 +65,29 @@ class FlatStore:
         """The elements [lo, hi) whose state this rank keeps and updates; None: all."""
         self.gradient_owned = False
         """Whether ``gradient`` covers the owned range alone; parameters then have no slot."""
+        if self.device != "cpu":
+            holds(self)
+
+    def held(self) -> list[tuple[str, int, int]]:
+        """What this store holds of a GPU: (kind, index, bytes)."""
+        index = device_of(self.data).index or 0
+        state = sum(int(buffer.nbytes) for buffers in self.state.values() for buffer in buffers.values())
+        own = {"parameters": self.data.nbytes, "gradients": self.gradient.nbytes, "optimizer state": state}
+        return [(kind, index, int(nbytes)) for kind, nbytes in own.items()]
 
     def new_buffer(self, dtype: Any = None, length: int | None = None) -> Any:
         """A zeroed buffer of this layout, or of ``length`` elements."""
-        buffer = empty_aligned(self.length if length is None else length, dtype or self.dtype, place=self._made)
+        count = self.length if length is None else length
+        buffer = empty_aligned(count, dtype or self.dtype, self.device, place=self._made)
         self._made += 1
         buffer[...] = 0
         return buffer
+
+    def whole(self) -> Any:
+        """A Tensor around all values; the same one as long as they lie in the same memory."""
+        if self._whole is None or self._whole.array is not self.data:
+            self._whole = wrap(self.data)
+        return self._whole
 
     def extent(self, index: int) -> tuple[int, int]:
         """The elements [lo, hi) of parameter ``index``, without its padding."""

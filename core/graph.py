@@ -23,7 +23,7 @@ import numpy as np
 
 from .anomaly import watched
 from .backend import Array, as_array
-from .bfloat16 import is_half
+from .broadcasting import unbroadcast as unbroadcast
 from .errors import GraphError, PhalanxError, ShapeError
 from .mode import enable_grad as enable_grad
 from .mode import is_grad_enabled as is_grad_enabled
@@ -34,6 +34,7 @@ from .node import Node, Variable, bindings, explained
 from .node import bind as bind
 from .node import wrap as wrap
 from .op import Op
+from .ops.lower import LOWER
 from .part import Part
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -61,6 +62,8 @@ def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
     op and the inputs' shapes.
     """
     # The hot path of all training: no helper calls, one loop over the inputs.
+    if mode.autocast is not None:
+        inputs = mode.autocast(op, inputs)
     arrays = []
     wanted = False
     for x in inputs:
@@ -103,6 +106,8 @@ def _record(op: Op, inputs: Sequence[Any], saved: Any, shape: tuple[int, ...] | 
                 leaf = True
             else:
                 edges.append(source)
+                if source.op is LOWER:
+                    leaf = True
         else:
             edges.append(None)
     node.edges = edges
@@ -139,20 +144,6 @@ def _several(op: Op, inputs: Sequence[Any], arrays: tuple[Any, ...], saved: Any,
         results[index].requires_grad = True
         results[index]._node = pick
     return results
-
-
-def unbroadcast(gradient: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
-    """Sum ``gradient`` over the dimensions along which an input of ``shape`` was broadcast; into ``out`` if given."""
-    extra = gradient.ndim - len(shape)
-    axes = tuple(range(extra)) + tuple(
-        i + extra for i, size in enumerate(shape) if size == 1 and gradient.shape[i + extra] != 1
-    )
-    if is_half(gradient.dtype):
-        total = np.add.reduce(gradient, axis=axes, dtype=np.float32)
-        return as_array(total).astype(gradient.dtype).reshape(shape)
-    if out is not None and len(axes) == extra:
-        return np.add.reduce(gradient, axis=axes, out=out)
-    return as_array(np.add.reduce(gradient, axis=axes)).reshape(shape)
 
 
 class _Pending:
@@ -283,14 +274,30 @@ def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_gra
 
 
 def _slots(edges: Sequence[Any], leaves: dict[Any, _Pending]) -> list[Array | None]:
-    """For each input the slot of its leaf, if all that the leaf will get in this pass comes now."""
+    """For each input the slot of its leaf, if all that the leaf will get in this pass comes now.
+
+    A lowered parameter's gradient is made in the parameter's own precision: in its slot, or else beside it.
+    """
     slots: list[Array | None] = [None] * len(edges)
     for index, edge in enumerate(edges):
-        if edge is not None and edge.__class__ is not Node and edge._slot is not None and edge._grad is None:
-            pending = leaves[edge]
+        low = edge.__class__ is Node
+        if edge is None or (low and edge.op is not LOWER):
+            continue
+        leaf = edge.edges[0] if low else edge
+        if leaf._slot is not None and leaf._grad is None:
+            pending = leaves[leaf]
             if pending.remaining == 1 and pending.total is None:
-                slots[index] = edge._slot
+                slots[index] = leaf._slot
+                continue
+        slots[index] = own_precision(edge)
     return slots
+
+
+def own_precision(edge: Any) -> Array | None:
+    """A place for the gradient of a lowered parameter, in the parameter's own precision; None for other edges."""
+    if edge.__class__ is not Node or edge.op is not LOWER:
+        return None
+    return np.empty_like(edge.edges[0].array)
 
 
 def where(node: Node) -> str:

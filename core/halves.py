@@ -15,7 +15,7 @@ import numpy as np
 
 from . import op as table
 from .bfloat16 import load
-from .graph import unbroadcast
+from .broadcasting import unbroadcast
 from .op import Op
 from .part import Part
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from .rank_local import of_rank
@@ -16,9 +17,21 @@ class _Mode(threading.local):
     enabled = True
     anomaly = False
     """Whether backward looks for NaN."""
+    autocast: Any = None
+    """Inside of ``amp.autocast``: what says in which precision an op runs (``amp/casting.py``)."""
 
 
 mode = of_rank(_Mode())
+
+
+@contextmanager
+def casts(autocast: Any) -> Iterator[None]:
+    """Within the block ops are cast as ``autocast`` says; None: not at all."""
+    before, mode.autocast = mode.autocast, autocast
+    try:
+        yield
+    finally:
+        mode.autocast = before
 
 
 class set_grad_enabled:

@@ -20,7 +20,7 @@ from .autograd import Walk
 from .errors import GraphError
 from .graph import apply, next_sequence
 from .live import refuse
-from .mode import enable_grad, mode
+from .mode import casts, enable_grad, mode
 from .nn import statistics
 from .node import Node, Variable, wrap
 from .op import Op
@@ -64,11 +64,12 @@ def checkpoint(
     edges = [edge for edge in _borders(tensors, floor) if id(edge) not in inside]
     given = [x for x in _tensors((args, kwargs)) if x.requires_grad]
     shapes = tuple(x.array.shape for x in tensors)
+    casting = None if mode.autocast is None else mode.autocast.again()
 
     def replay(gradients: Sequence[Any]) -> list[Any]:
         fresh = [_leaf(x) for x in inputs]
         start = next_sequence()
-        with rng.replayed(moment), statistics.discard(), collective.recall(heard), enable_grad():
+        with rng.replayed(moment), statistics.discard(), collective.recall(heard), enable_grad(), casts(casting):
             again = [x for x in _tensors(call(fresh)) if x.requires_grad]
         if tuple(x.array.shape for x in again) != shapes:
             raise GraphError(

@@ -43,21 +43,27 @@ class StepLoss:
     def __init__(self) -> None:
         self._value: float | None = None
         self._losses: Sequence[Loss] = ()
+        self._scale: float | None = None
 
     @property
     def value(self) -> float | None:
         """None before the first step; waits for a GPU that is computing it."""
         if self._losses:
             self._value, self._losses = sum(map(float, self._losses), 0.0), ()
-        return self._value
+        return self._value if self._value is None or self._scale is None else self._value / self._scale
+
+    def was_scaled(self, scale: float) -> None:
+        """It had been multiplied by ``scale`` for the gradients' sake; who is the first to say so in a step is heard."""
+        if self._scale is None:
+            self._scale = scale
 
     def set(self, value: float) -> None:
         """The mean over all shards."""
-        self._value, self._losses = value, ()
+        self._value, self._losses, self._scale = value, (), None
 
     def alone(self, losses: Sequence[Loss], check: Callable[[float], None]) -> None:
         """One rank without shards: nothing is waited for, so a loss that is still being computed is looked at a step later."""
         for loss in self._losses:
             if isinstance(loss, Later):
                 check(float(loss))
-        self._losses = list(losses)
+        self._losses, self._scale = list(losses), None

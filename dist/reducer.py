@@ -364,8 +364,7 @@ class Reducer:
 
     def loss_was_scaled(self, scale: float) -> None:
         """The loss of the step that was completed last had been multiplied by ``scale``, for its gradients' sake."""
-        if self.step_loss is not None and self.end.first_to_ask(self.group.steps_committed):
-            self.step_loss /= scale
+        self.step_loss.was_scaled(scale)
 
     def updated(self, optimizer: Any) -> None:
         """An optimizer has moved the parameters."""

@@ -39,7 +39,7 @@ class StepEnd:
         """Steps of this DataParallel that all ranks have completed."""
         self.exposed_s = 0.0
         """Seconds of the last step in which this rank waited for messages: what computing did not hide."""
-        self._told, self._asked = 0, -1
+        self._told = 0
         self._step: Callable[[], Step | None] = lambda: None
         self._data_s = self._taken_s = 0.0
         self._waited_s = self._waited()
@@ -55,11 +55,6 @@ class StepEnd:
     def committed(self) -> None:
         """All ranks hold the gradient of one more step."""
         self.steps += 1
-
-    def first_to_ask(self, step: int) -> bool:
-        """Whether this is the first question of its kind about ``step``."""
-        before, self._asked = self._asked, step
-        return before != step
 
     def updated(self, optimizer: Optimizer) -> None:
         """``optimizer`` has moved the parameters."""

@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PARTS = (
-    "autograd", "backends", "callbacks", "compression", "cuda", "data", "keras", "kernels", "linalg", "metrics", "nn", "onnx",
+    "amp", "autograd", "backends", "callbacks", "compression", "cuda", "data", "keras", "kernels", "linalg", "metrics", "nn", "onnx",
     "optim", "profiler", "special", "utils",
 )  # fmt: skip
 _NAMES_OF: dict[str, str] = {
@@ -95,6 +95,7 @@ _NAMES_OF: dict[str, str] = {
         BoolTensor ByteTensor DoubleTensor FloatTensor IntTensor LongTensor compile get_default_dtype
         set_default_dtype
     """,
+    "core.amp.autocast": "autocast get_autocast_dtype is_autocast_enabled",
     "core.amp.precision": """
         are_deterministic_algorithms_enabled get_float32_matmul_precision set_float32_matmul_precision
         use_deterministic_algorithms

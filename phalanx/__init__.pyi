@@ -1,5 +1,6 @@
 """What type checkers see of ``__init__.py``: the names of its table."""
 
+from . import amp as amp
 from . import autograd as autograd
 from . import backends as backends
 from . import callbacks as callbacks
@@ -16,6 +17,9 @@ from . import optim as optim
 from . import profiler as profiler
 from . import special as special
 from . import utils as utils
+from .core.amp.autocast import autocast as autocast
+from .core.amp.autocast import get_autocast_dtype as get_autocast_dtype
+from .core.amp.autocast import is_autocast_enabled as is_autocast_enabled
 from .core.amp.precision import are_deterministic_algorithms_enabled as are_deterministic_algorithms_enabled
 from .core.amp.precision import get_float32_matmul_precision as get_float32_matmul_precision
 from .core.amp.precision import set_float32_matmul_precision as set_float32_matmul_precision

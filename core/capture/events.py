@@ -83,7 +83,8 @@ class Given:
     """(name, what it is) of the output's gradient, see ``recorder._next``; a list with None holes for an op with several."""
     needs: list[bool]
     targets: list[Any]
-    """For each input None, ("node", name, what it is then, what it was, shape) or ("leaf", tensor, contributions before, and to come)."""
+    """For each input None, ("node", name, what it is then, what it was, shape), ("lowered", tensor, whether nothing else comes for it,
+    and the same four) or ("leaf", tensor, contributions before, and to come)."""
     found: list[Any]
     """For each input None where no gradient came, else its shape and whether it is a part."""
 
@@ -112,5 +113,5 @@ class Walked:
 
 
 def _form(step: Given) -> Any:
-    targets = [t and (t[:1] + (id(t[1]),) + t[2:] if t[0] == "leaf" else t) for t in step.targets]
+    targets = [t and (t[:1] + (id(t[1]),) + t[2:] if t[0] != "node" else t) for t in step.targets]
     return step.ran and step.ran.number, step.gradient, step.needs, targets, step.found

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
+
 from ..backend import as_array
 from ..graph import _contribute, _first_write, _Pending, unbroadcast
 from ..node import wrap
@@ -35,6 +37,12 @@ def deliver(leaf: Any, gradient: Any, slot: Any) -> None:
     listener = leaf._listener
     if listener is not None:
         listener.gradient_final(leaf)
+
+
+def beside(leaf: Any, alone: bool) -> Any:
+    """Where the gradient of a lowered parameter is made: in its slot if nothing else comes for it."""
+    slot = leaf._slot if alone and leaf._grad is None else None
+    return np.empty_like(leaf.array) if slot is None else slot
 
 
 def begin(leaves: list[Any], root: Any) -> list[Any]:
@@ -87,7 +95,7 @@ class Writer:
     def __init__(self, recorder: Recorder) -> None:
         self.names: dict[str, Any] = {
             "as_array": as_array, "unbroadcast": unbroadcast, "added": added, "deliver": deliver, "contribute": _contribute,
-            "begin": begin, "end": end, "pending": pending, "tensor": tensor, "wrap": wrap,
+            "begin": begin, "beside": beside, "end": end, "pending": pending, "tensor": tensor, "wrap": wrap,
         }  # fmt: skip
         self.lines: list[tuple[int, str]] = []
         self.depth = 1
@@ -214,7 +222,8 @@ class Writer:
             for k, target in enumerate(step.targets):
                 if slots[k] != "None":
                     leaf = self.name("t", target[1])
-                    self.line(f"{slots[k]} = {leaf}._slot if {leaf}._grad is None else None")
+                    slot = f"{leaf}._slot if {leaf}._grad is None else None"
+                    self.line(f"{slots[k]} = {slot if target[0] == 'leaf' else f'beside({leaf}, {target[2]})'}")
             many = isinstance(step.gradient, list)
             parts = [
                 None if g is None else self.gradient(g[0], seed, g[1])
@@ -233,7 +242,7 @@ class Writer:
             if target is None:
                 continue
             value = found[k] if gave is not None else "None"
-            if target[0] == "node":
+            if target[0] != "leaf":
                 self.to_node(target, value, gave)
             else:
                 place = self.places[k] if gave is not None else "None"
@@ -242,12 +251,12 @@ class Writer:
     def slot(self, targets: list[Any], k: int) -> str:
         """The place that a vjp may write input k's gradient to: where all that a leaf gets comes at once."""
         target = targets[k] if k < len(targets) else None
-        if target is None or target[0] == "node" or target[2] or target[3]:
+        if target is None or target[0] == "node" or (target[0] == "leaf" and (target[2] or target[3])):
             return "None"
         return f"k{len(self.lines)}_{k}"
 
     def to_node(self, target: Any, value: str, found: Any) -> None:
-        _, name, _, before, wanted = target
+        name, _, before, wanted = target[-4:]
         into = self.gradient(name, "")
         if found[0] != wanted:
             value = f"unbroadcast({value}, {wanted!r})"

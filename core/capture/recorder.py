@@ -13,6 +13,7 @@ from .. import graph, rng
 from ..backend import device_kind, is_array
 from ..live import now
 from ..node import Node, Variable
+from ..ops.lower import LOWER
 from ..part import Part
 from .events import Called, Entered, Given, Ran, Walked
 from .reference import DifferentError, Reference, merged
@@ -297,7 +298,12 @@ class Recorder:
                     name, before = names.get(edge, (f"{place}_{len(targets)}", None))
                     how = _next(before, part)
                     names[edge] = name, how
-                    targets.append(("node", name, how, before, edge.shape))
+                    if edge.op is LOWER:
+                        leaf = edge.edges[0]
+                        alone = remaining[leaf] == 1 and not contributed.get(leaf)
+                        targets.append(("lowered", leaf, alone, name, how, before, edge.shape))
+                    else:
+                        targets.append(("node", name, how, before, edge.shape))
                 else:
                     remaining[edge] -= 1
                     targets.append(("leaf", edge, contributed.get(edge, 0), remaining[edge]))

@@ -88,7 +88,7 @@ class CapturedStep:
                 "backward looks for NaN (anomaly detection)" if mode.anomaly else "inside of another captured step"
             )
             return self.step(*args, **kwargs)
-        key: list[Any] = [mode.enabled, chosen()]
+        key: list[Any] = [mode.enabled, mode.autocast and mode.autocast.signature, chosen()]
         arrays: list[Any] = []
         for value in args:
             if isinstance(value, Variable):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..backend import array_module
 from ..op import Array
@@ -136,8 +137,8 @@ def layer_norm_backward(
     xhat *= inverse_std
     return (
         layer_norm_input_gradient(gradient, xhat, inverse_std, weight) if needs[0] else None,
-        layer_norm_weight_gradient(gradient, xhat, shape, slots[1]) if needs[1] else None,
-        layer_norm_bias_gradient(gradient, shape, slots[2]) if needs[2] else None,
+        layer_norm_weight_gradient(gradient, xhat, shape, slots[1], _dtype(weight)) if needs[1] else None,
+        layer_norm_bias_gradient(gradient, shape, slots[2], _dtype(weight)) if needs[2] else None,
     )
 
 
@@ -153,19 +154,28 @@ def layer_norm_input_gradient(gradient: Array, xhat: Array, inverse_std: Array, 
     return h.reshape(gradient.shape).astype(gradient.dtype, copy=False)
 
 
-def layer_norm_weight_gradient(gradient: Array, xhat: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
-    """Sum over rows of ``gradient * xhat``, as the weight's ``shape``."""
+def _dtype(weight: Array | None) -> Any:
+    """Of the gradients of weight and bias, which may be float32 beside halves."""
+    return None if weight is None else weight.dtype
+
+
+def layer_norm_weight_gradient(
+    gradient: Array, xhat: Array, shape: tuple[int, ...], out: Array | None = None, dtype: Any = None
+) -> Array:
+    """Sum over rows of ``gradient * xhat``, as the weight's ``shape`` and ``dtype`` (None: the gradient's)."""
     xp = array_module(gradient)
     total = xp.sum(wide(gradient).reshape(xhat.shape) * xhat, axis=0)
-    return deliver(total.reshape(shape), gradient.dtype, out)
+    return deliver(total.reshape(shape), dtype or gradient.dtype, out)
 
 
-def layer_norm_bias_gradient(gradient: Array, shape: tuple[int, ...], out: Array | None = None) -> Array:
-    """Sum over rows of ``gradient``, as the bias' ``shape``."""
+def layer_norm_bias_gradient(
+    gradient: Array, shape: tuple[int, ...], out: Array | None = None, dtype: Any = None
+) -> Array:
+    """Sum over rows of ``gradient``, as the bias' ``shape`` and ``dtype`` (None: the gradient's)."""
     xp = array_module(gradient)
     features = math.prod(shape)
     total = xp.sum(wide(gradient).reshape(gradient.size // max(1, features), features), axis=0)
-    return deliver(total.reshape(shape), gradient.dtype, out)
+    return deliver(total.reshape(shape), dtype or gradient.dtype, out)
 
 
 def rms_norm_forward(x: Array, weight: Array | None, features: int, eps: float) -> tuple[Array, Array]:
@@ -195,7 +205,7 @@ def rms_norm_backward(
     xhat = wide(x).reshape(len(inverse), math.prod(shape)) * inverse
     return (
         rms_norm_input_gradient(gradient, xhat, inverse, weight) if needs[0] else None,
-        layer_norm_weight_gradient(gradient, xhat, shape, slots[1]) if needs[1] else None,
+        layer_norm_weight_gradient(gradient, xhat, shape, slots[1], _dtype(weight)) if needs[1] else None,
     )
 
 

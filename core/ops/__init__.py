@@ -15,6 +15,7 @@ from . import linalg as linalg
 from . import linear as linear
 from . import linear_fused as linear_fused
 from . import loss as loss
+from . import lower as lower
 from . import matmul as matmul
 from . import norm as norm
 from . import pad as pad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..bfloat16 import is_floating
+from ..bfloat16 import is_floating, is_half
 from ..errors import DTypeError, RangeError, ShapeError
 from ..op import Array
 
@@ -28,6 +28,13 @@ def one_float_dtype(op: str, **arrays: Array | None) -> None:
     if len({array.dtype for array in present.values()}) > 1:
         found = ", ".join(f"{name} {array.dtype}" for name, array in present.items())
         raise DTypeError(f"{op}: all arrays must be of one dtype, got {found}; convert with .to(dtype) or .float()")
+
+
+def parameters_fit(op: str, input: Array, **parameters: Array | None) -> None:
+    """All of one floating dtype, or float32 ``parameters`` beside an input in half precision."""
+    if is_half(input.dtype) and all(p is None or p.dtype.char == "f" for p in parameters.values()):
+        return
+    one_float_dtype(op, input=input, **parameters)
 
 
 def dimensions(op: str, name: str, array: Array, count: int, meaning: str) -> None:

@@ -81,7 +81,7 @@ BATCH_NORM_EVAL = define("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_v
 def _layer_norm(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5
 ) -> tuple[Array, Any]:
-    expect.one_float_dtype("layer_norm", input=x, weight=weight, bias=bias)
+    expect.parameters_fit("layer_norm", x, weight=weight, bias=bias)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ShapeError(f"layer_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
     for name, array in (("weight", weight), ("bias", bias)):
@@ -105,7 +105,7 @@ LAYER_NORM = define("layer_norm", _layer_norm, _layer_norm_vjp)
 
 
 def _rms_norm(x: Array, weight: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5) -> tuple[Array, Any]:
-    expect.one_float_dtype("rms_norm", input=x, weight=weight)
+    expect.parameters_fit("rms_norm", x, weight=weight)
     if not shape or x.shape[-len(shape) :] != shape:
         raise ShapeError(f"rms_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
     if weight is not None and weight.shape != shape:

@@ -50,7 +50,7 @@ def clip_grad_norm_(
     if present and not error_if_nonfinite and all(_on_device(p) for p in present):
         arrays = [own_gradient(p).reshape(-1) for p in present]
         return _as_tensor(kernel("clip_by_norm", "cuda")(arrays, max_norm, exponent), arrays)
-    norm = _checked(_norm(present, exponent), error_if_nonfinite)
+    norm = _checked(joint_norm(present, exponent), error_if_nonfinite)
     _scale(present, max_norm, norm)
     return _as_tensor(norm, [p._grad.array for p in present])
 
@@ -162,7 +162,7 @@ def _scale(present: Sequence[Parameter], max_norm: float, norm: float) -> None:
         gradient *= gradient.dtype.type(scale)
 
 
-def _norm(parameters: Sequence[Parameter], norm_type: float) -> float:
+def joint_norm(parameters: Sequence[Parameter], norm_type: float) -> float:
     """The joint norm, from one number for each chunk of the grid, in the order of parameters and chunks."""
     ends = list(itertools.accumulate(-(-p.array.size // CHUNK) for p in parameters))
     values = np.zeros(ends[-1] if ends else 0)

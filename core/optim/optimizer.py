@@ -61,7 +61,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self._within = False
         self.updates += 1
-        for listener in _listeners(self._all()):
+        for listener in listeners(self._all()):
             listener.updated(self)
         for hook in tuple(self._post_hooks.values()):
             hook(self, args, named)
@@ -291,6 +291,7 @@ class Optimizer(OptimizerState):
             gradient, data = gradient.reshape(shape), data.reshape(shape)
         if group.get("maximize"):
             gradient = -gradient
+        store.version += 1
         if data.dtype.kind == "V" and store.device == "cpu":
             self._update_wide(data, gradient, state, run, group)
         else:
@@ -332,11 +333,11 @@ class Optimizer(OptimizerState):
 
 def want_gradients(parameters: Iterable[Parameter]) -> None:
     """Complete the gradients of ``parameters``: under a DataParallel, sum them over shards and ranks (all ranks call)."""
-    for listener in _listeners(parameters):
+    for listener in listeners(parameters):
         listener.gradients_wanted()
 
 
-def _listeners(parameters: Iterable[Parameter]) -> list[Any]:
+def listeners(parameters: Iterable[Parameter]) -> list[Any]:
     """Who listens to these parameters' gradients, each once."""
     return list({id(p._listener): p._listener for p in parameters if p._listener is not None}.values())
 

@@ -1,0 +1,98 @@
+"""What stands in ``mode.autocast``: casts the inputs of an op before it runs.
+
+A parameter is not cast alone: the first time that one of a flat store is needed low, the whole store is cast, in one pass, and
+parameters are views of that copy until the block ends. So a step pays one pass over the parameters, an optimizer's update can never be
+missed, and a recorded step holds nothing but ops. The gradient of such a view is made in float32 (``graph.own_precision``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import device_kind
+from ..bfloat16 import is_floating
+from ..graph import apply
+from ..node import Variable, wrap
+from ..op import Op
+from ..ops.arithmetic import CAST
+from ..ops.lower import LOWER
+from .lists import FLOAT32, LOW, WIDEST
+
+_FLOAT32 = np.dtype(np.float32)
+_FLOAT64 = np.dtype(np.float64)
+
+
+class Casting:
+    """The casts of one autocast block. ``device``: "cpu" or "cuda", other arrays are left alone; ``dtype``: what is low."""
+
+    def __init__(self, device: str, dtype: np.dtype, keep: bool) -> None:
+        self.device, self.dtype, self.keep = device, dtype, keep
+        self._copies: dict[Any, tuple[int, Any]] = {}
+        """Store, or parameter outside of stores -> (version, what it was cast to)."""
+
+    def forget(self) -> None:
+        """The block is over: parameters may change. Who holds this object for a second run of a part keeps the copies."""
+        self._copies = {}
+
+    @property
+    def signature(self) -> tuple[str, str, bool]:
+        """What a recorded step depends on."""
+        return self.device, self.dtype.name, self.keep
+
+    def again(self) -> Casting:
+        """For running a part of the block again after its end: with the copies of now."""
+        twin = Casting(self.device, self.dtype, self.keep)
+        twin._copies = self._copies
+        return twin
+
+    def __call__(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        name = op.name
+        if name in LOW:
+            return tuple([self._low(x) for x in inputs])
+        if name in FLOAT32:
+            return tuple([self._cast(x, _FLOAT32) for x in inputs])
+        if name in WIDEST:
+            return self._widest(inputs)
+        return inputs
+
+    def _takes(self, x: Any) -> bool:
+        """Whether ``x`` may be cast: a floating array on this device, not of float64."""
+        dtype = getattr(x, "dtype", None)
+        return dtype is not None and is_floating(dtype) and dtype != _FLOAT64 and device_kind(x) == self.device
+
+    def _cast(self, x: Any, dtype: np.dtype) -> Any:
+        if isinstance(x, Variable):
+            array = x.array
+            return apply(CAST, x, dtype=dtype) if self._takes(array) and array.dtype != dtype else x
+        return x.astype(dtype) if hasattr(x, "shape") and self._takes(x) and x.dtype != dtype else x
+
+    def _low(self, x: Any) -> Any:
+        """``x`` in the low dtype; a parameter from the copy of all that lie beside it."""
+        if not isinstance(x, Variable) or x._node is not None or not hasattr(x, "_store"):
+            return self._cast(x, self.dtype)
+        parameter: Any = x
+        array = x.array
+        if array.dtype != _FLOAT32 or device_kind(array) != self.device:
+            return self._cast(x, self.dtype)
+        store = parameter._store
+        if store is not None and store.holds(parameter):
+            return apply(LOWER, x, self._copy(store, store.version, store.whole()), lo=store.offsets[parameter._index])
+        return apply(LOWER, x, self._copy(x, -1, wrap(array.reshape(-1))), lo=0)
+
+    def _copy(self, key: Any, version: int, values: Any) -> Any:
+        """All ``values``, cast once; without gradient."""
+        known = self._copies.get(key)
+        if known is None or known[0] != version:
+            known = version, apply(CAST, values, dtype=self.dtype)
+            if self.keep:
+                self._copies[key] = known
+        return known[1]
+
+    def _widest(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        dtypes = {x.array.dtype for x in inputs if isinstance(x, Variable) and is_floating(x.array.dtype)}
+        if len(dtypes) < 2:
+            return inputs
+        widest = _FLOAT64 if _FLOAT64 in dtypes else _FLOAT32
+        return tuple([self._cast(x, widest) for x in inputs])
