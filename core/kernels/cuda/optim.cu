@@ -262,9 +262,9 @@ __device__ __forceinline__ void store_low(Low low, i64 at, int count, const Exac
 }
 
 // The elements that this thread's turn at `at` covers; `moves`: whether the update changes the parameter.
-template <bool moves, typename Update, typename T>
+template <bool moves, typename Update, typename T, typename C>
 __device__ __forceinline__ void update_at(
-    const Update& update, T* data, const T* gradient, T* a, T* b, T* c, Low low, i64 at, i64 end, Exact* p, Exact* z) {
+    const Update& update, T* data, const T* gradient, T* a, T* b, C* c, Low low, i64 at, i64 end, Exact* p, Exact* z) {
     const int count = end - at < EACH ? (int)(end - at) : EACH;
     const bool packed = in_packs(data + at) && in_packs(gradient + at) && (!a || in_packs(a + at)) &&
                         (!b || in_packs(b + at)) && (!c || in_packs(c + at));
@@ -319,7 +319,7 @@ FOR_FLOATS(UPDATES)
 // One block for each chunk. Leaves the direction in c and the chunk's sums of squares of parameter and direction in `squares`.
 template <typename T>
 __device__ __forceinline__ void lamb_direction(
-    T* data, const T* gradient, T* a, T* b, T* c, i64 n, const float* numbers, float* squares) {
+    T* data, const T* gradient, T* a, T* b, float* c, i64 n, const float* numbers, float* squares) {
     const Lamb update(numbers);
     const i64 begin = (i64)blockIdx.x * CHUNK, end = n - begin < CHUNK ? n : begin + CHUNK;
     float of_data = 0.0f, of_direction = 0.0f;
@@ -409,11 +409,11 @@ extern "C" __global__ void __launch_bounds__(256) lars_ratio(
 
 #define BY_NORMS(suffix, T)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256) lamb_direction_##suffix(                                        \
-        T* data, const T* gradient, T* a, T* b, T* c, i64 n, const float* numbers, float* squares) {                  \
+        T* data, const T* gradient, T* a, T* b, float* c, i64 n, const float* numbers, float* squares) {              \
         lamb_direction(data, gradient, a, b, c, n, numbers, squares);                                                 \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) lamb_move_##suffix(                                             \
-        T* data, const T* direction, void* low, int low_kind, i64 n, const float* rate) {                             \
+        T* data, const float* direction, void* low, int low_kind, i64 n, const float* rate) {                         \
         const Exact by = *rate;                                                                                       \
         for (i64 at = EACH * global_thread(); at < n; at += EACH * global_threads()) {                                \
             const int count = n - at < EACH ? (int)(n - at) : EACH;                                                   \

@@ -243,7 +243,7 @@ def lamb_update(
         )  # fmt: skip
         return _kept(low, data)
     chunks, squares, rate = _squares(data)
-    direction, kind = array_module(data).empty_like(data), suffix(data.dtype)
+    direction, kind = array_module(data).empty(data.size, np.float32), suffix(data.dtype)
     scale, correction = 1.0 / (1.0 - betas[0] ** step), 1.0 / math.sqrt(1.0 - betas[1] ** step)
     values = numbers(*_moments(betas), scale, correction, eps, weight_decay, lr, float(trust_clip))
     launch(
