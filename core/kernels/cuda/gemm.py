@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from .cublaslt import BIAS, PLAIN
 from .products import Problem
 
 Numbers = tuple[int, ...]
-_FLOAT32 = np.dtype(np.float32)
 
 
 # ---- how operands lie ------------------------------------------------------------------------------------------------
@@ -72,21 +72,27 @@ def _alignment(*numbers: int) -> int:
     return low & -low
 
 
+@lru_cache(maxsize=64)
+def _known(dtype: np.dtype) -> bool:
+    return dtype.name in cublaslt.TYPES
+
+
 def _served(a: Array, b: Array) -> bool:
     """Whether both have one type that cuBLAS multiplies."""
-    return a.dtype == b.dtype and a.dtype.name in cublaslt.TYPES
+    dtype = a.dtype
+    return dtype == b.dtype and _known(dtype)
 
 
-def _types(dtype: np.dtype, out: np.dtype) -> tuple[int, int, int] | None:
+@lru_cache(maxsize=64)
+def _types(dtype: np.dtype, out: np.dtype, tf32: bool) -> tuple[int, int, int] | None:
     """CUDA's numbers of the operands' type, the result's and the sum's; None if cuBLAS cannot give ``out``."""
-    name = dtype.name
-    if name == "float64":
+    if out != dtype and not (out == np.float32 and dtype.itemsize == 2):
+        return None
+    if dtype == np.float64:
         compute = cublaslt.COMPUTE_64F
     else:
-        compute = cublaslt.COMPUTE_TF32 if name == "float32" and precision.tf32() else cublaslt.COMPUTE_32F
-    if out != dtype and not (out == _FLOAT32 and dtype.itemsize == 2):
-        return None
-    return cublaslt.TYPES[name], cublaslt.TYPES[out.name], compute
+        compute = cublaslt.COMPUTE_TF32 if dtype == np.float32 and tf32 else cublaslt.COMPUTE_32F
+    return cublaslt.TYPES[dtype.name], cublaslt.TYPES[out.name], compute
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
@@ -111,7 +117,7 @@ def product(
     api = cupy()
     if out is None:
         out = api.empty((a.shape[0], b.shape[1]), a.dtype)
-    types = _types(a.dtype, out.dtype)
+    types = _types(a.dtype, out.dtype, precision.tf32())
     target = _lies(out.shape, out.strides, out.itemsize)
     if types is None or target is None:
         return None
@@ -185,7 +191,7 @@ def _batched(a: Array, b: Array, out: Array | None) -> Array | None:
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     shape = (*batch, a.shape[-2], b.shape[-1])
     target = out if out is not None and out.flags.c_contiguous else cupy().empty(shape, a.dtype)
-    types = _types(a.dtype, target.dtype)
+    types = _types(a.dtype, target.dtype, precision.tf32())
     if types is None:
         return None
     if not target.size or not a.shape[-1]:

@@ -97,7 +97,7 @@ class Plan:
     def __init__(self, problem: Problem, context: _Context) -> None:
         self.problem, self.context = problem, context
         number = _ONES.get(problem.compute, ctypes.c_float)
-        self._zero, self._one = number(0), number(1)
+        self._zero, self._one = ctypes.byref(number(0)), ctypes.byref(number(1))
         self._give_back: list[Callable[[], None]] = []
         weakref.finalize(self, _run_all, self._give_back).atexit = False
         scale = TYPES["float64"] if problem.compute == COMPUTE_64F else TYPES["float32"]
@@ -123,7 +123,8 @@ class Plan:
             problem.type_in, (columns, inner) if problem.turn_b else (inner, columns), problem.ld_b, problem.step_b
         )
         self._d = self._layout(problem.type_out, (rows, columns), problem.ld_d, problem.step_d)
-        self.algorithm, self.workspace_bytes = Algorithm(), 0
+        self._matmul, self._stream = load().cublasLtMatmul, cupy().cuda.get_current_stream
+        self.use(Algorithm(), 0)
 
     def _made(self, call: str, destroy: str, *arguments: Any) -> ctypes.c_void_p:
         made, give_back = create(call, destroy, *arguments)
@@ -170,7 +171,7 @@ class Plan:
 
     def use(self, algorithm: Algorithm, workspace_bytes: int) -> None:
         """Do it this way from now on."""
-        self.algorithm, self.workspace_bytes = algorithm, workspace_bytes
+        self._algorithm, self._workspace_bytes = ctypes.byref(algorithm), workspace_bytes
 
     def use_tuned(self, data: bytes) -> bool:
         """Do it as a table says, if this library and device can."""
@@ -192,12 +193,11 @@ class Plan:
             self._point(SIDE_POINTER, self._side, side)
         if aux and self._aux.value != aux:
             self._point(AUX_POINTER, self._aux, aux)
-        stream = cupy().cuda.get_current_stream().ptr
-        place = _workspace(self.context.device, stream) if self.workspace_bytes else 0
-        status = load().cublasLtMatmul(
-            self.context.handle, self._desc, ctypes.byref(self._one), a, self._a, b, self._b,
-            ctypes.byref(self._one if add else self._zero), d, self._d, d, self._d,
-            ctypes.byref(self.algorithm), place, self.workspace_bytes, stream,
+        stream = self._stream().ptr
+        place = _workspace(self.context.device, stream) if self._workspace_bytes else 0
+        status = self._matmul(
+            self.context.handle, self._desc, self._one, a, self._a, b, self._b, self._one if add else self._zero,
+            d, self._d, d, self._d, self._algorithm, place, self._workspace_bytes, stream,
         )  # fmt: skip
         if status:
             check(status, "Matmul", self.problem)

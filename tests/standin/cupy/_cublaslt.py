@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ _HOOK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 @lru_cache(maxsize=1)
 def library() -> Path:
-    """Where it is: what ``PHALANX_CUBLASLT`` should name."""
-    return Path(_raw._compiled().library(SOURCE.read_text(), ("-O3",)))
+    """The one that phalanx is told to take, or the same compiled now."""
+    named = os.environ.get("PHALANX_CUBLASLT")
+    return Path(named) if named else Path(_raw._compiled().library(SOURCE.read_text()))
 
 
 @lru_cache(maxsize=1)
