@@ -117,7 +117,7 @@ def traced(array: Any) -> Any:
 def _on_device(library: Any) -> type:
     """The class of stand-ins for arrays of ``library``, which is CuPy."""
     kind = type("Traced", (StandIn, library.ndarray), {"__module__": library.__name__})
-    _watch(kind, library.ndarray, "a tensor's array", _WITHOUT_VALUES)
+    _watch(kind, library.ndarray, "a tensor's array", _WITHOUT_VALUES | {"base"})  # which CuPy sets when one is made
     return kind
 
 
@@ -140,7 +140,7 @@ def _method(name: str, what: str) -> Callable[..., Any]:
 def _watch(kind: type, base: type, what: str, allowed: frozenset[str]) -> None:
     """Every method of ``base`` that sees values, and every attribute that gives them away, tells."""
     for name in dir(base):
-        if name in allowed:
+        if name in allowed or (name[0] == "_" and name[1] != "_"):
             continue
         if callable(getattr(base, name)):
             setattr(kind, name, _method(name, what))

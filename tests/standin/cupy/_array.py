@@ -510,13 +510,18 @@ def wrap(result: Any, arrays: Sequence[ndarray]) -> Any:
 
 
 def fresh_array(array: np.ndarray) -> ndarray:
-    """An array that NumPy has just made, on the current device."""
+    """An array that NumPy has just made, on the current device: moved to an address such as CuPy gives."""
     made: ndarray = _new(ndarray)
-    made._array = array
     root = array
     while isinstance(root.base, np.ndarray):
         root = root.base
-    made._memory = _state.counted(root)
+    offset = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    memory = np.empty(root.nbytes + _state.UNIT, np.uint8)
+    start = -memory.ctypes.data % _state.UNIT
+    memory = memory[start : start + root.nbytes]
+    made._array = np.ndarray(array.shape, array.dtype, memory.data, offset, array.strides)
+    np.copyto(made._array, array)
+    made._memory = _state.counted(memory)
     made.base = None
     return made
 
