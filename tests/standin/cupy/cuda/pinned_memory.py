@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import threading
 from typing import Any
 
 import numpy as np
+
+_one_at_a_time = threading.Lock()
 
 
 class PinnedMemory:
@@ -16,19 +21,20 @@ class PinnedMemory:
         self.ptr = self.raw.ctypes.data
 
 
-class PinnedMemoryPointer(np.ndarray):
-    """A place in it; it has Python's buffer protocol."""
+class PinnedMemoryPointer:
+    """A place in it; it has Python's buffer protocol, as a ctypes array, which NumPy keeps alive for its views."""
 
     mem: PinnedMemory
     ptr: int
     _pool: PinnedMemoryPool | None = None
 
-    def __new__(cls, mem: PinnedMemory, offset: int, pool: PinnedMemoryPool | None = None) -> PinnedMemoryPointer:
-        made = mem.raw[offset:].view(cls)
+    @staticmethod
+    def at(mem: PinnedMemory, offset: int, pool: PinnedMemoryPool | None = None) -> PinnedMemoryPointer:
+        made: PinnedMemoryPointer = _of_size(mem.size - offset).from_buffer(mem.raw, offset)
         made.mem, made.ptr, made._pool = mem, mem.ptr + offset, pool
         return made
 
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         return self.mem.size
 
     def __int__(self) -> int:
@@ -39,6 +45,11 @@ class PinnedMemoryPointer(np.ndarray):
             self._pool._free.append(self.mem)
 
 
+@functools.cache
+def _of_size(nbytes: int) -> Any:
+    return type("PinnedMemoryPointer", (PinnedMemoryPointer, ctypes.c_uint8 * nbytes), {})
+
+
 class PinnedMemoryPool:
     """Sizes are rounded up to powers of two, as in CuPy."""
 
@@ -47,11 +58,12 @@ class PinnedMemoryPool:
 
     def malloc(self, size: int) -> PinnedMemoryPointer:
         rounded = 1 << max(size - 1, 0).bit_length()
-        for memory in self._free:
-            if memory.size == rounded:
-                self._free.remove(memory)
-                return PinnedMemoryPointer(memory, 0, self)
-        return PinnedMemoryPointer(PinnedMemory(rounded), 0, self)
+        with _one_at_a_time:
+            for memory in self._free:
+                if memory.size == rounded:
+                    self._free.remove(memory)
+                    return PinnedMemoryPointer.at(memory, 0, self)
+        return PinnedMemoryPointer.at(PinnedMemory(rounded), 0, self)
 
     def free_all_blocks(self) -> None:
         self._free.clear()
