@@ -10,12 +10,20 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Sequence
-from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from . import _compute
+from ._types import (
+    build_plan_policy,
+    convolution_mode,
+    data_type,
+    diagonal_alignment,
+    heur_mode,
+    numerical_note,
+    tensor,
+)
 
 __version__ = "1.23.0"
 ALIGNMENT = 16
@@ -25,42 +33,6 @@ WORKSPACE_BYTES = 512
 
 class cudnnGraphNotSupportedError(Exception):
     """There is no engine for a graph."""
-
-
-class data_type(Enum):
-    NOT_SET = 0
-    FLOAT = 1
-    DOUBLE = 2
-    HALF = 3
-    BFLOAT16 = 4
-
-
-class heur_mode(Enum):
-    A = 0
-    B = 1
-    FALLBACK = 2
-
-
-class numerical_note(Enum):
-    TENSOR_CORE = 1
-    DOWN_CONVERT_INPUTS = 2
-    REDUCED_PRECISION_REDUCTION = 3
-    NONDETERMINISTIC = 5
-
-
-class diagonal_alignment(Enum):
-    TOP_LEFT = 0
-    BOTTOM_RIGHT = 1
-
-
-class build_plan_policy(Enum):
-    HEURISTICS_CHOICE = 0
-    ALL = 1
-
-
-class convolution_mode(Enum):
-    CONVOLUTION = 1
-    CROSS_CORRELATION = 2
 
 
 _HALF = (data_type.HALF, data_type.BFLOAT16)
@@ -97,54 +69,6 @@ def get_stream(handle: int) -> int:
 
 
 # ---- graphs ----------------------------------------------------------------------------------------------------------
-
-
-class tensor:
-    """What a graph knows of an operand."""
-
-    def __init__(
-        self,
-        dim: Sequence[int] = (),
-        stride: Sequence[int] = (),
-        kind: data_type = data_type.NOT_SET,
-        virtual: bool = True,
-    ) -> None:
-        self.dim, self.stride, self.kind, self.virtual = list(dim), list(stride), kind, virtual
-        self.uid = -1
-
-    def set_output(self, is_output: bool) -> tensor:
-        self.virtual = not is_output
-        return self
-
-    def set_dim(self, dim: Sequence[int]) -> tensor:
-        self.dim = list(dim)
-        return self
-
-    def set_stride(self, stride: Sequence[int]) -> tensor:
-        self.stride = list(stride)
-        return self
-
-    def set_data_type(self, kind: data_type) -> tensor:
-        if not isinstance(kind, data_type):
-            raise Exception(f"No available conversion from type {kind} to a library type.")
-        self.kind = kind
-        return self
-
-    def set_uid(self, uid: int) -> tensor:
-        self.uid = uid
-        return self
-
-    def get_uid(self) -> int:
-        return self.uid
-
-    def get_dim(self) -> list[int]:
-        return list(self.dim)
-
-    def get_stride(self) -> list[int]:
-        return list(self.stride)
-
-    def get_data_type(self) -> data_type:
-        return self.kind
 
 
 class _Node:
