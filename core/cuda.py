@@ -73,6 +73,18 @@ def _index(device: Which) -> int:
     return own_gpu.enter(cupy(), index)
 
 
+def local_device() -> Device:
+    """Where this rank computes: its own GPU where there is one, else the CPU.
+
+    Ranks of a host get its GPUs in turn, by their number on the host; ``phalanx.init()`` must have been called. What a
+    script that runs everywhere needs: ``model.to(phalanx.local_device())``.
+
+    >>> phalanx.local_device().type in ("cpu", "cuda")
+    True
+    """
+    return Device("cuda", current_device()) if is_available() else Device("cpu")
+
+
 def set_device(device: Which) -> None:
     """Make ``device`` this rank's GPU: what "cuda" without a number means. Call it before the first tensor goes there.
 

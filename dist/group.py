@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core import rng
+from ..core import own_gpu, rng
 from ..core.amp import precision
 from ..core.collective import provide
 from ..core.data.placement import Placement, set_placement
@@ -253,10 +253,12 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
     if threads is not None:
         if timeout_s is not None:
             threads.timeout_s = timeout_s
+        own_gpu.assign(threads.rank)
         return Group(threads, threads.split(0), local_rank=threads.rank, local_size=threads.size, source="threads")
     found = env.read(os.environ)
     if found is not None:
         set_position(found.rank, -1, found.restart)
+        own_gpu.assign(found.local_rank)
     if found is None or found.size == 1:
         alone = AloneCommunicator()
         return Group(alone, alone)

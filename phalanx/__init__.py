@@ -39,6 +39,7 @@ _NAMES_OF: dict[str, str] = {
     """,
     "core.autograd": "grad",
     "core.capture": "capture",
+    "core.cuda": "local_device",
     "core.functions_elementary": """
         acos acosh arccos arccosh arcsin arcsinh arctanh asin asinh atanh cosh deg2rad digamma erfc erfinv exp2 frac
         isneginf isposinf lgamma logit nan_to_num positive rad2deg round signbit sinc sinh

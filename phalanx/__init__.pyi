@@ -27,6 +27,7 @@ from .core.amp.precision import use_deterministic_algorithms as use_deterministi
 from .core.autograd import grad as grad
 from .core.bfloat16 import bfloat16 as bfloat16
 from .core.capture import capture as capture
+from .core.cuda import local_device as local_device
 from .core.compat import BoolTensor as BoolTensor
 from .core.compat import ByteTensor as ByteTensor
 from .core.compat import DoubleTensor as DoubleTensor
