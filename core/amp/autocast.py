@@ -123,9 +123,9 @@ def custom_fwd(function: Any = None, *, device_type: str = "cuda", cast_inputs: 
         if cast_inputs is None or mode.autocast is None:
             return function(*args, **kwargs)
         wanted = as_dtype(cast_inputs)
-        given = [mode.autocast._cast(x, wanted) for x in args]
+        given = [mode.autocast.cast(x, wanted) for x in args]
         with autocast(device_type, enabled=False):
-            return function(*given, **{key: mode.autocast._cast(x, wanted) for key, x in kwargs.items()})
+            return function(*given, **{key: mode.autocast.cast(x, wanted) for key, x in kwargs.items()})
 
     return forward
 

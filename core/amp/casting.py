@@ -7,19 +7,24 @@ missed, and a recorded step holds nothing but ops. The gradient of such a view i
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..backend import device_kind
 from ..bfloat16 import is_floating
 from ..graph import apply
+from ..mode import casts, mode
 from ..node import Variable, wrap
 from ..op import Op
 from ..ops.arithmetic import CAST
 from ..ops.lower import LOWER
+from ..ops.shape import RESHAPE
 from .lists import FLOAT32, LOW, WIDEST
 
+F = TypeVar("F", bound=Callable[..., Any])
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
 
@@ -52,7 +57,7 @@ class Casting:
         if name in LOW:
             return tuple([self._low(x) for x in inputs])
         if name in FLOAT32:
-            return tuple([self._cast(x, _FLOAT32) for x in inputs])
+            return tuple([self.cast(x, _FLOAT32) for x in inputs])
         if name in WIDEST:
             return self._widest(inputs)
         return inputs
@@ -62,7 +67,8 @@ class Casting:
         dtype = getattr(x, "dtype", None)
         return dtype is not None and is_floating(dtype) and dtype != _FLOAT64 and device_kind(x) == self.device
 
-    def _cast(self, x: Any, dtype: np.dtype) -> Any:
+    def cast(self, x: Any, dtype: np.dtype) -> Any:
+        """``x`` in ``dtype`` if it may be cast; itself otherwise, and what is no array."""
         if isinstance(x, Variable):
             array = x.array
             return apply(CAST, x, dtype=dtype) if self._takes(array) and array.dtype != dtype else x
@@ -71,15 +77,15 @@ class Casting:
     def _low(self, x: Any) -> Any:
         """``x`` in the low dtype; a parameter from the copy of all that lie beside it."""
         if not isinstance(x, Variable) or x._node is not None or not hasattr(x, "_store"):
-            return self._cast(x, self.dtype)
+            return self.cast(x, self.dtype)
         parameter: Any = x
         array = x.array
         if array.dtype != _FLOAT32 or device_kind(array) != self.device:
-            return self._cast(x, self.dtype)
+            return self.cast(x, self.dtype)
         store = parameter._store
         if store is not None and store.holds(parameter):
             return apply(LOWER, x, self._copy(store, store.version, store.whole()), lo=store.offsets[parameter._index])
-        return apply(LOWER, x, self._copy(x, -1, wrap(array.reshape(-1))), lo=0)
+        return apply(LOWER, x, self._copy(x, -1, apply(RESHAPE, wrap(array), shape=(-1,))), lo=0)
 
     def _copy(self, key: Any, version: int, values: Any) -> Any:
         """All ``values``, cast once; without gradient."""
@@ -95,4 +101,20 @@ class Casting:
         if len(dtypes) < 2:
             return inputs
         widest = _FLOAT64 if _FLOAT64 in dtypes else _FLOAT32
-        return tuple([self._cast(x, widest) for x in inputs])
+        return tuple([self.cast(x, widest) for x in inputs])
+
+
+def in_float32(function: F) -> F:
+    """Decorator of a function that is composed of ops: inside of autocast its halves become float32, and stay so within."""
+
+    @functools.wraps(function)
+    def wide(*args: Any, **kwargs: Any) -> Any:
+        casting = mode.autocast
+        if casting is None:
+            return function(*args, **kwargs)
+        given = [casting.cast(x, _FLOAT32) for x in args]
+        named = {key: casting.cast(x, _FLOAT32) for key, x in kwargs.items()}
+        with casts(None):
+            return function(*given, **named)
+
+    return wide  # type: ignore[return-value]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..amp.casting import in_float32
 from ..backend import array_module
 from ..errors import ShapeError
 from ..tensor import Tensor
 
 
+@in_float32
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
     """``x / max(norm_p(x), eps)`` along ``dim``.
 
@@ -18,6 +20,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, o
     return input / input.norm(p, dim, True).clamp(min=eps)
 
 
+@in_float32
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """``x1 . x2 / (max(|x1|, eps) max(|x2|, eps))`` along ``dim``; the two broadcast.
 
@@ -29,6 +32,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return (first * second).sum(dim=dim)
 
 
+@in_float32
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
     """``norm_p(x1 - x2 + eps)`` over the last dimension; the two broadcast.
 
@@ -38,6 +42,7 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
     return (x1 - x2 + eps).norm(p, -1, keepdim)
 
 
+@in_float32
 def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """Distances of all pairs of rows (N, D) -> (N (N - 1) / 2,), in the order (0, 1), (0, 2), ..., (1, 2), ...
 

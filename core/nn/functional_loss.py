@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..amp.casting import in_float32
 from ..backend import array_module, device_kind
 from ..bfloat16 import is_floating
 from ..errors import DTypeError, RangeError, ShapeError
@@ -98,6 +99,7 @@ def _counted(total: Tensor) -> float:
     return float(total.array)
 
 
+@in_float32
 def _cross_entropy_probabilities(
     input: Tensor,
     target: Tensor,
@@ -148,6 +150,7 @@ def nll_loss(
 # ---- yes or no -------------------------------------------------------------------------------------------------------
 
 
+@in_float32
 def binary_cross_entropy(
     input: Tensor,
     target: Tensor,

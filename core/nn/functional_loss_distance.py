@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+from ..amp.casting import in_float32
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..ops.arithmetic import WHERE
@@ -25,6 +26,7 @@ def _weights(op: str, input: Tensor, weight: Any, sample_weight: Any) -> Any:
     return weight
 
 
+@in_float32
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -55,6 +57,7 @@ def mse_loss(
     return loss
 
 
+@in_float32
 def l1_loss(
     input: Tensor,
     target: Tensor,
@@ -77,6 +80,7 @@ def l1_loss(
     return reduced(op, (input - target).abs(), reduction, _weights(op, input, weight, sample_weight))
 
 
+@in_float32
 def smooth_l1_loss(
     input: Tensor,
     target: Tensor,
@@ -106,6 +110,7 @@ def smooth_l1_loss(
     return reduced(op, losses, reduction, sample_weight)
 
 
+@in_float32
 def huber_loss(
     input: Tensor,
     target: Tensor,
@@ -138,6 +143,7 @@ def huber_loss(
 # ---- densities -------------------------------------------------------------------------------------------------------
 
 
+@in_float32
 def kl_div(
     input: Tensor,
     target: Tensor,
@@ -163,7 +169,7 @@ def kl_div(
     if reduction == "mean":
         warnings.warn(
             "kl_div: reduction='mean' divides by all elements; the divergence itself is reduction='batchmean'",
-            stacklevel=2,
+            stacklevel=3,
         )
     if log_target:
         losses = target.exp() * (target - input)
@@ -177,6 +183,7 @@ def kl_div(
     return reduced(op, losses, reduction, sample_weight)
 
 
+@in_float32
 def poisson_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -208,6 +215,7 @@ def poisson_nll_loss(
     return reduced(op, losses, reduction, sample_weight)
 
 
+@in_float32
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..amp.casting import in_float32
 from ..backend import array_module
 from ..errors import RangeError, ShapeError
 from ..graph import apply
@@ -32,6 +33,7 @@ def _no_margin_below_zero(op: str, margin: float) -> None:
         raise RangeError(f"{op}: margin must be positive, got {margin}")
 
 
+@in_float32
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,
@@ -54,6 +56,7 @@ def hinge_embedding_loss(
     return reduced(op, losses, reduction, sample_weight)
 
 
+@in_float32
 def margin_ranking_loss(
     input1: Tensor,
     input2: Tensor,
@@ -81,6 +84,7 @@ def margin_ranking_loss(
     return reduced(op, _positive_part((input2 - input1) * target + margin), reduction, sample_weight)
 
 
+@in_float32
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -106,6 +110,7 @@ def soft_margin_loss(
 # ---- of classes ------------------------------------------------------------------------------------------------------
 
 
+@in_float32
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -150,6 +155,7 @@ def multi_margin_loss(
     return loss.reshape(()) if lone and reduction == "none" else loss
 
 
+@in_float32
 def multilabel_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -189,6 +195,7 @@ def multilabel_margin_loss(
     return loss.reshape(()) if lone and reduction == "none" else loss
 
 
+@in_float32
 def multilabel_soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -219,6 +226,7 @@ _COSINE_EPS = 1e-12
 """Added to the squared lengths, as in PyTorch."""
 
 
+@in_float32
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -250,6 +258,7 @@ def cosine_embedding_loss(
     return reduced(op, losses, reduction, sample_weight)
 
 
+@in_float32
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -281,6 +290,7 @@ def triplet_margin_loss(
     return _triplet(op, anchor, positive, negative, distance, margin, swap, reduction, sample_weight)
 
 
+@in_float32
 def triplet_margin_with_distance_loss(
     anchor: Tensor,
     positive: Tensor,

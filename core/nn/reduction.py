@@ -37,7 +37,7 @@ def warn_of_broadcast(op: str, input: Tensor, target: Tensor) -> None:
         warnings.warn(
             f"{op}: the target's shape {target.shape} is not the input's {input.shape}; they are broadcast, which is "
             "likely not what is meant",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
