@@ -252,6 +252,17 @@ def is_packed(parameter: Parameter) -> bool:
     return parameter._store is not None and parameter._store.holds(parameter)
 
 
+def where_packed(parameters: Iterable[Parameter]) -> list[Any]:
+    """Which of the parameters are trainable or packed, and where: changes when one is frozen, replaced or moved."""
+    found: list[Any] = []
+    for parameter in parameters:
+        store = parameter._store
+        packed = store is not None and store.holds(parameter)
+        if packed or parameter.requires_grad:
+            found += (id(parameter), id(store), packed)
+    return found
+
+
 def pack(parameters: Iterable[Parameter]) -> list[FlatStore]:
     """Bring trainable ``parameters`` (in order of registration) into flat stores, one per dtype; returns the stores.
 

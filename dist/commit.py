@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.nn.module import Module
 from ..core.tensor import Tensor
 from .lane import Lane
 from .shard_state import ShardState
@@ -32,10 +31,9 @@ def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: S
         parameter._grad = Tensor(parameter._slot) if used else None
 
 
-def commit_statistics(module: Module, state: ShardState) -> None:
+def commit_statistics(layers: Mapping[str, Any], state: ShardState) -> None:
     """Move running statistics once for each layer and call."""
     if state.statistics:
-        layers: dict[str, Any] = dict(module.named_modules())
         for key, (n, mean, m2) in state.statistics.items():
             layers[key.rpartition("#")[0]].commit(n, mean, m2)
 

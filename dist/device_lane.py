@@ -42,6 +42,11 @@ class DeviceLane(Lane):
         self._free = [store.new_buffer(self.leaf_dtype) for _ in range(limit)]
         gpu_memory.holds(self)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Never: GPUs sum in an operation of their own, the commit follows on the host."""
+        return False
+
     def held(self) -> list[tuple[str, int, int]]:
         """What this lane holds of the GPU, for its memory report."""
         index = device_of(self.store.gradient).index or 0

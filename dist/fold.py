@@ -19,9 +19,11 @@ from .device_lane import DeviceLane
 from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
+from .messages import Messages, Program
+from .reduction import shared
 from .reduction.bucket import Bucket
-from .reduction.tree import Accumulator
-from .shard_state import ShardState, Votes, decode, encode, exchange, merge
+from .reduction.tree import Accumulator, Node
+from .shard_state import ShardState, Votes, decode, encode, exchange, join, merge, own_states
 
 if TYPE_CHECKING:
     from ..core.nn.parameter import Parameter
@@ -73,6 +75,8 @@ class Fold:
         self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
         self.next_shard = self.first
         self.submitted = 0
+        self._is_mean = False
+        """Whether the sums have been divided."""
         self._carried: dict[Parameter, Any] = {}
         for lane in self.lanes:
             lane.reset()
@@ -106,7 +110,7 @@ class Fold:
 
     def write_means(self, parameters: Sequence[Parameter], state: ShardState) -> None:
         """Divide the sums by the total weight, once, into the gradients."""
-        write_means(self.lanes, parameters, state)
+        write_means(() if self._is_mean else self.lanes, parameters, state)
 
     # -- shards -------------------------------------------------------------------------------------------------------
 
@@ -165,6 +169,12 @@ class Fold:
 
         ``last``: state of the last owned shard with samples; ``again``: this rank's overlapped sums are void.
         """
+        if self._alone_in_place() and not self.submitted:
+            state, votes = self._mean_and_commit(last, self.group.ballot(again))
+            if not votes.again:
+                self.group.agree(votes)
+                return state
+            again = False
         while True:
             self._start = "when waited for"  # nothing is left to compute: the way to another thread would cost more
             self.submit_while(last.weight if last is not None else 0.0, lambda number: True)
@@ -176,20 +186,53 @@ class Fold:
                 return state
             again, self.submitted = False, 0
 
-    def _commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
+    def _alone_in_place(self) -> bool:
+        """Whether one bucket is all there is, and its sum takes the place of the gradients: laid out so on all ranks."""
+        return len(self.buckets) == 1 and self.group.size > 1 and self.lanes[0].is_in_place
+
+    def _mean_and_commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
+        """The only bucket's mean and the commit, in one operation."""
+        (lane, bucket), shards = self.buckets[0], self.shards
+        partials = self._states_of_all(last)
+        terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
+        found: list[tuple[ShardState | None, Votes]] = []
+
+        def heard(rows: Sequence[bytes]) -> float | None:
+            found.append(join(rows, self.ranges, shards))
+            state, joined = found[0]
+            return None if joined.again else state.weight if state is not None and state.weight else 1.0
+
+        def program(messages: Messages) -> tuple[ShardState | None, Votes]:
+            brought = encode(own_states(messages.rank, partials, self.ranges, shards), votes)
+            shared.mean_and_commit(messages, terms, self.ranges, shards, lane.result, brought, heard)
+            return found[0]
+
+        name = f"{self.labels[0]} {lane.result.dtype}[{lane.result.size}] and commit of step"
+        state, votes = self._agreed(program, name)
+        self.submitted, self._is_mean = int(not votes.again), not votes.again
+        return state, votes
+
+    def _states_of_all(self, last: ShardState | None) -> dict[Node, ShardState | None]:
+        """What this rank brings of its shards' states."""
         fold: Accumulator[ShardState] = Accumulator(self.shards, merge)
         fold.partials = dict(self._states.partials)
         for shard in range(self.next_shard, self.stop):
             fold.push(shard, last if shard == self.next_shard else None)
+        return fold.partials
+
+    def _commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
+        partials = self._states_of_all(last)
         if self.group.size == 1:
             # through the codec also when alone: the same values everywhere
-            (state,), votes = decode(encode([fold.partials.get((0, self.shards))], votes))
+            (state,), votes = decode(encode([partials.get((0, self.shards))], votes))
             return state, votes
+        return self._agreed(lambda m: exchange(m, partials, votes, self.ranges, self.shards), "commit of step")
+
+    def _agreed(self, program: Program, name: str) -> tuple[ShardState | None, Votes]:
+        """What ``program``, the last operation of a step, gives; also where a rank is lost in it and another one knows."""
         number = self.group.steps_committed + 1
         try:
-            state, votes = self.group.communicator.call(
-                lambda m: exchange(m, fold.partials, votes, self.ranges, self.shards), name=f"commit of step {number}"
-            )
+            state, votes = self.group.communicator.call(program, name=f"{name} {number}")
         except CommunicatorError:
             # some survivors may have heard from a lost rank and others not: all go on to the update, or none
             held = self.group.settle(number, None)

@@ -71,6 +71,11 @@ class Lane:
         return self.store.gradient if self._result is None else self._result
 
     @property
+    def is_in_place(self) -> bool:
+        """Whether the sum takes the place of the gradients."""
+        return self._result is None
+
+    @property
     def rows(self) -> list[Any]:
         """The memory of partial sums, in use or not."""
         return [*self._free, *(p for p in self.fold.partials.values() if p is not None)]

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ..core.collective import set_pass_weight
 from ..core.errors import GraphError
 from ..core.faults import fault_point, set_position
-from ..core.flat import is_packed, pack
+from ..core.flat import pack, where_packed
 from ..core.graph import is_grad_enabled
+from ..core.live import structure
 from ..core.nn.module import Module
 from ..core.nn.sync_batch_norm import name_layers
 from .commit import commit_statistics, unused
@@ -78,6 +79,8 @@ class Reducer:
         """Whether several owned shards are under way at once (:func:`run_shards`)."""
         self._watching = True
         self._passes_before: list[int] = []
+        self._members: tuple[object, list[Any]] = (None, [])
+        """All parameters of the module, and for which structure of modules that is so."""
         self._unit = 1.0
         self._weight_before = 0.0
         self._warned: set[str] = set()
@@ -98,15 +101,16 @@ class Reducer:
             parameter._listener = self
         if not self.trivial:
             self.fold.lay_out(stores, self.names)
-        self.module_names = {module: name for name, module in self.module.named_modules()}
+        self._layers = dict(self.module.named_modules())
+        self.module_names = {module: name for name, module in self._layers.items()}
         self.group.meeting.expected |= name_layers(self.module)
         self._layout = self._layout_now()
 
     def _layout_now(self) -> tuple[int, ...]:
         """Changes with any structural change: parameters replaced, added, frozen, moved to another dtype."""
-        cuts = 0 if self.zero is None else self.zero.version
-        known = (p for p in self.module.parameters() if p.requires_grad or is_packed(p))
-        return (cuts, *(value for p in known for value in (id(p), id(p._store), is_packed(p))))
+        if self._members[0] is not structure.stamp:
+            self._members = structure.stamp, list(self.module.parameters())
+        return (0 if self.zero is None else self.zero.version, *where_packed(self._members[1]))
 
     # -- the cycle ------------------------------------------------------------------------------------------------
 
@@ -381,7 +385,7 @@ class Reducer:
         weight = state.weight if state is not None else 0.0
         if state is not None and weight:
             self.fold.write_means(self.parameters, state)
-            commit_statistics(self.module, state)
+            commit_statistics(self._layers, state)
             self.step_loss.set(state.loss / weight)
             self._weight_before = weight * self._unit / self.shards
             for key, text in unused(self.parameters, self.names, state):

@@ -7,6 +7,7 @@ belongs to a rank rather than to a shard (votes) travels beside them and is join
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,10 +77,17 @@ def exchange(
 
     Posted messages have left this process when it returns: from then on this rank's death cannot take its part back.
     """
-    own = [partials.get(node) for node in whole_subtrees(*ranges[messages.rank], shards)]
+    own = own_states(messages.rank, partials, ranges, shards)
     rows = messages.programs.all_gather_bytes(messages, encode(own, votes))
     messages.flush()
     return join(rows, ranges, shards)
+
+
+def own_states(
+    rank: int, partials: Mapping[Node, ShardState | None], ranges: Sequence[tuple[int, int]], shards: int
+) -> list[ShardState | None]:
+    """Of each whole subtree of the rank's shards what it has."""
+    return [partials.get(node) for node in whole_subtrees(*ranges[rank], shards)]
 
 
 def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) -> tuple[ShardState | None, Votes]:
@@ -94,48 +102,63 @@ def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) 
 
 
 def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:
-    """JSON for the words and small numbers, raw float64 behind it for the arrays. Floats travel as hex: exact."""
+    """Packed numbers, a few words as JSON if there are any, and the arrays as float64 behind them."""
+    words = json.dumps([votes.stop, sorted(votes.named)]).encode() if votes.stop is not None or votes.named else b""
+    parts = [_HEAD.pack(len(states), len(words), votes.again), words]
     arrays: list[np.ndarray] = []
-    rows: list[Any] = []
     for state in states:
         if state is None:
-            rows.append(None)
+            parts.append(_ABSENT)
             continue
-        moments = []
+        flags = state.used_by_some, state.used_by_all
+        parts.append(_STATE.pack(state.weight, state.loss, flags[0].size, flags[1].size, len(state.statistics)))
+        parts += [np.packbits(each).tobytes() for each in flags]
         for key, (n, mean, m2) in state.statistics.items():
-            moments.append([key, float(n).hex(), mean.size])
-            arrays += [np.asarray(mean, np.float64).reshape(-1), np.asarray(m2, np.float64).reshape(-1)]
-        bits = [_bits(state.used_by_some), _bits(state.used_by_all)]
-        rows.append([state.weight.hex(), state.loss.hex(), bits, moments])
-    head = json.dumps([rows, votes.stop, votes.again, sorted(votes.named)]).encode()
-    body = np.concatenate(arrays).tobytes() if arrays else b""
-    return len(head).to_bytes(4, "little") + head + body
+            name = key.encode()
+            parts += (_LAYER.pack(len(name), n, mean.size), name)
+            arrays += (mean, m2)
+    head = b"".join(parts)
+    body = [np.asarray(array, np.float64).tobytes() for array in arrays]
+    return b"".join((_SIZE.pack(len(head)), head, bytes(-len(head) % 8), *body))
 
 
 def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
     """The inverse of :func:`encode`."""
-    size = int.from_bytes(data[:4], "little")
-    rows, stop, again, named = json.loads(data[4 : 4 + size])
-    body = np.frombuffer(data, np.float64, offset=4 + size) if len(data) > 4 + size else np.zeros(0)
-    at = 0
+    size = _SIZE.unpack_from(data)[0] + _SIZE.size
+    at = size + -size % 8
+    body = np.frombuffer(data, np.float64, offset=at) if len(data) > at else np.zeros(0)
+    count, length, again = _HEAD.unpack_from(data, _SIZE.size)
+    at = _SIZE.size + _HEAD.size + length
+    stop, named = json.loads(data[at - length : at]) if length else (None, ())
+    taken = 0
     states: list[ShardState | None] = []
-    for row in rows:
-        if row is None:
+    for _ in range(count):
+        weight, loss, some, every, layers = _STATE.unpack_from(data, at)
+        at += _STATE.size
+        if layers < 0:
             states.append(None)
             continue
-        weight, loss, bits, moments = row
+        flags = []
+        for bits in (some, every):
+            packed = np.frombuffer(data, np.uint8, -(-bits // 8), at)
+            flags.append(np.unpackbits(packed, count=bits).view(bool))
+            at += packed.size
         statistics: Statistics = {}
-        for key, n, channels in moments:
-            statistics[key] = (float.fromhex(n), body[at : at + channels], body[at + channels : at + 2 * channels])
-            at += 2 * channels
-        some, every = (_flags(*packed) for packed in bits)
-        states.append(ShardState(float.fromhex(weight), float.fromhex(loss), some, every, statistics))
+        for _ in range(layers):
+            length, n, channels = _LAYER.unpack_from(data, at)
+            at += _LAYER.size + length
+            key = data[at - length : at].decode()
+            statistics[key] = (n, body[taken : taken + channels], body[taken + channels : taken + 2 * channels])
+            taken += 2 * channels
+        states.append(ShardState(weight, loss, flags[0], flags[1], statistics))
     return states, Votes(stop, again, frozenset(named))
 
 
-def _bits(flags: np.ndarray) -> list[Any]:
-    return [flags.size, np.packbits(flags).tobytes().hex()]
-
-
-def _flags(count: int, text: str) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
+_SIZE = struct.Struct("<q")
+_HEAD = struct.Struct("<II?")
+"""States, bytes of words, whether to do it again."""
+_STATE = struct.Struct("<ddIIi")
+"""Weight, loss, parameters (twice), layers with statistics; -1 layers: no state."""
+_LAYER = struct.Struct("<IdI")
+"""Bytes of the name, n, channels."""
+_ABSENT = _STATE.pack(0.0, 0.0, 0, 0, -1)

@@ -114,8 +114,10 @@ class Evaluator:
                 for other in targets[1:]:
                     np.copyto(other[start:stop], out)
 
-    def evaluate_in_place(self, order: Expression, arrays: Mapping[Node, np.ndarray], part: slice) -> None:
-        """Write the value of elements ``part`` of ``order`` into every one of the ``arrays`` that it is made of.
+    def evaluate_in_place(
+        self, order: Expression, arrays: Mapping[Node, np.ndarray], part: slice, divisor: float = 1.0
+    ) -> None:
+        """Write the value of elements ``part`` of ``order`` over ``divisor`` into every one of the ``arrays`` that it is made of.
 
         They are all of one dtype. Sums on the way lie in the arrays too: no more memory passes through the cache than must.
         """
@@ -124,6 +126,8 @@ class Evaluator:
             for start in range(part.start, part.stop, step):
                 blocks = {node: array[start : min(start + step, part.stop)] for node, array in arrays.items()}
                 total = _fold_in_place(order, blocks)
+                if divisor != 1.0:
+                    np.divide(total, total.dtype.type(divisor), out=total)
                 for block in blocks.values():
                     if block is not total:
                         np.copyto(block, total)

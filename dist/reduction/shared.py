@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,48 @@ def tree_all_reduce(
         local.evaluator.evaluate(order, found, [target[lo:hi] for target in targets], lo)
     messages.meet("sums")
     return order is not None
+
+
+def mean_and_commit(
+    messages: Messages,
+    terms: Mapping[Node, Term | None],
+    ranges: Sequence[tuple[int, int]],
+    shards: int,
+    out: np.ndarray,
+    brought: bytes,
+    heard: Callable[[Sequence[bytes]], float | None],
+) -> None:
+    """As :func:`tree_all_reduce`, with what the ranks agree on at the end of a step on the way: one meeting less.
+
+    ``brought`` travels with the places of the terms. ``heard`` takes what every rank brought and gives what the sum is
+    divided by, or None: then nothing is summed and all terms stay as they are. When this returns all ranks have all of the mean.
+    """
+    size = struct.pack("<q", len(brought))
+    room = INLINE_NBYTES - len(size)
+    local = messages.meet("terms and state", note_of(_local(messages), terms, out), [size, brought[:room]])
+    notes = [local.note(rank) for rank in range(messages.size)]
+    parts = [bytes(local.inline(rank)) for rank in range(messages.size)]
+    rows = [bytearray(part[len(size) :]) for part in parts]
+    for start in range(room, max(struct.unpack_from("<q", part)[0] for part in parts), INLINE_NBYTES):
+        local = messages.meet("more state", b"", [brought[start : start + INLINE_NBYTES]])
+        for rank, row in enumerate(rows):
+            row += local.inline(rank)
+    messages.count_sent((messages.size - 1) * len(brought))
+    divisor = heard([bytes(row) for row in rows])
+    if divisor is None:
+        return
+    places, found = places_of(notes), terms_of_all(local, notes, out.size)
+    targets = [] if found is None else [local.at(place, out.dtype, out.size) for place in places]
+    if found is None or not _are_the_terms(targets, found):  # elsewhere than was laid out: as any other sum
+        tree_all_reduce(messages, terms, ranges, shards, out)
+        if divisor != 1.0:
+            np.divide(out, out.dtype.type(divisor), out=out)
+        return
+    lo, hi = slices(out.size, messages.size)[messages.rank]
+    messages.count_sent(out.nbytes + (messages.size - 2) * (hi - lo) * out.itemsize)
+    arrays = {node: term.array for node, term in found.items()}
+    local.evaluator.evaluate_in_place(expression((0, shards), found.keys()), arrays, slice(lo, hi), divisor)
+    messages.meet("means")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
