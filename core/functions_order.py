@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import array_module
+from .backend import array_module, as_array
 from .bfloat16 import is_floating
 from .errors import DTypeError, RangeError, ShapeError
 from .graph import Variable, apply, wrap
 from .ops.arithmetic import WHERE
 from .ops.indexing import GATHER
+from .ops.running import accumulate
 from .tensor_math import ValuesIndices, checked_dim, with_numpy_names
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     places = array_module(ranked).arange(size).reshape([-1 if i == axis else 1 for i in range(input.ndim)])
     first = np.take(ranked, range(1), axis)
     starts = np.concatenate([np.ones_like(first, dtype=bool), np.diff(ranked, axis=axis) != 0], axis)
-    length = places - np.maximum.accumulate(np.where(starts, places, 0), axis=axis)
+    length = places - accumulate(np.maximum, np.where(starts, places, 0), axis)
     best = np.argmax(length, axis=axis, keepdims=True)
     return _picked(input, np.take_along_axis(order, best, axis), axis, keepdim)
 
@@ -227,12 +228,12 @@ def searchsorted(
     where: Any = "right" if right or side == "right" else "left"
     dtype = np.int32 if out_int32 else np.int64
     if sequence.ndim == 1:
-        return wrap(np.asarray(np.searchsorted(sequence, values, where), dtype))
+        return wrap(as_array(np.searchsorted(sequence, values, where)).astype(dtype, copy=False))
     if sequence.shape[:-1] != values.shape[:-1]:
         raise ShapeError(
             f"searchsorted: a 1-D sequence or one of leading dimensions {values.shape[:-1]} expected, got {sequence.shape}"
         )
-    found = np.empty(values.shape, dtype)
+    found = array_module(values).empty(values.shape, dtype)
     for lane in np.ndindex(values.shape[:-1]):
         found[lane] = np.searchsorted(sequence[lane], values[lane], where)
     return wrap(found)
@@ -255,7 +256,7 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
     >>> phalanx.isin(phalanx.tensor([1, 2, 3]), phalanx.tensor([2, 5]))
     tensor([False,  True, False])
     """
-    return wrap(np.asarray(np.isin(_raw(elements), _raw(test_elements), invert=invert)))
+    return wrap(as_array(np.isin(_raw(elements), _raw(test_elements), invert=invert)))
 
 
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .backend import as_array
 from .errors import RangeError, ShapeError
 from .functions_products import chain_matmul, cross
 from .functions_products import matrix_power as _power
@@ -228,7 +229,7 @@ def pinv(A: Tensor, rcond: float | None = None) -> Tensor:
 def _above(s: Any, A: Tensor, rcond: float | None) -> Any:
     """Which singular values count."""
     limit = np.finfo(s.dtype).eps * max(A.shape[-2:]) if rcond is None else rcond
-    return s > limit * s.max(axis=-1, keepdims=True, initial=0)
+    return s > limit * s.max(axis=-1, keepdims=True) if s.shape[-1] else s > limit
 
 
 def matrix_rank(A: Tensor, *, rtol: float | None = None) -> Tensor:
@@ -238,7 +239,7 @@ def matrix_rank(A: Tensor, *, rtol: float | None = None) -> Tensor:
     tensor(1)
     """
     s = svdvals(A.detach()).array
-    return wrap(np.asarray(_above(s, A, rtol).sum(-1)))
+    return wrap(as_array(_above(s, A, rtol).sum(-1)))
 
 
 def lstsq(A: Tensor, B: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class TensorInPlace(Variable):
     def index_add_(self: Self, dim: int, index: Tensor, source: Tensor) -> Self:
         """``self[index[i]] += source[i]`` along ``dim``, in order."""
         key = (slice(None),) * (dim % self.array.ndim) + (index.array,)
-        np.add.at(self._writable("index_add_", source), key, source.array)
+        at(np.add, self._writable("index_add_", source), key, source.array)
         return self
 
     def uniform_(self: Self, from_: float = 0.0, to: float = 1.0) -> Self:

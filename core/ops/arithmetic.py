@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_kind, device_of, to_device
+from ..backend import as_array, device_kind, device_of, to_device
 from ..bfloat16 import is_floating
 from ..kernels.table import kernel
 from ..op import Array, Op, define
@@ -214,7 +214,7 @@ def _rsqrt(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return kernel("erf", device_kind(x))(np.asarray(x) if not x.shape else x)
+    return kernel("erf", device_kind(x))(as_array(x))
 
 
 EXP = from_output("exp", np.exp, lambda g, y: g * y)

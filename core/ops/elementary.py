@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_kind
+from ..backend import as_array, device_kind
 from ..kernels.table import kernel
 from ..op import Array, Op, define
 from .arithmetic import Gradients, Needs, constant, floating, from_output, unary
@@ -18,7 +18,7 @@ from .arithmetic import Gradients, Needs, constant, floating, from_output, unary
 
 def _kernel(name: str) -> Callable[[Array], Array]:
     def function(x: Array) -> Array:
-        return kernel(name, device_kind(x))(np.asarray(x) if not x.shape else x)
+        return kernel(name, device_kind(x))(as_array(x))
 
     return function
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_kind
+from ..backend import array_module, device_kind
 from ..errors import RangeError, ShapeError
 from ..kernels.table import kernel
 from ..op import Array, define
@@ -43,14 +43,41 @@ def _picks_once(key: Any) -> bool:
 def at(ufunc: Any, target: Array, key: Any, values: Array) -> None:
     """``ufunc.at(target, key, values)``: every value is taken, in order. Three times as fast where positions are one number.
 
-    Raises IndexError for a position outside.
+    Raises IndexError for a position outside; on a GPU that wraps around.
     """
+    if device_kind(target) != "cpu":
+        _at_on_device(ufunc, target, key, values)
+        return
     flat = _flat(key, target.shape) if target.flags.c_contiguous else None
     if flat is None:
         ufunc.at(target, key, values)
     else:
         given = values if np.shape(values) == flat.shape else np.broadcast_to(values, flat.shape)
         ufunc.at(target.reshape(-1), flat.reshape(-1), given.reshape(-1))
+
+
+def add_at(target: Array, key: Any, values: Array) -> None:
+    """``at`` for a sum."""
+    at(np.add, target, key, values)
+
+
+def _at_on_device(ufunc: Any, target: Array, key: Any, values: Array) -> None:
+    """The values of one place are sorted together, in order; CuPy's own ``at`` adds in the order of chance."""
+    xp = array_module(target)
+    places = xp.arange(target.size).reshape(target.shape)[key]
+    given = xp.broadcast_to(xp.asarray(values, target.dtype), places.shape).reshape(-1)
+    places = places.reshape(-1)
+    if ufunc is np.add:
+        sums = kernel("embedding_backward", "cuda")(given[:, None], places, target.size)
+        target += sums.reshape(target.shape)
+        return
+    order = xp.argsort(places, kind="stable")
+    places, given = places[order], given[order]
+    count = xp.arange(len(places)) - xp.searchsorted(places, places)
+    for turn in range(int(count.max()) + 1 if len(places) else 0):
+        now = count == turn
+        where = xp.unravel_index(places[now], target.shape)
+        target[where] = ufunc(target[where], given[now])
 
 
 def _flat(key: Any, shape: tuple[int, ...]) -> Array | None:
@@ -109,7 +136,7 @@ def _index_select_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> 
     others = shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :]
     if not others:
         dx = np.zeros_like(gradient, shape=shape)
-        np.add.at(dx, index, gradient)
+        add_at(dx, index, gradient)
         return (dx,)
     return (np.moveaxis(_rows_vjp(moved, index, (size, *others)), 0, axis),)
 
@@ -119,9 +146,18 @@ INDEX_SELECT = define("index_select", _index_select, _index_select_vjp)
 
 def grid(index: Array, axis: int) -> tuple[Array, ...]:
     """Positions of ``index``'s elements, with ``index`` itself along ``axis``."""
-    positions = list(np.ogrid[tuple(slice(0, size) for size in index.shape)])
+    positions = lanes(index)
     positions[axis] = index
     return tuple(positions)
+
+
+def lanes(index: Array) -> list[Array]:
+    """For each axis of ``index`` its positions, so shaped that together they broadcast to ``index``'s shape."""
+    arange = array_module(index).arange
+    return [
+        arange(size).reshape([-1 if i == axis else 1 for i in range(index.ndim)])
+        for axis, size in enumerate(index.shape)
+    ]
 
 
 def _gather(x: Array, axis: int, index: Array) -> tuple[Array, Any]:

@@ -16,8 +16,24 @@ Axis = int | tuple[int, ...] | None
 
 add: Any = np.add.reduce
 multiply: Any = np.multiply.reduce
-logical_or: Any = np.logical_or.reduce
-logical_and: Any = np.logical_and.reduce
+
+
+def _reducing(ufunc: np.ufunc, method: str) -> Any:
+    """``ufunc.reduce``; CuPy knows it as a method of its arrays only."""
+    numpys: Any = ufunc.reduce
+
+    def reduce(x: Array, axis: Axis = 0, keepdims: bool = False) -> Array:
+        if isinstance(x, np.ndarray):
+            return numpys(x, axis=axis, keepdims=keepdims)
+        return getattr(x, method)(axis=axis, keepdims=keepdims)
+
+    return reduce
+
+
+maximum = _reducing(np.maximum, "max")
+minimum = _reducing(np.minimum, "min")
+logical_or = _reducing(np.logical_or, "any")
+logical_and = _reducing(np.logical_and, "all")
 
 
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
@@ -108,8 +124,8 @@ def _extreme_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradi
     return (chosen * (gradient / add(chosen, axis=axis, keepdims=True)),)
 
 
-AMAX = define("amax", _extreme("amax", np.maximum.reduce), _extreme_vjp)
-AMIN = define("amin", _extreme("amin", np.minimum.reduce), _extreme_vjp)
+AMAX = define("amax", _extreme("amax", maximum), _extreme_vjp)
+AMIN = define("amin", _extreme("amin", minimum), _extreme_vjp)
 
 
 def _choosing(name: str, find: Any) -> Any:

@@ -13,7 +13,24 @@ from ..backend import array_module
 from ..bfloat16 import is_floating
 from ..op import Array, define
 from .arithmetic import Gradients, Needs, floating
-from .indexing import at
+from .indexing import add_at, lanes
+
+
+def accumulate(ufunc: np.ufunc, x: Array, axis: int) -> Array:
+    """``ufunc.accumulate``. CuPy has it for sums and products alone: there each round joins runs of twice the length."""
+    if isinstance(x, np.ndarray):
+        return ufunc.accumulate(x, axis=axis)
+    y = x.copy()
+    moved = np.moveaxis(y, axis, 0)
+    distance = 1
+    while distance < len(moved):
+        moved[distance:] = ufunc(moved[distance:], moved[:-distance])
+        distance *= 2
+    return y
+
+
+def _logaddexp(x: Array, axis: int) -> Array:
+    return accumulate(np.logaddexp, x, axis)
 
 
 def _backwards(x: Array, axis: int, accumulate: Any = np.add.accumulate) -> Array:
@@ -45,17 +62,17 @@ def _cumprod_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Gradi
 CUMPROD = define("cumprod", _cumprod, _cumprod_vjp)
 
 
-def _extreme(accumulate: Any) -> Any:
+def _extreme(ufunc: np.ufunc) -> Any:
     def forward(x: Array, axis: int) -> tuple[tuple[Array, Array], Any]:
         """Values, and where each was seen last."""
         if x.ndim == 0:
             return (x.copy(), np.zeros_like(x, dtype=np.int64)), None
-        values = accumulate(x, axis=axis)
+        values = accumulate(ufunc, x, axis)
         shape = [1] * x.ndim
         shape[axis] = x.shape[axis]
         places = array_module(x).arange(x.shape[axis]).reshape(shape)
         seen = np.where((x == values) | (x != x), places, 0)
-        return (values, np.maximum.accumulate(seen, axis=axis)), (axis, seen)
+        return (values, accumulate(np.maximum, seen, axis)), (axis, seen)
 
     return forward
 
@@ -65,15 +82,14 @@ def _extreme_vjp(saved: Any, gradient: tuple[Array, None], needs: Needs, slots: 
     if saved is None:
         return (given,)
     axis, seen = saved
-    indices = np.moveaxis(np.maximum.accumulate(seen, axis=axis), axis, -1)
+    indices = np.moveaxis(accumulate(np.maximum, seen, axis), axis, -1)
     dx = np.zeros_like(np.moveaxis(given, axis, -1), order="C")
-    lanes = tuple(np.ogrid[tuple(slice(0, n) for n in indices.shape)])[:-1]
-    at(np.add, dx, (*lanes, indices), np.moveaxis(given, axis, -1))
+    add_at(dx, (*lanes(indices)[:-1], indices), np.moveaxis(given, axis, -1))
     return (np.moveaxis(dx, -1, axis),)
 
 
-CUMMAX = define("cummax", _extreme(np.maximum.accumulate), _extreme_vjp, differentiable=(0,))
-CUMMIN = define("cummin", _extreme(np.minimum.accumulate), _extreme_vjp, differentiable=(0,))
+CUMMAX = define("cummax", _extreme(np.maximum), _extreme_vjp, differentiable=(0,))
+CUMMIN = define("cummin", _extreme(np.minimum), _extreme_vjp, differentiable=(0,))
 
 
 def _logcumsumexp(x: Array, axis: int) -> tuple[Array, Any]:
@@ -81,7 +97,7 @@ def _logcumsumexp(x: Array, axis: int) -> tuple[Array, Any]:
     x = floating(x)
     if x.ndim == 0:
         return x.copy(), None
-    y = np.logaddexp.accumulate(x, axis=axis)
+    y = _logaddexp(x, axis)
     return y, (x, y, axis)
 
 
@@ -94,7 +110,7 @@ def _logcumsumexp_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         for part in (np.maximum(gradient, 0), np.maximum(-gradient, 0)):
             logs = np.where(y == -np.inf, y, np.log(part) - y)
-            parts.append(np.exp(_backwards(logs, axis, np.logaddexp.accumulate) + x))
+            parts.append(np.exp(_backwards(logs, axis, _logaddexp) + x))
     return (np.where(x == -np.inf, x.dtype.type(0), parts[0] - parts[1]),)
 
 

@@ -39,7 +39,7 @@ def on_device(case: Case, device: str) -> Case:
     return Case(
         case.op,
         case.inputs,
-        {key: moved(value, device) for key, value in case.attributes.items()},
+        {key: device if key == "device" else moved(value, device) for key, value in case.attributes.items()},
         with_gradient=case.with_gradient,
         name=case.name,
     )

@@ -511,6 +511,8 @@ def wrap(result: Any, arrays: Sequence[ndarray]) -> Any:
 
 def fresh_array(array: np.ndarray) -> ndarray:
     """An array that NumPy has just made, on the current device: moved to an address such as CuPy gives."""
+    if array.size == 0:
+        return ndarray(array.shape, array.dtype)
     made: ndarray = _new(ndarray)
     root = array
     while isinstance(root.base, np.ndarray):

@@ -258,7 +258,8 @@ def _like(a: ndarray, dtype: Any, order: str, subok: Any, shape: Any, value: Any
         raise TypeError("subok is not supported yet")
     plan = np.empty_like(a._array if isinstance(a, ndarray) else np.asarray(a), dtype=dtype, order=order, shape=shape)
     made = ndarray(plan.shape, plan.dtype)
-    made._array = np.ndarray(plan.shape, plan.dtype, made._memory.raw.data, 0, plan.strides)
+    if plan.size:
+        made._array = np.ndarray(plan.shape, plan.dtype, made._memory.raw.data, 0, plan.strides)
     if value is not None:
         made.fill(value)
     return made
