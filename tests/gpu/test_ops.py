@@ -123,3 +123,10 @@ def test_on_the_device_as_on_the_cpu(op: str, device: str) -> None:
 
 def test_every_op_is_here() -> None:
     assert {case.op for case in CASES} == set(TABLE)
+
+
+def test_the_choice_is_used(device: str, kernels: str) -> None:
+    """Otherwise all of the above compares the reference with itself."""
+    ours = [f for f in table.table(device).values() if ".cuda." in f.__module__]
+    assert bool(ours) == (kernels == "fast")
+    assert not [f for f in table.table("cpu").values() if not f.__module__.startswith("phalanx.core.kernels.reference")]
