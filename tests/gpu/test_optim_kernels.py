@@ -79,6 +79,15 @@ def _on_device(array: Array, shift: int, dtype: Any = None) -> Array:
     return place
 
 
+def _nothing_beside(place: Array) -> bool:
+    """Whether what lies before and behind is still as it was made."""
+    room = backend.to_host(place.base)
+    shift = (place.data.ptr - place.base.data.ptr) // place.dtype.itemsize
+    return (
+        bool(np.isnan(np.delete(room, slice(shift, shift + place.size))).all()) and room.size == place.size + shift + 3
+    )
+
+
 def _host(array: Array) -> Array:
     return None if array is None else backend.to_host(array).astype(np.float32)
 
@@ -106,6 +115,7 @@ def test_an_update_has_the_bits_of_the_reference(device: str, case: str, size: i
         for want, have in zip(expected, arrays, strict=True):
             if want is None:
                 continue
+            assert _nothing_beside(have)
             if case in BY_NORM:
                 np.testing.assert_allclose(_host(have), want, rtol=2e-6, atol=1e-6)
             else:
@@ -120,6 +130,7 @@ def test_the_copy_in_fewer_bits_is_the_new_parameter(device: str, case: str, low
         arrays = [None if each is None else _on_device(each, shift) for each in _arrays(states, 1003)]
         copy = _on_device(np.zeros(1003, np.float32), shift, _dtype(low))
         optim.KERNELS[name](*arrays, **options, low=copy)
+        assert _nothing_beside(copy)
         np.testing.assert_array_equal(_host(copy), _host(arrays[0]).astype(copy.dtype).astype(np.float32))
 
 
