@@ -23,9 +23,14 @@ FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 
 
 def served(first: Array, *others: Array | None) -> bool:
-    """Whether all arrays are of one of our types and there are elements at all."""
+    """Whether all arrays are of one of our types."""
     dtype = first.dtype
-    return dtype.name in NAMES and first.size > 0 and all(other is None or other.dtype == dtype for other in others)
+    return dtype.name in NAMES and all(other is None or other.dtype == dtype for other in others)
+
+
+def filled(first: Array, *others: Array | None) -> bool:
+    """Whether all arrays are of one of our types, and the first has elements."""
+    return first.size > 0 and served(first, *others)
 
 
 def blocks_for(threads: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...backend import Array, array_module
 from .. import reference
-from .dense import FLOAT32, INT64, THREADS, blocks_for, contiguous, plain, served
+from .dense import FLOAT32, INT64, THREADS, blocks_for, contiguous, filled, plain
 from .launch import launch, suffix
 
 DIGIT_BITS, TILE, CHUNK = 8, 1024, 32
@@ -18,7 +18,7 @@ DIGIT_BITS, TILE, CHUNK = 8, 1024, 32
 
 def embedding_forward(indices: Array, weight: Array) -> Array:
     """As ``reference.embedding_forward``; an index out of range gives NaN."""
-    if not served(weight) or weight.ndim != 2 or not indices.size:
+    if not filled(weight) or weight.ndim != 2 or not indices.size:
         return reference.embedding_forward(indices, weight)
     rows, width = weight.shape
     y = array_module(weight).empty((*indices.shape, width), weight.dtype)
@@ -55,7 +55,7 @@ def embedding_backward(
     gradient: Array, indices: Array, vocabulary: int, padding_idx: int | None = None, out: Array | None = None
 ) -> Array:
     """As ``reference.embedding_backward``, but summed in order of occurrence within runs of 32, and these in order."""
-    if not served(gradient) or not vocabulary or vocabulary >= 2**31 or indices.size >= 2**31:
+    if not filled(gradient) or not vocabulary or vocabulary >= 2**31 or indices.size >= 2**31:
         return reference.embedding_backward(gradient, indices, vocabulary, padding_idx, out)
     xp, width, count = array_module(gradient), gradient.shape[-1], indices.size
     if out is not None and out.dtype.name in ("float32", gradient.dtype.name):

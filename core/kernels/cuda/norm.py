@@ -12,7 +12,7 @@ from typing import Any
 
 from ...backend import Array, array_module
 from .. import reference_add_norm, reference_norm
-from .dense import FLOAT32, contiguous, served
+from .dense import FLOAT32, contiguous, filled
 from .launch import launch, suffix
 from .rows import HELD_BYTES, geometry
 
@@ -26,7 +26,7 @@ PART_ROWS = 64
 
 def _served(x: Array, *parameters: Array | None) -> bool:
     """Whether rows are of our types, and weights of theirs or floats."""
-    return served(x) and all(p is None or p.dtype in (x.dtype, FLOAT32) for p in parameters)
+    return filled(x) and all(p is None or p.dtype in (x.dtype, FLOAT32) for p in parameters)
 
 
 def _is_wide(x: Array, *parameters: Array | None) -> bool | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...backend import Array, array_module
 from .. import reference, reference_conv
-from .dense import FLOAT32, contiguous, served
+from .dense import FLOAT32, contiguous, filled
 from .launch import launch, suffix
 
 LANES, LINES = 32, 8
@@ -56,7 +56,7 @@ def _folded(parts: Array, like: Array, out: Array | None, shape: tuple[int, ...]
 
 def bias_gradient(gradient: Array, out: Array | None = None) -> Array:
     """As ``reference.bias_gradient``."""
-    if not served(gradient) or not gradient.ndim:
+    if not filled(gradient) or not gradient.ndim:
         return reference.bias_gradient(gradient, out)
     columns = gradient.shape[-1]
     return column_sums(contiguous(gradient).reshape(-1, columns), out, (columns,))
@@ -64,7 +64,7 @@ def bias_gradient(gradient: Array, out: Array | None = None) -> Array:
 
 def channel_sum(gradient: Array, out: Array | None = None) -> Array:
     """As ``reference_conv.channel_sum``; images may lie with channels last."""
-    if not served(gradient) or gradient.ndim < 2:
+    if not filled(gradient) or gradient.ndim < 2:
         return reference_conv.channel_sum(gradient, out)
     xp = array_module(gradient)
     channels = gradient.shape[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...backend import Array, array_module
 from .. import reference
-from .dense import FLOAT32, INT64, THREADS, blocks_for, contiguous, plain, served
+from .dense import FLOAT32, INT64, THREADS, blocks_for, contiguous, filled, plain
 from .launch import launch, suffix
 
 HELD_BYTES = 64
@@ -38,7 +38,7 @@ def geometry(rows: int, columns: int, itemsize: int, most: int = ROW_THREADS) ->
 
 
 def _of_last_axis(x: Array, axis: int) -> bool:
-    return x.ndim > 0 and axis in (-1, x.ndim - 1) and served(x)
+    return x.ndim > 0 and axis in (-1, x.ndim - 1) and filled(x)
 
 
 def _over_rows(name: str, *arrays: Array) -> None:
@@ -98,7 +98,7 @@ def cross_entropy_forward(
     logits: Array, labels: Array, class_weight: Array | None, ignore_index: int, smoothing: float
 ) -> tuple[Array, Array, Array, Array]:
     """As ``reference.cross_entropy_forward``."""
-    if not served(logits):
+    if not filled(logits):
         return reference.cross_entropy_forward(logits, labels, class_weight, ignore_index, smoothing)
     xp, (rows, classes) = array_module(logits), logits.shape
     found = xp.empty((4, rows), FLOAT32)
@@ -127,7 +127,7 @@ def cross_entropy_backward(
     smoothing: float,
 ) -> Array:
     """As ``reference.cross_entropy_backward``, in the logits' own dtype."""
-    if not served(logits):
+    if not filled(logits):
         return reference.cross_entropy_backward(
             row_gradient, logits, top, log_sum, labels, class_weight, ignore_index, smoothing
         )
@@ -144,7 +144,7 @@ def cross_entropy_backward(
 
 def nll_forward(log_p: Array, labels: Array, class_weight: Array | None, ignore_index: int) -> tuple[Array, Array]:
     """As ``reference.nll_forward``."""
-    if not served(log_p):
+    if not filled(log_p):
         return reference.nll_forward(log_p, labels, class_weight, ignore_index)
     rows, classes = log_p.shape
     losses, weights = array_module(log_p).empty((2, rows), FLOAT32)
