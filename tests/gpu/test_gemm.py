@@ -58,6 +58,19 @@ def used() -> list[products.Plan]:
     return [plan for plan in products.context().plans.values() if plan is not None]
 
 
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The addresses (B, A, result) of each product from now on."""
+    seen: list[tuple[int, ...]] = []
+    run = products.Plan.run
+
+    def spy(self: products.Plan, *places: int, **more: Any) -> None:
+        seen.append(places)
+        run(self, *places, **more)
+
+    monkeypatch.setattr(products.Plan, "run", spy)
+    return seen
+
+
 # ---- two matrices ----------------------------------------------------------------------------------------------------
 
 
@@ -93,11 +106,7 @@ def test_half_operands_give_a_float32_result_without_rounding(dtype: Any) -> Non
 def test_operands_cut_out_of_larger_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     whole_a, whole_b = draw(12, 40), draw(24, 30)
     a, b = whole_a[2:9, 8:24], whole_b[4:20, 3:14]
-    seen: list[tuple[int, ...]] = []
-    run = products.Plan.run
-    monkeypatch.setattr(
-        products.Plan, "run", lambda self, *places, **more: (seen.append(places), run(self, *places, **more))[1]
-    )
+    seen = runs(monkeypatch)
     close(gemm.matmul(a, b), host(a) @ host(b), np.float32, 16)
     assert seen[0][:2] == (b.data.ptr, a.data.ptr)
     assert [(plan.problem.ld_a, plan.problem.ld_b) for plan in used()] == [(30, 40)]
@@ -208,11 +217,9 @@ def test_batches_broadcast(dtype: Any) -> None:
 def test_heads_of_packed_attention_are_multiplied_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = draw(3, 7, 3, 4, 8, dtype=BFLOAT16)  # batch, time, q k v, heads, width
     q, k = packed[:, :, 0].transpose(0, 2, 1, 3), packed[:, :, 1].transpose(0, 2, 3, 1)
-    places: list[int] = []
-    run = products.Plan.run
-    monkeypatch.setattr(products.Plan, "run", lambda self, *p, **more: (places.append(p[1]), run(self, *p, **more))[1])
+    seen = runs(monkeypatch)
     close(gemm.matmul(q, k), np.matmul(host(q), host(k)), BFLOAT16, 8)
-    assert places == [q.data.ptr + n * q.strides[0] for n in range(3)]
+    assert [place[1] for place in seen] == [q.data.ptr + n * q.strides[0] for n in range(3)]
     assert [plan.problem.batch for plan in used()] == [4]
 
 

@@ -58,7 +58,8 @@ def test_threads_have_plans_of_their_own_and_equal_results() -> None:
     weight, bias = draw(12, 16), draw(12)
     inputs = [draw(6, 16) for _ in range(4)]
     expected = [backend.to_host(gemm.linear_forward(x, weight, bias)) for x in inputs]
-    mine, faults = plans(), []
+    mine = plans()
+    faults: list[int | str] = []
 
     def work(number: int) -> None:
         for _ in range(20):
