@@ -89,3 +89,12 @@ def coarser(first: str, second: str) -> str:
 def absent(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Stands for a gradient that lies with other ranks: of its shape, without memory, read-only, not a number."""
     return np.broadcast_to(np.array(np.nan, dtype), shape)
+
+
+def is_absent(array: Any) -> bool:
+    """Whether ``array`` only stands for a gradient that lies with other ranks.
+
+    >>> is_absent(absent((2, 3), np.float32)), is_absent(np.zeros(2))
+    (True, False)
+    """
+    return isinstance(array, np.ndarray) and not array.flags.writeable

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import as_dtype, to_device
 from ..errors import RangeError
+from ..owned import is_absent
 from ..tensor import Tensor
 
 
@@ -39,7 +40,7 @@ class Parameter(Tensor):
         """A free parameter (in no store) of equal values and gradient; tied ones stay tied within one deepcopy."""
         twin = type(self)(self.array.copy(), self.requires_grad)
         twin.name = self.name
-        if self._grad is not None and self._grad.array.flags.writeable:  # read-only: with ZeRO it lies with other ranks
+        if self._grad is not None and not is_absent(self._grad.array):  # read-only: with ZeRO it lies with other ranks
             twin._grad = Tensor(self._grad.array.copy())
         return twin
 

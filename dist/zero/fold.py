@@ -18,6 +18,7 @@ from ...core.tensor import Tensor
 from ..fold import Fold
 from ..group import Group
 from ..shard_state import ShardState
+from .device_lane import ZeroDeviceLane
 from .lane import ZeroLane
 from .ownership import Zero
 
@@ -53,7 +54,9 @@ class ZeroFold(Fold):
         """Cut the stores into buckets; after a structural change, between two cycles."""
         comm, own = self.group.communicator, set(names)
         self.zero_lanes = [
-            ZeroLane(s, comm, self.ranges, self.zero.cuts[s], self.bucket_bytes, own, f"{s.dtype} store")
+            (ZeroLane if s.device == "cpu" else ZeroDeviceLane)(
+                s, comm, self.ranges, self.zero.cuts[s], self.bucket_bytes, own, f"{s.dtype} store"
+            )
             for s in stores
         ]
         self.places = [(lane, bucket) for lane in self.zero_lanes for bucket in lane.buckets]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,21 +60,25 @@ class ZeroLane:
         limit = max(CHUNK, min(sizes.bytes, PIECE_BYTES) // store.dtype.itemsize)
         self.pieces = [list(_pieces(bucket, limit)) for bucket in self.buckets]
         longest = max((hi - lo for pieces in self.pieces for lo, hi in pieces), default=0)
-        share = functools.partial(communicator.shared_empty, dtype=self.leaf_dtype)
-        self.slots = [share(longest, name=f"{name} leaf of piece {i}") for i in range(IN_FLIGHT)]
-        self.sums = [share(longest, name=f"{name} sum of piece {i}", common=True) for i in range(IN_FLIGHT)]
-        """One for all ranks of a host: each sums a slice of a piece, whoever owns it."""
-        local = communicator.local
-        self._one_host = local is not None and local.size == communicator.size
-        rows = max(pending_limit(lo, hi, self.shards) for lo, hi in ranges)
-        self.rows = [share(store.length, name=f"{name} partial sum {i}") for i in range(rows)]
+        limit = max(pending_limit(lo, hi, self.shards) for lo, hi in ranges)
+        self._find_memory(longest, limit, name)
         self._alone = own.issuperset(store.parameters)
         same = self.leaf_dtype == store.dtype and self._alone
         self.result = store.gradient if same else store.new_buffer(self.leaf_dtype, len(store.gradient))
         """The own part of the sum over all shards."""
-        self._flying: deque[tuple[Work, np.ndarray, Range]] = deque()
+        self._flying: deque[tuple[Work, Any, Range]] = deque()
         self._next_slot = 0
         self.reset()
+
+    def _find_memory(self, longest: int, limit: int, name: str) -> None:
+        """The ring, for pieces of at most ``longest`` elements, and ``limit`` partial sums."""
+        share = functools.partial(self.communicator.shared_empty, dtype=self.leaf_dtype)
+        self.slots = [share(longest, name=f"{name} leaf of piece {i}") for i in range(IN_FLIGHT)]
+        self.sums = [share(longest, name=f"{name} sum of piece {i}", common=True) for i in range(IN_FLIGHT)]
+        """One for all ranks of a host: each sums a slice of a piece, whoever owns it."""
+        local = self.communicator.local
+        self._one_host = local is not None and local.size == self.communicator.size
+        self.rows: list[Any] = [share(self.store.length, name=f"{name} partial sum {i}") for i in range(limit)]
 
     def reset(self) -> None:
         """Forget all partial sums."""
@@ -83,9 +87,17 @@ class ZeroLane:
 
     def _add(self, bucket: Bucket, left: int, right: int) -> int:
         part = slice(bucket.lo, bucket.hi)
-        np.add(self.rows[left][part], self.rows[right][part], out=self.rows[left][part])
+        self._sum(self.rows[left][part], self.rows[right][part])
         self._free[bucket.number].append(right)
         return left
+
+    def _sum(self, left: Any, right: Any) -> None:
+        """Add ``right`` to ``left``."""
+        np.add(left, right, out=left)
+
+    def _scale(self, gradient: Any, factor: Any, out: Any) -> None:
+        """``out = gradient * factor`` in the type of sums."""
+        np.multiply(gradient, factor, out=out, dtype=self.leaf_dtype)
 
     # -- leaves -------------------------------------------------------------------------------------------------------
 
@@ -127,7 +139,7 @@ class ZeroLane:
             )
             self._flying.append((work, total, (lo, hi)))
 
-    def _write_leaf(self, out: np.ndarray, bucket: Bucket, piece: Range, weight: float) -> None:
+    def _write_leaf(self, out: Any, bucket: Bucket, piece: Range, weight: float) -> None:
         """``out = gradient * weight`` for the elements of ``piece``; -0.0, which adds nothing, where a parameter was not used."""
         low, high = piece
         factor, store = self.leaf_dtype.type(weight), self.store
@@ -142,7 +154,7 @@ class ZeroLane:
                 out[lo - low : hi - low] = -0.0
                 continue
             gradient = parameter._grad.array.reshape(-1)[lo - start : hi - start]
-            np.multiply(gradient, factor, out=out[lo - low : hi - low], dtype=self.leaf_dtype)
+            self._scale(gradient, factor, out[lo - low : hi - low])
 
     # -- the sum ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from ...core.errors import GraphError, RangeError
 from ...core.faults import fault_point
 from ...core.flat import CHUNK, FlatStore
 from ...core.hashing import hash_array, hash_of_sums, sum_of_part
-from ...core.owned import OwnPart
+from ...core.owned import OwnPart, is_absent
 from ..communicators.base import Communicator
 from ..group import Group
 
@@ -102,11 +102,12 @@ class Zero:
 
     def _cut(self, store: FlatStore) -> None:
         self.version += 1
-        communicator = self.group.communicator
-        if communicator.local is not None and not communicator.is_shared(
-            store.data
-        ):  # others read new values where they are
-            shared = communicator.shared_empty(store.length, store.dtype, name=f"parameters of {store.length}")
+        communicator, name = self.group.communicator, f"parameters of {store.length}"
+        if store.device != "cpu":
+            communicator.on_gpu().expect_sums(store.data, name=name)
+        elif communicator.local is not None and not communicator.is_shared(store.data):
+            # others read new values where they are
+            shared = communicator.shared_empty(store.length, store.dtype, name=name)
             store.move(data=shared)
         self.cuts[store] = ownership(store, self.group.size, store.grain)
         store.keeper = self
@@ -119,7 +120,7 @@ class Zero:
     def check_readable(self, parameter: Any, names: Mapping[Any, str]) -> None:
         """Raises GraphError for a gradient of which this rank does not hold all."""
         store, gradient = parameter._store, parameter._grad
-        if gradient is None or gradient.array.flags.writeable or store not in self.cuts:
+        if gradient is None or not is_absent(gradient.array) or store not in self.cuts:
             return
         owners = self.owner_of(store, parameter._index)
         who = (
