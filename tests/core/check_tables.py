@@ -11,18 +11,12 @@ from typing import Any
 import numpy as np
 
 from phalanx import nn, optim
-from tests.core import test_layers, test_layers_nn, test_lazy, test_optimizers
+from tests.core import layer_cases, test_layers, test_layers_nn, test_lazy, test_optimizers
+from tests.core.layer_cases import C, L, N, floats
 from tests.core.op_cases_all import CASES as OPS
-from tests.core.test_layers import C, E, L, N, floats, pair
+from tests.core.test_layers import pair
 
 __all__ = ["LAYERS", "LISTS", "OPS", "OPTIMIZERS", "pair"]
-
-S = 7
-"""Length of what is decoded."""
-
-
-def _no_dropout(nn: Any, kind: str, **options: Any) -> Any:
-    return getattr(nn, kind)(E, 2, dim_feedforward=16, dropout=0.0, **options)
 
 
 def _composed(parts: Callable[[Any], list[Any]], forward: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -57,28 +51,7 @@ LAYERS: dict[str, Any] = {
     **test_layers.LAYERS,
     **test_layers_nn.LAYERS,
     **test_lazy.CHECKED,
-    "RNN": (lambda nn: nn.RNN(C, 5), floats(L, N, C)),
-    "RNN options": (lambda nn: nn.RNN(C, 5, 2, nonlinearity="relu", bidirectional=True, batch_first=True), floats(N, L, C)),
-    "LSTM": (lambda nn: nn.LSTM(C, 5), floats(L, N, C)),
-    "LSTM options": (lambda nn: nn.LSTM(C, 5, 2, bidirectional=True, batch_first=True, proj_size=3), floats(N, L, C)),
-    "GRU": (lambda nn: nn.GRU(C, 5), floats(L, N, C)),
-    "GRU options": (lambda nn: nn.GRU(C, 5, 2, bias=False, bidirectional=True), floats(L, N, C)),
-    "RNNCell": (lambda nn: nn.RNNCell(C, 5), floats(N, C), floats(N, 5)),
-    "LSTMCell": (lambda nn: nn.LSTMCell(C, 5), floats(N, C)),
-    "GRUCell": (lambda nn: nn.GRUCell(C, 5), floats(N, C), floats(N, 5)),
-    "MultiheadAttention": (lambda nn: nn.MultiheadAttention(E, 2), floats(S, N, E), floats(L, N, E), floats(L, N, E)),
-    "MultiheadAttention options": (
-        lambda nn: nn.MultiheadAttention(E, 2, bias=False, kdim=C, vdim=C, batch_first=True),
-        floats(N, S, E), floats(N, L, C), floats(N, L, C),
-    ),
-    "TransformerDecoderLayer": (lambda nn: _no_dropout(nn, "TransformerDecoderLayer"), floats(S, N, E), floats(L, N, E)),
-    "TransformerDecoder": (
-        lambda nn: nn.TransformerDecoder(_no_dropout(nn, "TransformerDecoderLayer", batch_first=True), 2),
-        floats(N, S, E), floats(N, L, E),
-    ),
-    "Transformer": (
-        lambda nn: nn.Transformer(E, 2, 1, 1, 16, 0.0, batch_first=True), floats(N, L, E), floats(N, S, E),
-    ),
+    **layer_cases.SEQUENCES,
     "MaxUnpool1d": (_unpooled(1), floats(2, 3, 6)),
     "MaxUnpool2d": (_unpooled(2), floats(2, 3, 6, 4)),
     "MaxUnpool3d": (_unpooled(3), floats(2, 3, 4, 4, 2)),

@@ -15,7 +15,8 @@ from phalanx.core.errors import StateError
 
 pytest.importorskip("torch")
 
-from tests.core.test_layers import close, floats, torch
+from tests.core.layer_cases import floats
+from tests.core.test_layers import close, torch
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
