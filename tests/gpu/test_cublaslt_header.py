@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from phalanx.core.kernels.cuda import cublaslt
+from phalanx.core.kernels.cuda import cublaslt, products
 
 NAMES = {
     "COMPUTE_32F": "CUBLAS_COMPUTE_32F",
@@ -106,3 +107,63 @@ def test_numbers_and_layouts_are_those_of_the_header(tmp_path: Path) -> None:
     for field in ("workspace", "state", "waves"):
         assert int(header[f"Heuristic.{field}"]) == getattr(cublaslt.Heuristic, field).offset
     assert {code: header[f"status:{code}"] for code in cublaslt.STATUS} == cublaslt.STATUS
+
+
+def real_library() -> str | None:
+    """A cuBLASLt of NVIDIA's beside one of the headers."""
+    for folder in include_folders():
+        for name in cublaslt.FILES:
+            for lib in ("lib", "lib64"):
+                if (folder.parent / lib / name).is_file():
+                    return str(folder.parent / lib / name)
+    return None
+
+
+def test_the_real_library_takes_our_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes them, and reads back what was set, without a device; only a handle needs one."""
+    name = real_library()
+    if name is None:
+        pytest.skip("no libcublasLt here: CUDA_HOME names a toolkit; pip install nvidia-cublas has it")
+    monkeypatch.setenv(cublaslt.VARIABLE, name)
+    cublaslt.load.cache_clear()
+    try:
+        library = cublaslt.load()
+        context: Any = type("Context", (), {"handle": None, "device": 0})()
+        for epilogue in (
+            cublaslt.PLAIN,
+            cublaslt.BIAS,
+            cublaslt.GELU | cublaslt.AUX | cublaslt.BIAS,
+            cublaslt.DGELU | cublaslt.BGRAD,
+            cublaslt.RELU | cublaslt.AUX,
+            cublaslt.BGRAD_B,
+        ):
+            problem = products.Problem(
+                8, 16, 32, True, False, 32, 32, 8, 14, 0, cublaslt.COMPUTE_32F, epilogue, 3, 256, 512, 128, 128, 16, 32
+            )
+            plan = products.Plan(problem, context)
+            assert _read(library, "MatmulDesc", plan._desc, cublaslt.TURN_A, ctypes.c_int32) == 1
+            assert _read(library, "MatmulDesc", plan._desc, cublaslt.TURN_B, ctypes.c_int32) == 0
+            assert _read(library, "MatmulDesc", plan._desc, cublaslt.EPILOGUE, ctypes.c_uint32) == epilogue
+            if epilogue != cublaslt.PLAIN:
+                side = epilogue & (cublaslt.BIAS | cublaslt.BGRAD | cublaslt.BGRAD_B)
+                assert (_read(library, "MatmulDesc", plan._desc, cublaslt.SIDE_TYPE, ctypes.c_int32) == 0) == bool(side)
+                assert _read(library, "MatmulDesc", plan._desc, cublaslt.SIDE_POINTER, ctypes.c_void_p) == (
+                    32 if side else None
+                )
+            if epilogue & cublaslt.AUX:
+                assert _read(library, "MatmulDesc", plan._desc, cublaslt.AUX_LD, ctypes.c_int64) == 128
+            assert _read(library, "MatrixLayout", plan._a, cublaslt.BATCH, ctypes.c_int32) == 3
+            assert _read(library, "MatrixLayout", plan._b, cublaslt.STEP, ctypes.c_int64) == 512
+            with pytest.raises(RuntimeError, match="cuBLASLt: MatmulAlgoGetHeuristic returned"):  # the handle is none
+                plan.candidates(1)
+    finally:
+        cublaslt.load.cache_clear()
+
+
+def _read(library: Any, kind: str, made: Any, attribute: int, number: Any) -> Any:
+    value, written = number(), ctypes.c_size_t()
+    get = getattr(library, f"cublasLt{kind}GetAttribute")
+    get.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    assert get(made, attribute, ctypes.byref(value), ctypes.sizeof(value), ctypes.byref(written)) == 0
+    assert written.value == ctypes.sizeof(value)
+    return value.value
