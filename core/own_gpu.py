@@ -109,8 +109,9 @@ def in_use() -> bool:
 def _follow() -> None:
     """A helper thread has taken over a rank that uses a GPU."""
     module = sys.modules.get("cupy")
-    for index in list(_rank.streams) if module is not None else ():
-        enter(module, index)
+    if module is not None:
+        for index in list(_rank.streams):
+            enter(module, index)
 
 
 rank_local.when_taken_over(_follow)
