@@ -78,12 +78,13 @@ def test_threads_have_plans_of_their_own_and_equal_results() -> None:
     assert not faults
 
 
-def test_each_stream_has_one_workspace() -> None:
+def test_each_stream_has_one_workspace_and_memory_reports_know_it() -> None:
     api = backend.cupy()
     streams = [api.cuda.Stream(non_blocking=True) for _ in range(2)]
-    places = [products._workspace(0, stream.ptr) for stream in (*streams, *streams)]
+    places = [products.workspaces.of(0, stream.ptr).data.ptr for stream in (*streams, *streams)]
     assert places[:2] == places[2:] and len(set(places)) == 2
-    assert products.workspace_bytes() >= 2 * cublaslt.WORKSPACE_BYTES
+    held = list(products.workspaces.held())
+    assert len(held) >= 2 and set(held) == {("workspaces", 0, cublaslt.WORKSPACE_BYTES)}
 
 
 # ---- captures --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 - Each thread has a handle and plans of its own for each device, since a plan's pointers are set before each run (ranks may be threads).
 - The algorithm is chosen once for a problem, by the tuned table (``algorithms.py``) or as the heuristic's first. While a graph is
   captured the heuristic must not run: a new problem there is an error.
-- Each stream has one workspace, which is ours: with it, and with one algorithm, equal inputs give equal bits.
+- Each stream has one workspace, which is ours (each product of a graph has one out of the graph's memory): with it, and with one
+  algorithm, equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import cupy
+from ... import gpu_memory
+from ...backend import Array, cupy
 from ...errors import GraphError
 from . import algorithms, scalars
 from .cublaslt import (
@@ -194,7 +196,16 @@ class Plan:
         if aux and self._aux.value != aux:
             self._point(AUX_POINTER, self._aux, aux)
         stream = self._stream().ptr
-        place = _workspace(self.context.device, stream) if self._workspace_bytes else 0
+        place, space = 0, None
+        if self._workspace_bytes:
+            # a graph goes on to use what it was captured with: memory from its own pool
+            captured = scalars.now.slots is not None
+            space = (
+                cupy().empty(self._workspace_bytes, np.uint8)
+                if captured
+                else workspaces.of(self.context.device, stream)
+            )
+            place = space.data.ptr
         status = self._matmul(
             self.context.handle, self._desc, self._one, a, self._a, b, self._b, self._one if add else self._zero,
             d, self._d, d, self._d, self._algorithm, place, self._workspace_bytes, stream,
@@ -226,7 +237,6 @@ class _Here(threading.local):
 
 
 _here = _Here()
-_workspaces: dict[tuple[int, int], Any] = {}
 
 
 def device_name(device: int) -> str:
@@ -235,16 +245,27 @@ def device_name(device: int) -> str:
     return str(name.decode() if isinstance(name, bytes) else name)
 
 
-def _workspace(device: int, stream: int) -> int:
-    found = _workspaces.get((device, stream))
-    if found is None:
-        found = _workspaces.setdefault((device, stream), cupy().empty(WORKSPACE_BYTES, np.uint8))
-    return int(found.data.ptr)
+class _Workspaces:
+    """One for each stream of a device: products on it follow each other."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[int, int], Array] = {}
+        gpu_memory.holds(self)
+
+    def of(self, device: int, stream: int) -> Array:
+        """The stream's."""
+        found = self._arrays.get((device, stream))
+        if found is None:
+            found = self._arrays.setdefault((device, stream), cupy().empty(WORKSPACE_BYTES, np.uint8))
+        return found
+
+    def held(self) -> Iterator[tuple[str, int, int]]:
+        """What :mod:`gpu_memory` asks for."""
+        for (device, _), array in list(self._arrays.items()):
+            yield "workspaces", device, array.nbytes
 
 
-def workspace_bytes() -> int:
-    """Device memory that workspaces of products hold: 32 MiB for each stream that needed one."""
-    return WORKSPACE_BYTES * len(_workspaces)
+workspaces = _Workspaces()
 
 
 def context() -> _Context:
