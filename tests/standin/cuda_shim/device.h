@@ -261,6 +261,13 @@ template <class T> T exchanged(unsigned mask, T value, int from) {
 
 }  // namespace sim
 
+// A pack at an address that is no multiple of its size: the kernels are compiled with this check.
+extern "C" __attribute__((visibility("hidden"))) inline void __ubsan_handle_type_mismatch_v1(void*, void* at) {
+    char text[80];
+    snprintf(text, sizeof text, "a misaligned address (block %u, thread %u)", blockIdx.x, threadIdx.x);
+    sim::fail(text);
+}
+
 inline void __syncthreads() { sim::wait(sim::AT_BLOCK, 0); }
 inline void __syncwarp(unsigned mask = ~0u) { sim::wait(sim::AT_WARP, mask); }
 inline void __threadfence() {}

@@ -83,7 +83,7 @@ class RawModule:
             whole = f'#include "device.h"\n#define __global__\n{text}\n{table}'
             headers = "".join(f"// {p.name} {p.read_text()!r}\n" for p in sorted(_SHIM.glob("*.h")))
             try:
-                path = compiled.library(f"{whole}\n{headers}", flags)
+                path = compiled.library(f"{whole}\n{headers}", (*flags, "-fsanitize=alignment"))
             except compiled.CompileError as error:
                 raise RuntimeError(f"g++ cannot compile the kernels:\n{error}") from None
             self._names = frozenset(names)
