@@ -5,15 +5,13 @@ are written side by side: nothing is copied. Backward makes the scores again (Da
 workspace grows with the batch: 102 MB for GPT-2's 12 heads of 64 over 32 x 1024 tokens, and 807 MB where equal runs must give equal
 bits (``phalanx.use_deterministic_algorithms``).
 
-All else goes through the table's products and softmax, which keeps the weights: float32, widths that are no multiple of 8, what
-cuDNN refuses.
+All else goes to ``attention_products.py``: float32, widths that are no multiple of 8, what cuDNN refuses.
 
 Dimensions as in ``reference_attention.py``; H heads and B what stands in front of them; T places where L and S are equal.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,14 +19,14 @@ import numpy as np
 
 from ...amp import precision
 from ...backend import array_module
+from ...bfloat16 import is_half
 from ...op import Array
-from .. import reference_attention, table
+from .. import reference_attention
 from ..window import Size
-from . import cudnn
+from . import attention_products, cudnn
 from .conv import aligned
 
 WIDEST = 256
-_HALF = frozenset({"float16", "bfloat16"})
 
 
 class Kept(NamedTuple):
@@ -121,7 +119,7 @@ def _suits(query: Array, key: Array, value: Array) -> bool:
     """Whether cuDNN serves these: equal batches of matrices, heads of a width that it has kernels for."""
     wide = (query.shape[-1], value.shape[-1])
     return (
-        query.dtype.name in _HALF
+        is_half(query.dtype)
         and query.dtype == key.dtype == value.dtype
         and 4 >= query.ndim == key.ndim == value.ndim >= 2
         and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
@@ -152,11 +150,11 @@ def _like(x: Array, width: int) -> Array:
 def attention_forward(query: Array, key: Array, value: Array, scale: float, causal: bool) -> tuple[Array, Any]:
     """As ``reference_attention.attention_forward``; keeps :class:`Kept` where cuDNN serves."""
     if not _suits(query, key, value):
-        return _composed(query, key, value, scale, causal)
+        return attention_products.attention_forward(query, key, value, scale, causal)
     query, key, value = _in_rows(query), _in_rows(key), _in_rows(value)
     y = _like(query, value.shape[-1])
     found = _forward(query, key, value, y, scale, causal)
-    return (y, found) if found is not None else _composed(query, key, value, scale, causal)
+    return (y, found) if found is not None else attention_products.attention_forward(query, key, value, scale, causal)
 
 
 def request_forward(query: Array, key: Array, value: Array, y: Array, scale: float, causal: bool) -> Attention:
@@ -201,7 +199,7 @@ def attention_backward(
         if _backward(gradient, query, key, value, saved, made, scale, causal):
             dquery, dkey, dvalue = (x if needed else None for x, needed in zip(made, needs, strict=True))
             return dquery, dkey, dvalue
-    return _composed_backward(gradient, query, key, value, saved, scale, causal, needs)
+    return attention_products.attention_backward(gradient, query, key, value, saved, scale, causal, needs)
 
 
 def _backward(
@@ -239,61 +237,6 @@ def packed_attention_backward(gradient: Array, packed: Array, saved: Any, scale:
         if _backward(gradient.swapaxes(1, 2), query, key, value, saved, made, scale, causal):
             return whole
     return reference_attention.packed_attention_backward(gradient, packed, saved, scale, causal, attention_backward)
-
-
-# ---- by products and softmax -----------------------------------------------------------------------------------------
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(np.float32) if x.dtype.name in _HALF else x
-
-
-def _composed(query: Array, key: Array, value: Array, scale: float, causal: bool) -> tuple[Array, Array]:
-    """As the reference, by the table's kernels; half precision is widened inside. Keeps the weights (..., L, S)."""
-    kernels = table.table("cuda")
-    q, k, v = _wide(query), _wide(key), _wide(value)
-    scores = kernels["matmul"](q * q.dtype.type(scale), k.swapaxes(-1, -2))
-    if causal:
-        scores = _masked(scores, -math.inf)
-    weights = kernels["softmax_forward"](scores, -1)
-    return kernels["matmul"](weights, v).astype(query.dtype, copy=False), weights
-
-
-def _masked(scores: Array, value: float) -> Array:
-    """``scores`` (..., L, S) with ``value`` where place i must not see place j."""
-    xp = array_module(scores)
-    return xp.where(xp.tri(*scores.shape[-2:], dtype=bool), scores, scores.dtype.type(value))
-
-
-def _composed_backward(
-    gradient: Array,
-    query: Array,
-    key: Array,
-    value: Array,
-    saved: Any,
-    scale: float,
-    causal: bool,
-    needs: Sequence[bool],
-) -> tuple[Array | None, Array | None, Array | None]:
-    """As the reference, by the table's kernels."""
-    kernels = table.table("cuda")
-    known = saved is not None and not isinstance(saved, tuple)
-    weights = _wide(saved) if known else _composed(query, key, value, scale, causal)[1]
-    q, k, v, g = (_wide(x) for x in (query, key, value, gradient))
-
-    def narrow(x: Array) -> Array:
-        return x.astype(query.dtype, copy=False)
-
-    dvalue = narrow(kernels["matmul"](weights.swapaxes(-1, -2), g)) if needs[2] else None
-    if not (needs[0] or needs[1]):
-        return None, None, dvalue
-    slopes = kernels["softmax_backward"](kernels["matmul"](g, v.swapaxes(-1, -2)), weights, -1)
-    if causal:
-        slopes = _masked(slopes, 0.0)
-    slopes *= slopes.dtype.type(scale)
-    dquery = narrow(kernels["matmul"](slopes, k)) if needs[0] else None
-    dkey = narrow(kernels["matmul"](slopes.swapaxes(-1, -2), q)) if needs[1] else None
-    return dquery, dkey, dvalue
 
 
 KERNELS: dict[str, Callable[..., Any]] = {

@@ -7,7 +7,7 @@ channels, which is the first layer's alone, is widened to channels last and 8 ch
 that no later layer copies.
 
 float16 and bfloat16 are multiplied in tensor cores and summed in float32; float32 is exact unless TF32 was allowed. float64, empty
-arrays and shapes for which cuDNN has no plan go to the reference.
+arrays and shapes for which cuDNN has no plan go to ``im2col.py``, or from there to the reference.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any, NamedTuple
 from ...amp import precision
 from ...backend import array_module
 from ...op import Array
-from .. import reference_conv
 from ..reference import deliver
 from ..window import Size, Window
-from . import cudnn
+from . import cudnn, im2col
 from .channels_last import empty, is_last, to_first, to_last
 
 # ---- how arrays lie --------------------------------------------------------------------------------------------------
@@ -188,7 +187,7 @@ def conv_forward(
     """As ``reference_conv.conv_forward``; with ``relu`` its positive part. A bias, and relu behind it, are of the same pass."""
     shape = (x.shape[0], weight.shape[0], *window.output(x.shape[2:]))
     if not _serves(x.shape, x.dtype, weight.shape, weight.dtype) or min(shape) <= 0:
-        return _rectified(reference_conv.conv_forward(x, weight, bias, window, groups), relu)
+        return _rectified(im2col.conv_forward(x, weight, bias, window, groups), relu)
     image, last = arranged(x)
     asked = request("forward", x.dtype.name, x.shape, weight.shape, shape, window, input_last=last)
     y = to_first(empty(shape, x))
@@ -197,7 +196,7 @@ def conv_forward(
         return y
     made = cudnn.plan(asked)
     if made is None:
-        return _rectified(reference_conv.conv_forward(x, weight, bias, window, groups), relu)
+        return _rectified(im2col.conv_forward(x, weight, bias, window, groups), relu)
     cudnn.run(made, image, dense(weight), y)
     if bias is not None:
         y += bias.reshape((-1,) + (1,) * (x.ndim - 2))
@@ -228,7 +227,7 @@ def conv_input_gradient(gradient: Array, weight: Array, shape: Size, window: Win
             )
         )
     if made is None:
-        return reference_conv.conv_input_gradient(gradient, weight, shape, window, groups)
+        return im2col.conv_input_gradient(gradient, weight, shape, window, groups)
     dx = to_first(empty(shape, gradient))
     cudnn.run(made, loss, dense(weight), dx)
     return dx
@@ -252,7 +251,7 @@ def conv_weight_gradient(
             )
         )  # fmt: skip
     if made is None:
-        return reference_conv.conv_weight_gradient(gradient, x, shape, window, groups, out)
+        return im2col.conv_weight_gradient(gradient, x, shape, window, groups, out)
     slot = out is not None and out.dtype == x.dtype and out.flags.c_contiguous and aligned(out)
     dw = out if slot and out is not None else array_module(x).empty(shape, x.dtype)
     cudnn.run(made, image, loss, dw)

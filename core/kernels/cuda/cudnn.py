@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...backend import cupy
-from ...errors import GraphError
 from ...op import Array
 from .scalars import now
 
@@ -163,8 +162,6 @@ class _Device:
         self.stream: int | None = None
         self.plans: dict[Request, Plan | None] = {}
         self.workspaces: dict[int, Array] = {}
-        self.captured: set[int] = set()
-        self.kept: list[Array] = []
 
     def plan(self, request: Request) -> Plan | None:
         with self.lock:
@@ -181,26 +178,21 @@ class _Device:
             self.plans[request] = made
             return made
 
-    def workspace(self, stream: int, nbytes: int) -> int:
-        """Address of ``nbytes`` that belong to the stream until its next call. What a captured graph was given stays where it is."""
+    def workspace(self, stream: int, nbytes: int) -> Array:
+        """``nbytes`` that belong to the stream until its next call; None for none.
+
+        A captured call gets some of its own: a graph goes on to use it, in memory that it shares with nobody.
+        """
         if nbytes == 0:
-            return 0
-        capturing, have = now.slots is not None, self.workspaces.get(stream)
+            return None
+        if now.slots is not None:
+            return cupy().empty(nbytes, np.uint8)
+        have = self.workspaces.pop(stream, None)
         if have is None or have.nbytes < nbytes:
-            if capturing:
-                raise GraphError(
-                    f"cuDNN needs {nbytes} bytes of workspace in a captured step and the stream has "
-                    f"{0 if have is None else have.nbytes}: run the step with these shapes once before it is captured, on the same stream"
-                )
-            if stream in self.captured and have is not None:
-                self.kept.append(have)
-                self.captured.discard(stream)
-            have = None
-            self.workspaces.pop(stream, None)  # before the next is made, so that both need not fit
-            have = self.workspaces[stream] = cupy().empty(nbytes, np.uint8)
-        if capturing:
-            self.captured.add(stream)
-        return int(have.data.ptr)
+            have = None  # given back before the next is made, so that both need not fit
+            have = cupy().empty(nbytes, np.uint8)
+        self.workspaces[stream] = have
+        return have
 
 
 _devices: dict[int, _Device] = {}
@@ -232,12 +224,13 @@ def run(plan: Plan, *arrays: Array) -> None:
         if stream != here.stream:
             library().set_stream(here.handle, stream)
             here.stream = stream
-        plan.execute(here.handle, [array.data.ptr for array in arrays], here.workspace(stream, plan.nbytes))
+        space = here.workspace(stream, plan.nbytes)
+        plan.execute(here.handle, [array.data.ptr for array in arrays], 0 if space is None else space.data.ptr)
 
 
 def workspace_bytes() -> int:
     """Bytes of workspace that cuDNN holds, over all devices and streams."""
-    return sum(array.nbytes for one in _devices.values() for array in (*one.workspaces.values(), *one.kept))
+    return sum(array.nbytes for one in _devices.values() for array in one.workspaces.values())
 
 
 def reset() -> None:

@@ -127,6 +127,7 @@ class Memory:
         self.raw.fill(0xFF)  # NaN in every floating type: nobody may count on what is not written yet
         self.guard = raw[start + self.size : start + self.size + GUARD]
         self.guard.fill(_GUARD_BYTE)
+        _keep(self.raw)
 
     @property
     def ptr(self) -> int:
@@ -349,6 +350,7 @@ def counted(raw: np.ndarray) -> Memory:
     else:
         memory = Memory(raw.nbytes, thread.device, None)
     memory.raw = raw
+    _keep(raw)
     return memory
 
 
@@ -362,6 +364,8 @@ class Recording:
         self.origin = origin
         self.calls: list[Callable[[], Any]] = []
         self.made: list[np.ndarray] = []
+        self.kept: list[np.ndarray] = []
+        """What was allocated meanwhile: libraries are given addresses alone."""
         self.forks: dict[int, list[int]] = {}
         """Stream -> [calls that it has recorded, how many of them the origin waits for]."""
         self.touched: dict[int, tuple[Any, Any]] = {}
@@ -565,7 +569,7 @@ class Graph:
     """A finished capture."""
 
     def __init__(self, recording: Recording) -> None:
-        self._calls, self._touched = recording.calls, recording.touched
+        self._calls, self._touched, self._kept = recording.calls, recording.touched, recording.kept
         self.graph = self.graphExec = next(_numbers) * 64
 
     def launch(self, stream: Stream | None = None) -> None:
@@ -596,6 +600,12 @@ def recording_of(stream: Any = None) -> Recording | None:
     elif isinstance(stream, int):
         stream = by_pointer.get(stream, Stream.null)
     return stream.recording
+
+
+def _keep(raw: np.ndarray) -> None:
+    recording = recording_of()
+    if recording is not None:
+        recording.kept.append(raw)
 
 
 def run(call: Callable[[], Any], stream: Any = None, host: bool = False) -> bool:
