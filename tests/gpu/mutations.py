@@ -79,7 +79,7 @@ FAULTS = (
     Fault("pool.cu", "if (!(best[k] > 0.0f)) winner.at[k] += SHUT;", "", IMAGE, "relu"),
     Fault("pool.cu", "if (winner.at[k] == number) total[k] += g[k];", "if (winner.at[k] == number) total[k] = g[k];", IMAGE, "pooling"),
     Fault("pool.cu", "+ line.places - 1) / line.places);", ") / line.places);", IMAGE, "bins"),
-    Fault("pool.cu", "while (bin > 0 && bin_stop(line, bin - 1) > at) --bin;", "", IMAGE, "bins"),
+    Fault("pool.cu", "return (int)((i64)at * line.places / line.size);", "return (int)((i64)at * line.places / line.size) + 1;", IMAGE, "bins"),
     Fault("window.cuh", "return (unsigned)at < (unsigned)size;", "return (unsigned)at <= (unsigned)size;", IMAGE, "pooling or convolution"),
     Fault("window.cuh", "from / stride < places ?", "from / stride <= places ?", IMAGE, "pooling or convolution"),
     Fault("window.cuh", "min(start + kernel, size + pad)", "min(start + kernel, size)", IMAGE, "pooling"),

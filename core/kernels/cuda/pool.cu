@@ -131,12 +131,8 @@ __device__ __forceinline__ int bin_start(const Line& line, int bin) { return (in
 __device__ __forceinline__ int bin_stop(const Line& line, int bin) {
     return (int)(((i64)(bin + 1) * line.size + line.places - 1) / line.places);
 }
-// The first bin that takes element `at`; those that do are neighbours.
-__device__ __forceinline__ int first_bin(const Line& line, int at) {
-    int bin = (int)((i64)at * line.places / line.size);
-    while (bin > 0 && bin_stop(line, bin - 1) > at) --bin;
-    return bin;
-}
+// The first bin that takes element `at`; those that do are neighbours. The one before it ends at ceil(bin size / B), which is not behind `at`.
+__device__ __forceinline__ int first_bin(const Line& line, int at) { return (int)((i64)at * line.places / line.size); }
 
 template <typename T, int N>
 __device__ __forceinline__ void bins_average_forward(const T* __restrict__ x, i64 samples, const Window& w, T* __restrict__ y) {
