@@ -79,7 +79,10 @@ def _reduce(
         return losses.reshape(labels.shape).astype(dtype, copy=False), total, None
     if reduction == "sum":
         return xp.asarray(loss, dtype), total, None
-    count = total if total != 0 else total.dtype.type(1)
+    one = total.dtype.type(1)
+    count = (
+        (total if total != 0 else one) if xp is np else xp.where(total != 0, total, one)
+    )  # nobody waits for a device
     return xp.asarray(loss / count, dtype), total, count
 
 
