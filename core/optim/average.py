@@ -16,6 +16,7 @@ from ..kernels.table import kernel
 from ..live import live
 from ..nn.module import Module
 from ..nn.parameter import Parameter
+from ..nn.state import array_of
 from .optimizer import Optimizer
 from .state import whole_state
 
@@ -127,7 +128,7 @@ class EMA:
         given, here = state_dict["averages"], {name: p for p, name in self._names.items()}
         if unknown := sorted(given.keys() - here.keys()):
             raise StateError(f"EMA: the state has averages of {', '.join(unknown[:8])}, which are no parameters here")
-        arrays = {name: np.asarray(getattr(value, "array", value)) for name, value in given.items()}
+        arrays = {name: array_of(value) for name, value in given.items()}
         for name, array in arrays.items():
             if array.shape != tuple(here[name].shape):
                 raise ShapeError(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ..errors import ShapeError, StateError
 from ..flat import FlatStore
 from ..nn.parameter import Parameter
+from ..nn.state import array_of
 from .own_state import OwnState
 
 Options = dict[str, Any]
@@ -179,7 +178,7 @@ class OptimizerState:
                     f"the state of parameter {position} has {', '.join(sorted(saved)) or 'nothing'}, "
                     f"{type(self).__name__} with these options keeps {', '.join(sorted(buffer_names)) or 'nothing'}"
                 )
-            buffers = {name: np.asarray(getattr(value, "array", value)) for name, value in saved.items()}
+            buffers = {name: array_of(value) for name, value in saved.items()}
             for name, array in buffers.items():
                 if array.shape != tuple(parameter.shape):
                     raise ShapeError(
