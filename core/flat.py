@@ -20,10 +20,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .backend import device_kind, device_of, empty_aligned
+from .backend import device_kind, device_of, empty_aligned, to_device
 from .gpu_memory import holds
 from .node import wrap
-from .owned import Keeper, OwnPart, absent, coarser
+from .owned import Keeper, OwnPart, absent, coarser, is_absent
 
 if TYPE_CHECKING:
     from .nn.parameter import Parameter
@@ -158,7 +158,8 @@ class FlatStore:
         """Take the owned part of ``value``, which is of the parameter's shape."""
         lo, hi = self.clip(*self.extent(index))
         start = self.offsets[index]
-        self.state_part(owner, name, lo, hi)[...] = np.reshape(value, -1)[lo - start : hi - start]
+        part = self.state_part(owner, name, lo, hi)
+        part[...] = to_device(np.reshape(value, -1)[lo - start : hi - start], device_of(part))
 
     def own(self, lo: int, hi: int, *, gradients: bool) -> None:
         """From now on keep only [lo, hi) of the state, which is whole now, and of the ``gradients`` if that is asked."""
@@ -207,7 +208,7 @@ class FlatStore:
     def take_gradient(self, index: int, array: Any) -> None:
         """Take the owned part of a gradient that somebody else made. What is absent here is left alone."""
         lo, hi = self.clip(*self.extent(index))
-        if array.flags.writeable and not np.may_share_memory(array, self.gradient):
+        if not is_absent(array) and not np.may_share_memory(array, self.gradient):
             start = self.offsets[index]
             self.gradient_part(lo, hi)[...] = array.reshape(-1)[lo - start : hi - start]
 
