@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -101,7 +101,25 @@ def to_host(array: Any) -> np.ndarray:
     """``array`` in host memory; no copy if it is there already."""
     if isinstance(array, np.ndarray):
         return array
-    return array.get() if array_module(array) is not np else np.asarray(array)
+    if array_module(array) is np:
+        return np.asarray(array)
+    found: np.ndarray = array.get()
+    waited()
+    return found
+
+
+_on_waited: list[Callable[[], None]] = []
+
+
+def on_waited(look: Callable[[], None]) -> None:
+    """Call ``look`` whenever the host has waited for a device: what kernels found wrong is raised then."""
+    _on_waited.append(look)
+
+
+def waited() -> None:
+    """Said by whoever has waited for a device."""
+    for look in _on_waited:
+        look()
 
 
 def device_kind(array: Any) -> str:

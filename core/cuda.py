@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import gpu_memory, own_gpu
-from .backend import Device, cupy, gpu_count
+from .backend import Device, cupy, gpu_count, waited
 from .errors import RangeError
 from .gpu_memory import GpuMemoryError as OutOfMemoryError
 from .gpu_peaks import stated_peak
@@ -173,6 +173,7 @@ def synchronize(device: Which = None) -> None:
     if is_available():
         with cupy().cuda.Device(_index(device)):
             cupy().cuda.runtime.deviceSynchronize()
+        waited()
 
 
 # ---- streams and events ----------------------------------------------------------------------------------------------

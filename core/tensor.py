@@ -286,11 +286,11 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         """The only element as a Python number."""
         if self.array.size != 1:
             raise ShapeError(f"item() of a tensor of shape {self.shape}: it has {self.array.size} elements, not one")
-        return self.array.item()
+        return to_host(self.array).item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
-        return self.array.tolist()
+        return to_host(self.array).tolist()
 
     def numpy(self, *, force: Any = False) -> np.ndarray:
         """The NumPy array, on the same memory. Raises GraphError if a gradient is wanted, unless ``force``."""
@@ -318,7 +318,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
                 f"the truth of a tensor of shape {self.shape} is ambiguous: use .any() or .all(), or compare with "
                 "phalanx.equal"
             )
-        return bool(self.array.item())
+        return bool(to_host(self.array).item())
 
     def __float__(self) -> Any:
         return float(self.item())
@@ -335,9 +335,7 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         return bool((self.array == (value.array if isinstance(value, Tensor) else value)).any())
 
     def __format__(self, specification: str) -> str:
-        return (
-            format(self.array.item(), specification) if not self.array.ndim else object.__format__(self, specification)
-        )
+        return format(self.item(), specification) if not self.array.ndim else object.__format__(self, specification)
 
     def __repr__(self) -> str:
         shown = to_host(self.array)

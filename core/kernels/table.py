@@ -26,6 +26,7 @@ _REFERENCE = (
     ".reference_add_norm",
     ".reference_attention",
     ".reference_bce",
+    ".reference_checks",
     ".reference_conv",
     ".reference_ctc",
     ".reference_fused",

@@ -13,6 +13,7 @@ MODULES: tuple[str, ...] = (
     ".norm",
     ".recurrent",
     ".reduce",
+    ".reports",
     ".rows",
 )
 """Modules of this package; each lists its kernels in ``KERNELS``."""
