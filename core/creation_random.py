@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import rng
+from .backend import device_of, to_device, to_host
 from .creation import _array_of, _default, _finish, _shape
 from .errors import RangeError
 from .generator import Generator
@@ -110,7 +111,11 @@ def rand_like(
     """
     array = _array_of(input)
     return rand(
-        array.shape, generator=generator, dtype=dtype or array.dtype, device=device, requires_grad=requires_grad
+        array.shape,
+        generator=generator,
+        dtype=dtype or array.dtype,
+        device=device or device_of(array),
+        requires_grad=requires_grad,
     )
 
 
@@ -130,7 +135,11 @@ def randn_like(
     """
     array = _array_of(input)
     return randn(
-        array.shape, generator=generator, dtype=dtype or array.dtype, device=device, requires_grad=requires_grad
+        array.shape,
+        generator=generator,
+        dtype=dtype or array.dtype,
+        device=device or device_of(array),
+        requires_grad=requires_grad,
     )
 
 
@@ -151,6 +160,7 @@ def randint_like(
     """
     array = _array_of(input)
     low, high = (0, low) if high is None else (low, high)
+    device = device or device_of(array)
     return randint(low, high, array.shape, generator=generator, dtype=dtype or array.dtype, device=device)
 
 
@@ -163,7 +173,8 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     """
     if size is None:
         size = np.broadcast_shapes(_array_of(mean).shape, _array_of(std).shape)
-    return randn(tuple(size), generator=generator) * std + mean
+    given = mean if isinstance(mean, Tensor) else std
+    return randn(tuple(size), generator=generator, device=device_of(_array_of(given))) * std + mean
 
 
 @live
@@ -174,7 +185,8 @@ def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
     tensor([0., 1.])
     """
     draw = rng.uniform(input.shape, _key(generator), np.float64)
-    return Tensor((draw < np.asarray(input.array)).astype(input.dtype))
+    drawn = (draw < to_host(input.array)).astype(input.dtype)
+    return Tensor(to_device(drawn, device_of(input.array)))
 
 
 @live
@@ -188,7 +200,7 @@ def multinomial(
     >>> phalanx.multinomial(phalanx.tensor([0.0, 1.0, 0.0]), 2, replacement=True)
     tensor([1, 1])
     """
-    weights = np.atleast_2d(np.asarray(input.array, np.float64))
+    weights = np.atleast_2d(to_host(input.array).astype(np.float64))
     if (weights < 0).any() or not np.isfinite(weights).all() or (weights.sum(1) <= 0).any():
         raise RangeError("multinomial expects rows of finite numbers, none negative and not all 0")
     if not replacement and (np.count_nonzero(weights, axis=1) < num_samples).any():
@@ -205,4 +217,5 @@ def multinomial(
         with np.errstate(divide="ignore"):
             keys = np.log(weights) - np.log(-np.log(np.maximum(draw, 2.0**-60)))
         picked = np.argsort(-keys, axis=1, kind="stable")[:, :num_samples]
-    return Tensor((picked if input.ndim > 1 else picked[0]).astype(np.int64))
+    drawn = (picked if input.ndim > 1 else picked[0]).astype(np.int64)
+    return Tensor(to_device(drawn, device_of(input.array)))
