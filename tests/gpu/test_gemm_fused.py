@@ -261,6 +261,31 @@ def test_gradients_go_straight_into_their_slots() -> None:
     assert cublaslt.BGRAD_B in epilogues() and cublaslt.DGELU | cublaslt.BGRAD in epilogues()
 
 
+def test_in_mixed_precision_gradients_are_float32_in_their_slots_and_not_rounded() -> None:
+    phalanx.manual_seed(4)
+    net = NETS["feed-forward"][0]().to("cuda")
+    phalanx.optim.SGD(net.parameters(), lr=0.1)
+    x = phalanx.randn(64, 16).to("cuda")
+    with phalanx.autocast("cuda", dtype=phalanx.bfloat16):
+        y = net(x)
+    assert y.dtype == phalanx.bfloat16
+    gradient = phalanx.randn(64, 4).to("cuda").to(phalanx.bfloat16)
+    y.backward(gradient)
+    low = [host(p.detach().to(phalanx.bfloat16).array) for p in net.parameters()]
+    i, g = host(x.to(phalanx.bfloat16).array), host(gradient.array)
+    z = i @ low[0].T + low[1]
+    dz = g @ low[2] * gelu_slope(z)
+    expected = [dz.T @ i, dz.sum(0), g.T @ gelu(z), g.sum(0)]
+    for parameter, value, bound in zip(net.parameters(), expected, (4e-2, 4e-2, 4e-2, 1e-6), strict=True):
+        assert parameter.grad.dtype == np.float32 and parameter.grad.array is parameter._slot
+        np.testing.assert_allclose(host(parameter.grad.array), value, rtol=bound, atol=bound * np.abs(value).max())
+    assert cublaslt.BGRAD_B in epilogues() and cublaslt.DGELU in epilogues()
+    assert {(plan.problem.type_in, plan.problem.type_out) for plan in products.context().plans.values() if plan} == {
+        (14, 14),
+        (14, 0),
+    }
+
+
 def test_functions_say_what_does_not_fit() -> None:
     x, weight = phalanx.ones(2, 3, device="cuda"), phalanx.ones(4, 5, device="cuda")
     with pytest.raises(
