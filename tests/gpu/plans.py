@@ -24,12 +24,13 @@ from phalanx.core.kernels import reference_attention
 from phalanx.core.kernels.cuda import attention, conv, cudnn
 from phalanx.core.kernels.window import Window
 from phalanx.core.trace import watched
+from tests.gpu import test_attention, test_conv
 
 H100 = {
     "deviceVer": 900, "multiProcessorCount": 132, "driverVer": 13000, "maxSharedMemoryPerBlockOptin": 232448,
     "totalGlobalMem": 85024112640, "deviceName": "NVIDIA H100 80GB HBM3", "cudaDeviceId": 0,
     "maxGridSize": [2147483647, 65535, 65535], "maxBlockSize": [1024, 1024, 64], "regsPerBlock": 65536,
-    "smClockRateKHz": 1980000, "memClockRateKHz": 2619000, "l2CacheSize": 52428800, "warpSize": 32,
+    "smClockRateKHz": 1980000, "memClockRateKHz": 2619000, "memoryBusWidth": 5120, "l2CacheSize": 52428800, "warpSize": 32,
     "maxSharedMemoryPerBlock": 49152, "reservedSharedMemoryPerBlock": 1024, "maxRegistersPerSM": 65536, "pciDeviceId": 0,
     "maxCtasPerSM": 32, "maxThreadsPerBlock": 1024, "maxThreadsPerSM": 2048, "isTccDriver": 0, "supportCoopLaunch": 1,
 }  # fmt: skip
@@ -90,6 +91,24 @@ def convolutions(model: Any, batch: int, dtype: str, *shape: int) -> Iterator[co
         yield from layer.requests(batch, dtype)
 
 
+def kinds() -> Iterator[Any]:
+    """The shapes that tests compare: all kinds of window, groups and dimensions, heads of other widths and lengths."""
+    for shape, weight, stride, padding, dilation in test_conv.CASES.values():
+        window = Window(weight[2:], stride, padding, dilation)
+        shapes = (shape, weight, (shape[0], weight[0], *window.output(shape[2:])), window)
+        for dtype in cudnn.FLOATS:
+            yield conv.request("forward", dtype, *shapes, bias=True)
+            for kind in ("forward", "input gradient", "weight gradient"):
+                yield conv.request(kind, dtype, *shapes)
+    for shapes in test_attention.SHAPES.values():
+        q, k, v = (np.empty(shape, phalanx.bfloat16) for shape in shapes)
+        if attention.suits(q, k, v):
+            y = np.empty((*q.shape[:-1], v.shape[-1]), phalanx.bfloat16)
+            yield attention.request_forward(q, k, v, y, 1.0, True)
+            if q.shape[-2] > 1:  # cuDNN has none for one place, and the test knows
+                yield attention.request_backward(q, k, v, y, (y, q, k, v), 1.0, True)
+
+
 def of_example(
     name: str, model: str, batch: int, dtype: str, *shape: int, **options: int
 ) -> Callable[[], Iterator[Any]]:
@@ -106,10 +125,13 @@ JOBS: dict[str, Callable[[], Iterator[Any]]] = {
     "fashion_mnist --model cnn, batch 256, float32": of_example("fashion_mnist", "CNN", 256, "float32", 1, 28, 28),
     "fashion_mnist --model cnn, batch 256, bfloat16": of_example("fashion_mnist", "CNN", 256, "bfloat16", 1, 28, 28),
     "cifar_resnet, batch 128, bfloat16": of_example("cifar_resnet", "ResNet", 128, "bfloat16", 3, 32, 32, channels=3),
-    "resnet50, batch 256, bfloat16": of_example("resnet50", "ResNet50", 256, "bfloat16", 3, 224, 224),
+    "resnet50, batch 256, bfloat16": of_example(
+        "resnet50", "ResNet", 256, "bfloat16", 3, 224, 224, layers=(3, 4, 6, 3), width=64, classes=1000
+    ),
     "gpt2, batch 32": lambda: attentions(32, 1024, 12, 64),
+    "the shapes of tests": kinds,
 }
-"""What each example needs on a GPU."""
+"""What each example needs on a GPU, and what tests compare."""
 
 
 def main() -> int:

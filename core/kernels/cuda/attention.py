@@ -115,7 +115,7 @@ def _laid(x: Array) -> _Laid:
     return _Laid((1,) * missing + x.shape, (outer,) * missing + strides)
 
 
-def _suits(query: Array, key: Array, value: Array) -> bool:
+def suits(query: Array, key: Array, value: Array) -> bool:
     """Whether cuDNN serves these: equal batches of matrices, heads of a width that it has kernels for."""
     wide = (query.shape[-1], value.shape[-1])
     return (
@@ -149,7 +149,7 @@ def _like(x: Array, width: int) -> Array:
 
 def attention_forward(query: Array, key: Array, value: Array, scale: float, causal: bool) -> tuple[Array, Any]:
     """As ``reference_attention.attention_forward``; keeps :class:`Kept` where cuDNN serves."""
-    if not _suits(query, key, value):
+    if not suits(query, key, value):
         return attention_products.attention_forward(query, key, value, scale, causal)
     query, key, value = _in_rows(query), _in_rows(key), _in_rows(value)
     y = _like(query, value.shape[-1])
@@ -220,7 +220,7 @@ def _backward(
 def packed_attention_forward(packed: Array, scale: float, causal: bool) -> tuple[Array, Any]:
     """As ``reference_attention.packed_attention_forward``, without a copy."""
     query, key, value = reference_attention.parts(packed)
-    if _suits(query, key, value) and packed.flags.c_contiguous and aligned(packed):
+    if suits(query, key, value) and packed.flags.c_contiguous and aligned(packed):
         y = array_module(packed).empty((*packed.shape[:2], *packed.shape[3:]), packed.dtype)
         found = _forward(query, key, value, y.swapaxes(1, 2), scale, causal)
         if found is not None:
