@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..core.backend import is_array
-from ..core.data.batches import BatchMaker
 from ..core.data.dataset import is_stream
+from ..core.data.feed import arrived
 from ..core.data.loader import DataLoader
 from ..core.data.prefetch import Inline, Prefetcher
 from ..core.data.shards import owned_range
@@ -93,9 +93,9 @@ class Chunks:
         if self._cut is not None:
             return self._cut(*self.bounds(number))
         if self._source is not None:
-            return self._source.take()
+            return arrived(self._source.take())
         maker, records = self._maker, self._records
-        return maker.make_of(EPOCH, number * self.size, records, 0, len(records))
+        return arrived(maker.make_of(EPOCH, number * self.size, records, 0, len(records)))
 
     def samples(self, number: int) -> int:
         """How many samples the chunk that has come up holds."""
@@ -110,7 +110,7 @@ class Chunks:
 
     def _read(self, rank: int, size: int, loader: DataLoader) -> Iterator[int]:
         """Read a stream to its end, stopping at each chunk of this rank."""
-        self._maker = BatchMaker(loader.dataset, loader.collate_fn, loader.seed)
+        self._maker = loader._batch_maker()
         records, number, length = (record for record, _ in self._maker.records(EPOCH, 0, None)), 0, 0
         while held := list(islice(records, self.size)):
             length += len(held)

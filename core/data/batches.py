@@ -12,8 +12,25 @@ from ..errors import DataError
 from ..tensor import Tensor
 from .collate import default_collate, empty_like_batch
 from .dataset import is_stream
+from .feed import Feed
 from .sampling import borrowed_globals, keyed_sample, sample_seeds, seeds_between
 from .streams import where
+
+
+class SendingMaker:
+    """A ``maker`` whose batches are sent to a GPU by ``feed``."""
+
+    def __init__(self, maker: BatchMaker, feed: Feed) -> None:
+        self._maker, self.feed = maker, feed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._maker, name)
+
+    def make(self, epoch: int, indices: np.ndarray) -> Any:
+        return self.feed.send(self._maker.make(epoch, indices))
+
+    def make_of(self, epoch: int, position: int, records: list[Any], lo: int, hi: int) -> Any:
+        return self.feed.send(self._maker.make_of(epoch, position, records, lo, hi))
 
 
 class BatchMaker:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import DataError
-from .batches import BatchMaker
+from .batches import BatchMaker, SendingMaker
 from .placement import Placement
 from .prefetch import Inline, Prefetcher
 from .shards import global_batches
@@ -58,7 +58,7 @@ class IndexedEpoch:
 
     def __init__(
         self,
-        maker: BatchMaker,
+        maker: BatchMaker | SendingMaker,
         epoch: int,
         order: np.ndarray,
         bounds: list[tuple[int, int]],
@@ -98,7 +98,7 @@ class StreamEpoch:
 
     def __init__(
         self,
-        maker: BatchMaker,
+        maker: BatchMaker | SendingMaker,
         epoch: int,
         position: int,
         cursor: Any,

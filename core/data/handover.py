@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bfloat16 import of_word, word
 from ..errors import DataError
 from ..tensor import Tensor
 
@@ -25,7 +26,7 @@ def send(connection: socket.socket, value: Any) -> None:
     """``value``: None, numbers, strings, bytes, arrays, Tensors, or tuples, lists and dicts of them."""
     arrays: list[np.ndarray] = []
     tree = _tree(value, arrays)
-    shapes = [(array.dtype.str, array.shape) for array in arrays]
+    shapes = [(word(array.dtype), array.shape) for array in arrays]
     head = json.dumps([tree, shapes]).encode()
     try:
         connection.sendall(HEAD.pack(len(head)) + head)
@@ -47,7 +48,7 @@ def receive(connection: socket.socket) -> Any:
     tree, shapes = json.loads(bytes(_bytes(connection, length)))
     arrays = []
     for dtype, shape in shapes:
-        array = np.empty(shape, dtype)
+        array = np.empty(shape, of_word(dtype))
         if array.size:
             _fill(connection, _raw(array))
         arrays.append(array)

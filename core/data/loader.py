@@ -15,9 +15,10 @@ import numpy as np
 
 from .. import rng
 from ..errors import DataError, RangeError, StateError
-from .batches import BatchMaker
+from .batches import BatchMaker, SendingMaker
 from .dataset import is_stream
 from .epochs import Epoch, IndexedEpoch, StreamEpoch, batch_bounds, nothing_came
+from .feed import Feed
 from .fingerprint import fingerprint
 from .options import check_dataset, check_integer, read_options
 from .placement import Placement, placement
@@ -54,6 +55,9 @@ class DataLoader:
     mean what they do in PyTorch). ``random`` and ``numpy.random`` are seeded by (seed, epoch, sample) for each sample. They
     belong to the whole process: unless a data set says ``keyed = True``, which promises not to draw from them, its samples
     are fetched on the training thread with ``num_workers=0`` and one at a time, under a lock, with threads.
+
+    With ``device`` (a GPU) batches come as tensors that are there: they are copied from pinned memory on a stream of their own
+    while the steps before are computed, and the training stream waits for them, not the host. ``pin_memory`` alone changes nothing.
 
     A stream (:class:`IterableDataset`) is read by all ranks alike, in its own order, until it ends.
 
@@ -105,7 +109,7 @@ class DataLoader:
         if seed is None and self.options.generator is not None:
             seed = self.options.generator.initial_seed()
         self._seed = None if seed is None else check_integer("seed", seed, 0)
-        self._maker: BatchMaker | None = None
+        self._maker: BatchMaker | SendingMaker | None = None
         self._workers: Workers | None = None
         self._fingerprint: str | None = None
         self._iteration = 0
@@ -217,7 +221,9 @@ class DataLoader:
         if indexed is not None and self.options.processes and self.num_workers:
             if self._workers is None or self._workers.closed or self._workers.busy:
                 self._workers = Workers(self.dataset, self.collate_fn, self.seed, self.num_workers, self.options)
-            return self._workers.prefetch(indexed, tasks, self.prefetch)
+            maker = self._batch_maker()
+            send = maker.feed.send if isinstance(maker, SendingMaker) else None
+            return self._workers.prefetch(indexed, tasks, self.prefetch, send)
         if not self._in_background(place):
             return Inline(work, tasks)
         return Prefetcher(work, tasks, ahead=self.prefetch, threads=max(1, self.num_workers))
@@ -229,6 +235,8 @@ class DataLoader:
     def _in_background(self, place: Placement) -> bool:
         maker = self._batch_maker()
         row_nbytes = maker.row_nbytes
+        if row_nbytes is not None and isinstance(maker, SendingMaker):
+            return self.prefetch > 0
         if row_nbytes is not None:
             samples = -(-min(self.batch_size, self._epoch_length()) // place.shard_count)
             return self.prefetch > 0 and row_nbytes * samples >= BACKGROUND_NBYTES
@@ -238,9 +246,11 @@ class DataLoader:
             warnings.warn(_UNKEYED.format(workers=self.num_workers, name=type(self.dataset).__name__), stacklevel=6)
         return self.num_workers > 0
 
-    def _batch_maker(self) -> BatchMaker:
+    def _batch_maker(self) -> BatchMaker | SendingMaker:
         if self._maker is None:
-            self._maker = BatchMaker(self.dataset, self.collate_fn, self.seed)
+            maker = BatchMaker(self.dataset, self.collate_fn, self.seed)
+            gpu = self.options.gpu
+            self._maker = maker if gpu is None else SendingMaker(maker, Feed(gpu))
         return self._maker
 
     # -- the position -----------------------------------------------------------------------------------------------

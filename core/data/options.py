@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..backend import Device
 from ..errors import DataError, RangeError
 from ..generator import Generator
 from .dataset import is_stream
@@ -44,6 +45,8 @@ class Options:
     worker_init_fn: Callable[[int], None] | None = None
     persistent_workers: bool = False
     prefetch_factor: int | None = None
+    device: Any = None
+    """A GPU that batches are sent to while they are awaited; None: they stay where they were made."""
     timeout: float = 0
     """Seconds that a worker process may take for a batch; 0: any time."""
 
@@ -60,6 +63,12 @@ class Options:
             raise RangeError(
                 f"DataLoader does not support multiprocessing_context={method if known else self.multiprocessing_context!r}: {_FORK}"
             )
+
+    @property
+    def gpu(self) -> Device | None:
+        """The GPU to send batches to; None without."""
+        device = None if self.device is None else Device(self.device)
+        return None if device is None or device.type == "cpu" else device
 
     @property
     def processes(self) -> bool:

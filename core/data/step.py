@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import spans
 from ..errors import DataError
+from .feed import arrived
 from .placement import Placement
 from .scope import close_shard, close_step, open_shard, open_step
 from .shards import shard_slices
@@ -93,10 +94,10 @@ class Step:
 
     def _next(self, fresh: bool, lo: int, hi: int) -> Any:
         if not fresh:
-            return self._make(lo, hi)
+            return arrived(self._make(lo, hi))
         self._pending -= 1
         began = time.monotonic()
-        batch = self._take()
+        batch = arrived(self._take())
         ended = time.monotonic()
         self.data_s += ended - began
         if spans.on:

@@ -198,10 +198,14 @@ class Workers:
         for worker in self._workers:
             self._idle.put(worker)
 
-    def prefetch(self, epoch: int, tasks: Iterator[np.ndarray], ahead: int) -> Prefetcher[np.ndarray]:
-        """The batches of ``tasks`` in order, ``ahead`` for each worker made beforehand."""
+    def prefetch(
+        self, epoch: int, tasks: Iterator[np.ndarray], ahead: int, send: Callable[[Any], Any] | None = None
+    ) -> Prefetcher[np.ndarray]:
+        """The batches of ``tasks`` in order, ``ahead`` for each worker made beforehand; ``send`` is done to each."""
         count, self.busy = len(self._workers), True
-        return _FromProcesses(self, partial(self._make, epoch), tasks, ahead=max(1, ahead) * count, threads=count)
+        make = partial(self._make, epoch)
+        work = make if send is None else lambda indices: send(make(indices))
+        return _FromProcesses(self, work, tasks, ahead=max(1, ahead) * count, threads=count)
 
     def _make(self, epoch: int, indices: np.ndarray) -> Any:
         worker = self._idle.get()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..bfloat16 import is_floating
-from ..data.batches import BatchMaker
+from ..data.feed import arrived
 from ..data.loader import DataLoader
 from ..data.placement import placement
 from ..errors import DataError, RangeError
@@ -250,9 +250,9 @@ def _batches(loader: Iterable[Any]) -> Iterator[Any]:
             )
         yield from loader
         return
-    maker, order, size = BatchMaker(loader.dataset, loader.collate_fn, loader.seed), loader._order(0), loader.batch_size
+    maker, order, size = loader._batch_maker(), loader._order(0), loader.batch_size
     for start in range(0, len(order) - (size - 1 if loader.drop_last else 0), size):
-        yield maker.make(0, order[start : start + size])
+        yield arrived(maker.make(0, order[start : start + size]))
 
 
 def looked_through(model: Module) -> Module:
