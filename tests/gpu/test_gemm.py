@@ -227,3 +227,11 @@ def test_rows_of_a_batch_times_one_matrix_are_one_product() -> None:
     a, b = draw(3, 4, 5), draw(5, 6)
     close(gemm.matmul(a, b), host(a) @ host(b), np.float32, 5)
     assert [(plan.problem.columns, plan.problem.batch) for plan in used()] == [(12, 1)]
+
+
+def test_batch_dimensions_that_lie_one_in_the_other_are_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = runs(monkeypatch)
+    a, b = draw(2, 3, 4, 5), draw(2, 3, 5, 6)
+    close(gemm.matmul(a, b), np.matmul(host(a), host(b)), np.float32, 5)
+    assert len(seen) == 1
+    assert [plan.problem.batch for plan in used()] == [6]

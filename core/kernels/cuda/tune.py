@@ -101,13 +101,11 @@ def _operands(problem: Problem) -> list[Any]:
         problem.ld_b * (inner if problem.turn_b else columns) + last * problem.step_b,
         problem.ld_d * columns + last * problem.step_d,
     ]
-    types = [problem.type_in, problem.type_in, problem.type_out]
-    found = [_filled(count, _SIZES[number]) for count, number in zip(counts, types, strict=True)]
-    return [
-        *found,
-        cupy().zeros(max(rows, columns) * 8, np.uint8),
-        cupy().zeros(problem.ld_aux * columns * 8 + 16, np.uint8),
-    ]
+    types = [_SIZES[number] for number in (problem.type_in, problem.type_in, problem.type_out)]
+    found = [_filled(count, dtype) for count, dtype in zip(counts, types, strict=True)]
+    side = cupy().zeros(max(rows, columns) * 8, np.uint8)
+    aux = cupy().zeros(max(problem.ld_aux * columns * types[2].itemsize, 16), np.uint8)
+    return [*found, side, aux]
 
 
 def _filled(count: int, dtype: np.dtype) -> Any:
