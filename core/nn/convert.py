@@ -90,9 +90,9 @@ class Convertible:
         """Parameters and buffers to the host; returns self."""
         return self.to("cpu")
 
-    def cuda(self: Self, device: int = 0) -> Self:
-        """Parameters and buffers to a GPU; returns self."""
-        return self.to(f"cuda:{device}")
+    def cuda(self: Self, device: int | None = None) -> Self:
+        """Move to a GPU: the rank's own unless a number is given."""
+        return self.to(Device("cuda", device))
 
     def type(self: Self, dst_type: Any) -> Self:
         """Floating parameters and buffers to another floating dtype; returns self."""
