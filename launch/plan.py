@@ -130,6 +130,8 @@ class Machine:
     terminal: bool = False
     """Does the launcher's own output end on a terminal?"""
     columns: int = 80
+    gpus: tuple[str, ...] = ()
+    """The GPUs that processes see here, as the system or ``CUDA_VISIBLE_DEVICES`` names them."""
     began_s: float = 0.0
     """When the launcher began, in seconds since 1970."""
 
@@ -145,6 +147,8 @@ class RankPlan:
     """Which of the cores that the job may use on the host, counted from 0; empty: all."""
     slot: int = 0
     """Number among the ranks of the host."""
+    gpu: str = ""
+    """The GPU that it will choose by its number on this machine, in words; "" where none is seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,7 @@ def make_plan(
                 command=command,
                 cores=_cores(place, machine) if arguments.bind else (),
                 slot=place.local_rank,
+                gpu="" if arguments.hosts else gpu_of(place.local_rank, place.local_size, machine.gpus),
             )
             for place in places
         ),
@@ -277,6 +282,19 @@ def _cores(place: _Place, machine: Machine) -> tuple[int, ...]:
     cores = place.cores or machine.cores
     share = cores // place.local_size
     return tuple(range(place.local_rank * share, (place.local_rank + 1) * share)) or (place.local_rank % cores,)
+
+
+def gpu_of(local_rank: int, local_size: int, gpus: tuple[str, ...]) -> str:
+    """The GPU of a rank, by the rule that ranks follow themselves: in turn, by their number on the host.
+
+    >>> gpu_of(3, 4, ("0", "1")), gpu_of(0, 2, ("4", "5")), gpu_of(0, 2, ())
+    ('GPU 1 (shared by 2 ranks)', 'GPU 4', '')
+    """
+    if not gpus:
+        return ""
+    number = local_rank % len(gpus)
+    sharing = len(range(number, local_size, len(gpus)))
+    return f"GPU {gpus[number]}" + (f" (shared by {sharing} ranks)" if sharing > 1 else "")
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -372,7 +390,8 @@ def _lines(plan: LaunchPlan) -> list[str]:
 
 def _place_words(rank: RankPlan) -> str:
     cores = f", cores {','.join(map(str, rank.cores))}" if rank.cores else ""
-    return f"rank {rank.rank} on {rank.host}{f', slot {rank.slot}' if rank.host != 'localhost' else ''}{cores}"
+    gpu = f", {rank.gpu}" if rank.gpu else ""
+    return f"rank {rank.rank} on {rank.host}{f', slot {rank.slot}' if rank.host != 'localhost' else ''}{cores}{gpu}"
 
 
 def _words(environment: Mapping[str, str]) -> list[str]:

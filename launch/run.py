@@ -109,8 +109,22 @@ def look_around() -> Machine:
         package_root=_package_root(),
         terminal=terminal,
         columns=shutil.get_terminal_size().columns,
+        gpus=visible_gpus(os.environ),
         began_s=time.time(),
     )
+
+
+def visible_gpus(environ: Mapping[str, str], folder: str = "/dev") -> tuple[str, ...]:
+    """The NVIDIA GPUs that processes of this machine see; without a look at CUDA, which would take a second.
+
+    >>> visible_gpus({"CUDA_VISIBLE_DEVICES": "4,5"})
+    ('4', '5')
+    """
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    numbers = (path.name.removeprefix("nvidia") for path in Path(folder).glob("nvidia[0-9]*"))
+    return tuple(sorted((number for number in numbers if number.isdigit()), key=int))
 
 
 def _package_root() -> str | None:

@@ -1,6 +1,7 @@
 """The plan is a pure function of what it is given, and says who runs where with what."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from phalanx.dist import env
 from phalanx.dist.errors import LaunchError
 from phalanx.launch.mpirun import Mpirun
 from phalanx.launch.plan import Machine, RunArguments, make_plan
+from phalanx.launch.run import visible_gpus
 
 MACHINE = Machine(
     python="/usr/bin/python3", cores=8, environ={"HOME": "/root", "RANK": "3", "OMPI_COMM_WORLD_RANK": "1"}
@@ -145,3 +147,24 @@ def test_an_argument_beats_the_environment_and_a_launcher_around_this_one_is_not
     if not folder.startswith(("/tmp", "/scratch")):
         restarted = make_plan(arguments, machine, job="j", restart=2).ranks[0].environment
         assert restarted["PHALANX_FLIGHT"] == f"{folder}/restart-2"
+
+
+def test_each_rank_says_which_gpu_it_will_take() -> None:
+    machine = dataclasses.replace(MACHINE, gpus=("2", "5"))
+    lines = [
+        line for line in str(make_plan(RunArguments("a.py", ranks=3), machine, "j")).splitlines() if "rank " in line
+    ]
+    assert [line.rpartition(", ")[2] for line in lines[1:]] == [
+        "GPU 2 (shared by 2 ranks)",
+        "GPU 5",
+        "GPU 2 (shared by 2 ranks)",
+    ]
+    assert "GPU" not in str(make_plan(RunArguments("a.py", ranks=3), MACHINE, "j"))
+
+
+def test_gpus_are_seen_without_cuda(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, str(tmp_path)) == ("0", "2", "10")
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, str(tmp_path)) == ()
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-1f, 3"}, str(tmp_path)) == ("GPU-1f", "3")
