@@ -20,6 +20,10 @@ class DTypeError(PhalanxError, TypeError):
     """Arrays whose element type does not fit the operation."""
 
 
+class DeviceError(PhalanxError, RuntimeError):
+    """Arrays that meet in one operation and lie on different devices."""
+
+
 class RangeError(PhalanxError, ValueError):
     """A value (label, index, option) outside of what is allowed."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Device
+from .backend import Device, as_array, device_of
 from .creation import arange as arange
 from .creation import as_tensor as as_tensor
 from .creation import asarray as asarray
@@ -255,7 +255,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     if condition.dtype != np.bool_:
         raise DTypeError(f"where: a boolean condition expected, got {condition.dtype}")
     if not isinstance(input, Variable) and not isinstance(other, Variable):
-        input, other = as_tensor(input), as_tensor(other)
+        input, other = (as_tensor(x, device=device_of(condition.array)) for x in (input, other))
     pair = operands(input, other)
     if pair is None:
         raise DTypeError(f"where: Tensors or numbers expected, got {type(input).__name__} and {type(other).__name__}")
@@ -360,7 +360,7 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8
     >>> phalanx.isclose(phalanx.tensor([1.0, 2.0]), phalanx.tensor([1.0, 2.1]))
     tensor([ True, False])
     """
-    return Tensor(np.asarray(np.isclose(input.array, other.array, rtol, atol, equal_nan)))
+    return Tensor(as_array(np.isclose(input.array, other.array, rtol, atol, equal_nan)))
 
 
 def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:

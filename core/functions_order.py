@@ -326,7 +326,7 @@ def unique_consecutive(
     axis = 0 if dim is None else checked_dim("unique_consecutive", dim, input.array.ndim)
     x = input.array.reshape(-1) if dim is None else input.array
     rows = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
-    starts = np.ones(len(rows), bool)
+    starts = np.ones_like(rows[:, 0] if rows.shape[1] else rows.sum(1), dtype=bool)
     starts[1:] = (rows[1:] != rows[:-1]).any(1)
     first = np.flatnonzero(starts)
     parts = [wrap(np.take(x, first, axis))]

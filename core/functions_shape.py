@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import common_shape
+from .backend import as_array, as_dtype, common_shape, to_device
 from .errors import RangeError, ShapeError
 from .graph import Variable, apply, wrap
 from .ops import indexing, placing, shape
@@ -253,7 +253,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     >>> phalanx.unravel_index(phalanx.tensor([3]), (2, 2))
     (tensor([1]), tensor([1]))
     """
-    return tuple(wrap(np.asarray(part)) for part in np.unravel_index(indices.array, tuple(shape)))
+    return tuple(wrap(as_array(part)) for part in np.unravel_index(indices.array, tuple(shape)))
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
@@ -367,19 +367,24 @@ def trace(input: Tensor) -> Tensor:
     return diagonal(input).sum()
 
 
-def tril_indices(row: int, col: int, offset: int = 0) -> Tensor:
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = "int64", device: Any = None) -> Tensor:
     """Rows and columns, (2, count), of the lower triangle of a (row, col) matrix.
 
     >>> phalanx.tril_indices(2, 2).tolist()
     [[0, 1, 1], [0, 0, 1]]
     """
-    return wrap(np.stack(np.nonzero(np.tri(row, col, offset))))
+    return _positions(np.tri(row, col, offset), dtype, device)
 
 
-def triu_indices(row: int, col: int, offset: int = 0) -> Tensor:
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = "int64", device: Any = None) -> Tensor:
     """Rows and columns, (2, count), of the upper triangle of a (row, col) matrix.
 
     >>> phalanx.triu_indices(2, 2).tolist()
     [[0, 0, 1], [0, 1, 1]]
     """
-    return wrap(np.stack(np.nonzero(1 - np.tri(row, col, offset - 1))))
+    return _positions(1 - np.tri(row, col, offset - 1), dtype, device)
+
+
+def _positions(mask: np.ndarray, dtype: Any, device: Any) -> Tensor:
+    """Where ``mask`` is not 0, one row for each dimension."""
+    return wrap(to_device(np.stack(np.nonzero(mask)).astype(as_dtype(dtype)), device))

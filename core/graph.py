@@ -30,7 +30,7 @@ from .mode import is_grad_enabled as is_grad_enabled
 from .mode import mode
 from .mode import no_grad as no_grad
 from .mode import set_grad_enabled as set_grad_enabled
-from .node import Node, Variable, bindings, explained
+from .node import Node, Variable, bindings, moved, on_one_device
 from .node import bind as bind
 from .node import wrap as wrap
 from .op import Op
@@ -75,10 +75,11 @@ def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
             arrays.append(x)
     try:
         output, saved = op.forward(*arrays, **attributes)
+    except PhalanxError:
+        raise
     except (ValueError, TypeError, IndexError, AttributeError) as error:
-        if isinstance(error, PhalanxError):
-            raise
-        raise explained(op, arrays, error) from error
+        device = on_one_device(op, arrays, error)
+        return apply(op, *[moved(x, device, apply) for x in inputs], **attributes)
     if output.__class__ is not _ndarray:
         if output.__class__ is tuple:
             return _several(op, inputs, output, saved, wanted)

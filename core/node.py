@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
-from .backend import Array, common_shape
-from .errors import DTypeError, PhalanxError, ShapeError
-from .op import Op
+from .backend import Array, common_shape, device_of, is_array, to_device
+from .errors import DeviceError, DTypeError, PhalanxError, ShapeError
+from .op import TABLE, Op
 
 
 class LeafHooks(dict[int, Callable[..., Any]]):
@@ -86,6 +86,30 @@ def bind(make: Callable[[Array], Any]) -> None:
 def wrap(array: Array) -> Any:
     """A Tensor around ``array``, without gradient."""
     return bindings.make(array)
+
+
+def on_one_device(op: Op, arrays: Sequence[Any], error: Exception) -> Any:
+    """The device on which an op that failed can be done if single numbers of the host are moved there.
+
+    Raises DeviceError, naming the devices, where more than single numbers lie elsewhere, and ``explained`` if it is not about devices.
+    """
+    found = dict.fromkeys(device_of(a) for a in arrays if is_array(a))
+    if len(found) < 2:
+        raise explained(op, arrays, error) from error
+    gpus = [device for device in found if device != "cpu"]
+    if len(gpus) == 1 and all(device_of(a) != "cpu" or not a.ndim for a in arrays if is_array(a)):
+        return gpus[0]
+    where = " and ".join(f"{tuple(a.shape)} on {device_of(a)}" for a in arrays if is_array(a))
+    raise DeviceError(f'{op.name}: all inputs must lie on one device, got {where}; move one by .to("{gpus[0]}")')
+
+
+def moved(value: Any, device: Any, apply: Callable[..., Any]) -> Any:
+    """An input of an op on ``device``; ``apply`` moves one that wants a gradient."""
+    if isinstance(value, Variable):
+        if device == device_of(value.array):
+            return value
+        return apply(TABLE["to_device"], value, device=device)
+    return to_device(value, device) if is_array(value) else value
 
 
 def explained(op: Op, arrays: Sequence[Any], error: Exception) -> PhalanxError:

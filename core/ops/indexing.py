@@ -22,7 +22,17 @@ class PositionError(RangeError, IndexError):
     """A position outside of a tensor."""
 
 
+def beside(x: Array, key: Any) -> Any:
+    """``key`` with its arrays where ``x`` lies: positions may come from the host."""
+    if isinstance(x, np.ndarray):
+        return key
+    if isinstance(key, tuple):
+        return tuple([beside(x, part) for part in key])
+    return array_module(x).asarray(key) if isinstance(key, np.ndarray) else key
+
+
 def _index(x: Array, key: Any) -> tuple[Array, Any]:
+    key = beside(x, key)
     try:
         return x[key], (x.shape, key)
     except IndexError as error:
@@ -123,6 +133,7 @@ INDEX = define("index", _index, _index_vjp)
 def _index_select(x: Array, axis: int, index: Array) -> tuple[Array, Any]:
     if index.ndim > 1:
         raise ShapeError(f"index_select: an index of 1 dimension expected, got shape {tuple(index.shape)}")
+    index = beside(x, index)
     try:
         return np.take(x, index.reshape(-1), axis=axis), (x.shape, axis, index.reshape(-1))
     except IndexError as error:
@@ -170,7 +181,7 @@ def _gather(x: Array, axis: int, index: Array) -> tuple[Array, Any]:
             f"gather: the index, of shape {tuple(index.shape)}, must fit into the tensor's shape {tuple(x.shape)} "
             f"but for dimension {axis}"
         )
-    positions = grid(index, axis)
+    positions = grid(beside(x, index), axis)
     try:
         return x[positions], (x.shape, positions)
     except IndexError as error:

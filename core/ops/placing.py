@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import array_module
 from ..errors import ShapeError
 from ..op import Array, define
 from .arithmetic import Gradients, Needs
-from .indexing import PositionError, at
+from .indexing import PositionError, at, beside
 
 
 def _described(key: Any, shape: tuple[int, ...]) -> str:
@@ -18,7 +19,7 @@ def _described(key: Any, shape: tuple[int, ...]) -> str:
 
 def _index_put(x: Array, values: Array, key: Any, accumulate: bool = False) -> tuple[Array, Any]:
     """``x`` with ``values`` at ``key``; of values for one place the last counts, with ``accumulate`` their sum is added."""
-    y = x.copy()
+    y, key = x.copy(), beside(x, key)
     try:
         if accumulate:
             at(np.add, y, key, values)
@@ -50,7 +51,7 @@ _REDUCING = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}
 
 def _scatter_reduce(x: Array, values: Array, key: Any, reduce: str) -> tuple[Array, Any]:
     """``x`` reduced with the ``values`` that fall on each of its places, by "prod", "amax" or "amin"."""
-    y = x.copy()
+    y, key = x.copy(), beside(x, key)
     try:
         at(_REDUCING[reduce], y, key, values)
     except IndexError as error:
@@ -94,7 +95,7 @@ def _diagonal_vjp(saved: Any, gradient: Array, needs: Needs, slots: Any) -> Grad
     shape, offset, axis1, axis2 = saved
     dx = np.zeros_like(gradient, shape=shape, order="C")
     moved = np.moveaxis(dx, (axis1, axis2), (-2, -1))
-    i = np.arange(gradient.shape[-1])
+    i = array_module(gradient).arange(gradient.shape[-1])
     moved[..., i - min(offset, 0), i + max(offset, 0)] = gradient
     return (dx,)
 

@@ -42,5 +42,10 @@ def __getattr__(name: str) -> _Any:
     return found
 
 
-from . import cuda, lib, linalg, random  # noqa: E402
-from . import _cublaslt  # noqa: E402
+from . import (  # noqa: E402
+    _cublaslt,
+    cuda,
+    lib,
+    linalg,
+    random,
+)

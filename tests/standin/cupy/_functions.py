@@ -300,6 +300,10 @@ def take_along_axis(a: ndarray, indices: Any, axis: int | None) -> ndarray:
     return call(lambda x: np.take_along_axis(x, indices % size, axis), (a,), {})
 
 
+def append(arr: Any, values: Any, axis: int | None = None) -> ndarray:
+    return call(np.append, (asarray(arr), asarray(values), axis), {})
+
+
 def lexsort(keys: ndarray) -> ndarray:
     if keys.ndim == 0:
         raise TypeError("need sequence of keys with len > 0 in lexsort")
