@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,11 @@ def load() -> np.dtype:
     return _loaded[0]
 
 
+def installed() -> bool:
+    """Whether there is the package; does not load it."""
+    return bool(_loaded) or importlib.util.find_spec("ml_dtypes") is not None
+
+
 def limits(dtype: np.dtype) -> Any:
     """NumPy's ``finfo``, for bfloat16 too."""
     if dtype.kind == "f":
@@ -57,6 +63,24 @@ def renew() -> None:
     if _loaded:
         for prepare in _waiting:
             prepare()
+
+
+def word(dtype: np.dtype) -> str:
+    """A dtype in messages, byte order included: :func:`of_word` reads it. NumPy has no word of its own for bfloat16.
+
+    >>> word(np.dtype(np.float32))
+    '<f4'
+    """
+    return "bfloat16" if dtype.name == "bfloat16" else dtype.str
+
+
+def of_word(text: str) -> np.dtype:
+    """The dtype of a word, of a name or of NumPy's character.
+
+    >>> of_word("<f4") == of_word("float32") == of_word("f")
+    True
+    """
+    return load() if text in ("bfloat16", "E") else np.dtype(text)
 
 
 def is_floating(dtype: np.dtype) -> bool:

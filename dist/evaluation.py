@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import rng
 from ..core.backend import device_kind, device_of
+from ..core.bfloat16 import of_word, word
 from ..core.errors import DataError, RangeError, ShapeError
 from ..core.metrics import Mean, Metric, get_all
 from ..core.mode import no_grad
@@ -132,7 +133,7 @@ def predict(
         parts.append(arrays)
 
     error = _over_chunks(group, module, chunks, threads, progress, collect)
-    kinds = [[array.dtype.str, list(array.shape[1:])] for array in parts[0]] if parts else []
+    kinds = [[word(array.dtype), list(array.shape[1:])] for array in parts[0]] if parts else []
     said: dict[str, Any] = {"error": _words(error), "length": chunks.length}
     said["output"] = [forms[0], kinds] if forms else None
     rows = [said]
@@ -145,7 +146,7 @@ def predict(
             f"the model's outputs differ in form, dtype or shape between chunks: {[[form, kinds], *others]}"
         )
     gathered = [
-        _gathered(group, chunks, np.dtype(kind), tail, [arrays[index] for arrays in parts], index)
+        _gathered(group, chunks, of_word(kind), tail, [arrays[index] for arrays in parts], index)
         for index, (kind, tail) in enumerate(kinds)
     ]
     return put_together(form, gathered)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..core.backend import is_array
+from ..core.bfloat16 import of_word
 from ..core.checkpoint.format import plain
 from ..core.checkpoint.manifest import TensorEntry
 from ..core.errors import CheckpointError, RangeError, StateError
@@ -118,7 +119,7 @@ class Reading:
         self._described = {name: scalars[OWNER + name] for name in objects if OWNER + name in scalars}
         self._objects = objects
         self.arrays = {
-            entry.name: np.empty(entry.shape, np.dtype(entry.dtype))
+            entry.name: np.empty(entry.shape, of_word(entry.dtype))
             for entry in tensors
             if any(entry.name == FAMILY + name or entry.name.startswith(f"{FAMILY}{name}.") for name in self._described)
         }

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.bfloat16 import of_word, word
+
 _ALIGNMENT_BYTES = 16
 
 
@@ -18,7 +20,7 @@ def pack(words: Any, arrays: Sequence[np.ndarray]) -> bytes:
     >>> words, arrays[0].tolist()
     ({'rank': 1}, [0, 1, 2])
     """
-    table = [[array.dtype.str, list(array.shape)] for array in arrays]
+    table = [[word(array.dtype), list(array.shape)] for array in arrays]
     head = json.dumps([words, table]).encode()
     head += b" " * (-(len(head) + 4) % _ALIGNMENT_BYTES)
     parts = [len(head).to_bytes(4, "little"), head]
@@ -34,7 +36,7 @@ def unpack(data: bytes) -> tuple[Any, list[np.ndarray]]:
     words, table = json.loads(data[4:at])
     arrays = []
     for kind, shape in table:
-        dtype = np.dtype(kind)
+        dtype = of_word(kind)
         count = int(np.prod(shape))
         arrays.append(np.frombuffer(data, dtype, count=count, offset=at).reshape(shape))
         nbytes = count * dtype.itemsize

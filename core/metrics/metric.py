@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import to_host
+from ..bfloat16 import is_half
 from ..errors import ShapeError, StateError
 from ..node import Variable
 
@@ -21,8 +22,9 @@ State = dict[str, np.ndarray]
 
 
 def on_host(value: Any) -> np.ndarray:
-    """A Tensor, array, list or number as a NumPy array."""
-    return to_host(value.array) if isinstance(value, Variable) else np.asarray(value)
+    """A Tensor, array, list or number as a NumPy array; halves, in which counts and sums would be rounded, as float32."""
+    array = to_host(value.array) if isinstance(value, Variable) else np.asarray(value)
+    return array.astype(np.float32) if is_half(array.dtype) else array
 
 
 class Metric:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.bfloat16 import of_word
 from ..communicators.shared_memory import INLINE_NBYTES, NOTE_NBYTES, LocalSpace
 from ..messages import Messages, flat_bytes
 from . import over_wire
@@ -301,7 +302,7 @@ def terms_of_all(local: LocalSpace, notes: Sequence[bytes], count: int) -> dict[
         if _PLACE.unpack_from(note) == _NOWHERE:
             return None
         for a, b, block, part, offset, char, scale in _TERM.iter_unpack(note[_PLACE.size :]):
-            array = local.at((block, part, offset), np.dtype(char.decode()), count)
+            array = local.at((block, part, offset), of_word(char.decode()), count)
             found[a, b] = Term(array, None if scale != scale else scale)
     return found
 

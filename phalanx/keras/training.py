@@ -13,7 +13,7 @@ from ..core.tensor import Tensor
 from ..trainer import Trainer
 from . import callbacks as known_callbacks
 from . import metrics as known_metrics
-from . import nest, optimizers
+from . import mixed_precision, nest, optimizers
 from .data import as_rows, sample_of, with_targets
 from .fitting import Runner, model_loss, model_metrics
 from .symbolic import KerasTensor, run_on_zeros
@@ -130,7 +130,7 @@ class Trainable:
             optimizer = given["optimizer"]
             self.__dict__["_trainer"] = Trainer(
                 self.__dict__["_runner"], optimizer, loss, metrics, clip_norm=getattr(optimizer, "global_clipnorm", None),
-                clip_value=getattr(optimizer, "clipvalue", None),
+                clip_value=getattr(optimizer, "clipvalue", None), precision=mixed_precision.precision(),
             )  # fmt: skip
         return self.__dict__["_trainer"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.checkpoint.parts import telling, verify
 from ..core.checkpoint.store import Store, step_of
 from ..core.errors import CheckpointError
-from .words import stored_dtype, to_numpy
+from .words import stored_dtype, to_tensor
 
 INDEX_SUFFIX = ".index.json"
 _FAMILY = "model"
@@ -87,7 +87,7 @@ def read(entry: Entry) -> np.ndarray:
         count = file.readinto(stored.reshape(-1).view(np.uint8).data) if entry.nbytes else 0
     if count != entry.nbytes:
         raise _damaged(entry.path, f"tensor {entry.name} ends after {count} of {entry.nbytes} bytes")
-    return to_numpy(entry.word, stored)
+    return to_tensor(entry.word, stored)
 
 
 def _file_in(folder: Path) -> Path:

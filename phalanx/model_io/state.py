@@ -68,8 +68,8 @@ def load(
 ) -> Any:
     """What :func:`save` or PyTorch's safetensors wrote: a dict of names to Tensors, or the object that was saved.
 
-    ``path`` may be a file, an index of several (``model.safetensors.index.json``), or a folder with one of them. bfloat16 and
-    8-bit floats, which NumPy lacks, become float32. Nothing in a file is run, whatever ``weights_only`` says.
+    ``path`` may be a file, an index of several (``model.safetensors.index.json``), or a folder with one of them. 8-bit
+    floats become float32, as does bfloat16 where ml_dtypes is not installed. Nothing in a file is run, whatever ``weights_only`` says.
 
     Args:
         map_location: the device of the tensors; the host if None.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..core import bfloat16
+
 WORDS = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -55,6 +57,11 @@ _WIDENED: dict[str, tuple[np.dtype, Callable[[np.ndarray], np.ndarray]]] = {
 def stored_dtype(word: str) -> np.dtype | None:
     """The dtype of the bytes in the file; None for a word that is not known."""
     return _PLAIN.get(word) if word not in _WIDENED else _WIDENED[word][0]
+
+
+def to_tensor(word: str, stored: np.ndarray) -> np.ndarray:
+    """What the bytes mean, bfloat16 as such where the package for it is installed."""
+    return stored.view(bfloat16.load()) if word == "BF16" and bfloat16.installed() else to_numpy(word, stored)
 
 
 def to_numpy(word: str, stored: np.ndarray) -> np.ndarray:

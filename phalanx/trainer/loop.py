@@ -166,6 +166,7 @@ class FitLoop:
             if trainer.precision.unscale(optimizer):
                 norm = self._clip()
                 optimizer.step()
+            trainer.precision.stepped()
         if self._any(STOP, self._wants_stop):
             self._decide(self._wants_stop)
         self._logs = {"loss": model.step_loss} | norm
@@ -249,6 +250,7 @@ class FitLoop:
             "stopped": self.stopped,
             "totals": self.totals.state_dict(),
             "callbacks": self.callbacks.state_dict(),
+            **({"precision": held} if (held := self.trainer.precision.state()) else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -260,6 +262,7 @@ class FitLoop:
         self.epoch, self.steps_in_epoch = int(state["epoch"]), int(state["steps_in_epoch"])
         self.stopped = state["stopped"]
         self.totals.load_state_dict(state["totals"])
+        self.trainer.precision.load_state(state.get("precision", {}))
         if lost := self.callbacks.load_state_dict(state["callbacks"]):
             self._say(f"the checkpoint holds state of {', '.join(lost)}, which this fit does not have")
 

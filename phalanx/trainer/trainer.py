@@ -42,7 +42,8 @@ class Trainer:
         metrics: metrics, their names (``"accuracy"``), or functions; measured in training and validation.
         callbacks: of every fit (see ``phalanx.callbacks``).
         clip_norm, clip_value: clip the global gradient before each update.
-        precision: ``"float32"``.
+        precision: ``"float32"``; ``"bf16"`` or ``"fp16"``: forward and loss run under ``phalanx.autocast``, in training and
+            evaluation, and with float16 the loss is scaled by a ``GradScaler`` of the Trainer's own, which checkpoints hold.
         together: shards of a rank are under way together (``phalanx.run_shards``); None: where a layer needs the whole global batch
             (SyncBatchNorm). For losses over the whole batch (``phalanx.gather_over_shards``) say True.
 
@@ -87,7 +88,7 @@ class Trainer:
         self.metrics = known_metrics.get_all(metrics)
         self.callbacks = _several(callbacks)
         self.clip_norm, self.clip_value = clip_norm, clip_value
-        self.precision = precision_of(precision)
+        self.precision = precision_of(precision, self.module)
         self.together = (
             any(isinstance(m, SyncBatchNorm) for m in self.module.modules()) if together is None else together
         )
@@ -291,7 +292,7 @@ class Trainer:
         """``loss`` and metrics over ``data`` (as for :meth:`fit`), each sample once; exact, equal on all ranks. All must call."""
         logs: dict[str, Any] = {}
         self._active.call("on_evaluate_begin", logs)
-        with self.evaluated_weights():
+        with self.evaluated_weights(), self.precision.forward():
             if self._computes_itself:
                 model: Module = WholeLoss(self.module, self.compute_loss)
                 logs |= evaluate(model, data, self.metrics, loss=loss_of, batch_size=batch_size)
@@ -307,7 +308,7 @@ class Trainer:
     def predict(self, data: Any, *, batch_size: int | None = None) -> Any:
         """The model's outputs for all of ``data``, in the order of samples, on all ranks, which all must call."""
         self._active.call("on_predict_begin", {})
-        with self.evaluated_weights():
+        with self.evaluated_weights(), self.precision.forward():
             outputs = predict(self.module, data, batch_size=batch_size)
         self._active.call("on_predict_end", {})
         return outputs

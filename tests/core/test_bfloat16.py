@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,15 @@ def test_nothing_loads_it_unasked() -> None:
     code = "import phalanx, sys; (phalanx.ones(2) + 1).sum(); print('ml_dtypes' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_files_keep_it(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2).bfloat16()
+    phalanx.save(model.state_dict(), tmp_path / "low.safetensors")
+    state = phalanx.load(tmp_path / "low.safetensors")
+    assert state["weight"].dtype == BFLOAT16
+    other, wide = nn.Linear(3, 2).bfloat16(), nn.Linear(3, 2)
+    other.load_state_dict(state)
+    wide.load_state_dict(state)
+    assert phalanx.equal(other.weight, model.weight) and phalanx.equal(wide.weight, model.weight.float())
+    assert phalanx.core.hashing.hash_array(other.weight.array) == phalanx.core.hashing.hash_array(model.weight.array)

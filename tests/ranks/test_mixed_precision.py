@@ -157,3 +157,38 @@ def test_all_ranks_leave_out_the_same_step() -> None:
         return found, scaler.get_scale(), bool((model.module.weight.array == before).all())
 
     assert run_threads(main, 2, timeout_s=30) == [(True, 1.0, True)] * 2
+
+
+def all_low(folder: Path) -> Any:
+    """Parameters, gradients and optimizer state in bfloat16; saved, and gone on with."""
+    group = phalanx.joined()
+    model = phalanx.DataParallel(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 140), nn.ReLU(), nn.Linear(140, CLASSES)).bfloat16()
+    )
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    dataset = TensorDataset(data().tensors[0].bfloat16(), data().tensors[1])
+    loader = DataLoader(dataset, batch_size=16, shuffle=True)
+    checkpointer = phalanx.Checkpointer(folder, model=model, optimizer=optimizer, loader=loader)
+    begun = checkpointer.resume()
+    for step in loader.steps():
+        optimizer.zero_grad()
+        for x, y in step:
+            nn.functional.cross_entropy(model(x), y).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    checkpointer.save()
+    predicted = phalanx.predict(model, dataset.tensors[0])
+    total = np.full(3000, group.rank + 1, phalanx.bfloat16)  # type: ignore[union-attr]
+    group.communicator.all_reduce(total, name="total").wait()  # type: ignore[union-attr]
+    assert predicted.dtype == phalanx.bfloat16 and float(total[-1]) == group.size * (group.size + 1) / 2  # type: ignore[union-attr]
+    return begun, digest(model, optimizer), predicted.tobytes()
+
+
+def test_everything_in_bfloat16(tmp_path: Path) -> None:
+    (first,) = on_ranks(1, SHARDS, lambda: all_low(tmp_path / "a"))
+    (second,) = on_ranks(1, SHARDS, lambda: all_low(tmp_path / "a"))
+    for size in (2, 4):
+        folder = tmp_path / str(size)
+        assert on_ranks(size, SHARDS, lambda folder=folder: all_low(folder)) == [first] * size
+        assert on_ranks(3, SHARDS, lambda folder=folder: all_low(folder)) == [second] * 3
+    assert second[0] == 3 and second[1] != first[1]
