@@ -150,16 +150,10 @@ def test_an_argument_beats_the_environment_and_a_launcher_around_this_one_is_not
 
 
 def test_each_rank_says_which_gpu_it_will_take() -> None:
-    machine = dataclasses.replace(MACHINE, gpus=("2", "5"))
-    lines = [
-        line for line in str(make_plan(RunArguments("a.py", ranks=3), machine, "j")).splitlines() if "rank " in line
-    ]
-    assert [line.rpartition(", ")[2] for line in lines[1:]] == [
-        "GPU 2 (shared by 2 ranks)",
-        "GPU 5",
-        "GPU 2 (shared by 2 ranks)",
-    ]
-    assert "GPU" not in str(make_plan(RunArguments("a.py", ranks=3), MACHINE, "j"))
+    lines = str(plan_of(ranks=3, machine=dataclasses.replace(MACHINE, gpus=("2", "5")))).splitlines()
+    found = [line.partition(", ")[2] for line in lines if line.startswith("rank ")]
+    assert found == ["GPU 2 (shared by 2 ranks)", "GPU 5", "GPU 2 (shared by 2 ranks)"]
+    assert "GPU" not in str(plan_of(ranks=3))
 
 
 def test_gpus_are_seen_without_cuda(tmp_path: Path) -> None:
