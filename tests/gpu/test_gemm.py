@@ -133,11 +133,18 @@ def test_empty_matrices(shapes: Any) -> None:
     close(out, host(a) @ host(b), np.float32)
 
 
-def test_a_product_on_top_of_what_is_there() -> None:
-    a, b, out = draw(5, 6, dtype=BFLOAT16), draw(6, 4, dtype=BFLOAT16), draw(5, 4)
-    before = host(out)
-    assert gemm._plain(a, b, out, add=True) is out
-    close(out, before + host(a) @ host(b), np.float32, 6)
+@pytest.mark.parametrize("dtype", TYPES, ids=names)
+def test_products_on_top_of_what_is_there(dtype: Any) -> None:
+    own = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+    for rows, width, features in [(5, 6, 4), (1, 8, 3), (0, 4, 4), (9, 1, 1)]:
+        gradient, x, total = (
+            draw(rows, width + 3, dtype=dtype)[:, :width],
+            draw(rows, features, dtype=dtype),
+            draw(width, features, dtype=own),
+        )
+        before = host(total)
+        gemm.add_weight_gradient(gradient, x, total)
+        close(total, before + host(gradient).T @ host(x), own, rows + 1)
 
 
 def test_other_types_go_to_the_reference() -> None:

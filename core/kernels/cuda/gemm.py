@@ -19,7 +19,7 @@ import numpy as np
 from ...amp import precision
 from ...backend import cupy
 from ...op import Array
-from .. import reference
+from .. import reference, reference_linear_loss
 from . import cublaslt, products
 from .cublaslt import BIAS, PLAIN
 from .products import Problem
@@ -295,7 +295,16 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) 
     return _plain(rows_of(gradient).T, rows_of(x), out)
 
 
+def add_weight_gradient(gradient: Array, x: Array, total: Array) -> None:
+    """As ``reference_linear_loss.add_weight_gradient``, in one pass over ``total``."""
+    if _served(gradient, x):
+        _plain(rows_of(gradient).T, rows_of(x), total, add=True)
+    else:
+        reference_linear_loss.add_weight_gradient(gradient, x, total)
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
+    "add_weight_gradient": add_weight_gradient,
     "matmul": matmul,
     "linear_forward": linear_forward,
     "linear_input_gradient": linear_input_gradient,
