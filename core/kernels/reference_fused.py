@@ -36,6 +36,24 @@ def batch_norm_relu_backward(
     return batch_norm_backward(gradient, x, mean, inverse_std, weight, True, positive=y)
 
 
+def batch_norm_add_relu(
+    x: Array, other: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """The positive part of batch norm plus ``other``, which is as x: y (N, C, ...), mean, M2 and inverse_std (C,)."""
+    y, *rest = batch_norm_train(x, weight, bias, eps)
+    y = y + other
+    return array_module(x).maximum(y, 0, out=y), *rest
+
+
+def batch_norm_add_relu_backward(
+    gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, y: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Gradients of input and of what was added to its norm (N, C, ...), of weight (C,) and bias (C,)."""
+    through = gradient * (y > 0)
+    dx, dw, db = batch_norm_backward(through, x, mean, inverse_std, weight, True)
+    return dx, through, dw, db
+
+
 def relu_pool(x: Array) -> tuple[Array, Array]:
     """Positive part of the maximum of 2x2 blocks: x (N, C, H, W) -> y (N, C, H / 2, W / 2) and the winners' numbers, uint8.
 
@@ -71,6 +89,8 @@ def batch_norm_relu_pool_backward(
 KERNELS: dict[str, Callable[..., Any]] = {
     "batch_norm_relu": batch_norm_relu,
     "batch_norm_relu_backward": batch_norm_relu_backward,
+    "batch_norm_add_relu": batch_norm_add_relu,
+    "batch_norm_add_relu_backward": batch_norm_add_relu_backward,
     "relu_pool": relu_pool,
     "relu_pool_backward": relu_pool_backward,
     "batch_norm_relu_pool": batch_norm_relu_pool,

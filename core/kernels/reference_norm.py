@@ -102,6 +102,15 @@ def batch_norm_backward(
     return dx.reshape(x.shape).astype(x.dtype, copy=False), weight_total, bias_total
 
 
+def move_running(
+    mean: Array, variance: Array, batches: Array, seen: Array, m2: Array, share: float, degrees: float
+) -> None:
+    """``running = (1 - share) running + share seen`` for mean (C,) and variance (C,), which is ``m2 / degrees``; one more of ``batches``."""
+    batches[...] += 1
+    for running, now in ((mean, seen), (variance, m2 / degrees)):
+        running[...] = running * (1.0 - share) + now.astype(running.dtype, copy=False) * share
+
+
 def layer_norm_forward(
     x: Array, weight: Array | None, bias: Array | None, features: int, eps: float
 ) -> tuple[Array, Array, Array]:
@@ -223,6 +232,7 @@ KERNELS: dict[str, Callable[..., Array]] = {
     "batch_norm_apply": batch_norm_apply,
     "batch_norm_train": batch_norm_train,
     "batch_norm_backward": batch_norm_backward,
+    "move_running": move_running,
     "layer_norm_forward": layer_norm_forward,
     "layer_norm_backward": layer_norm_backward,
     "rms_norm_forward": rms_norm_forward,

@@ -250,3 +250,14 @@ def _filled(places: Sequence[int], count: int, gradient: Sequence[Array | None])
 
 def _arrays(places: Sequence[int], gradients: Sequence[Any]) -> tuple[Array | None, ...]:
     return tuple([None if gradients[k] is None else gradients[k].array for k in places])
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a call of ``module`` is nothing but the class's own forward: no hooks, no forward of its own."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )

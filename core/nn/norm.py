@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import array_module, as_dtype, to_device
+from ..backend import array_module, as_dtype, device_kind, to_device
 from ..errors import ShapeError
 from ..graph import apply
+from ..kernels.table import kernel
 from ..op import Array, Op
+from ..ops.fused import BATCH_NORM_ADD_RELU, served
 from ..tensor import Tensor
 from . import functional as F
 from . import init, statistics
+from .hooks import is_plain
 from .module import Module
 from .parameter import Parameter
 
@@ -87,9 +90,35 @@ class _BatchNorm(Module):
         self._record(input, seen_mean, seen_m2)
         return output
 
-    def by_batch(self, input: Tensor, op: Op) -> Tensor:
+    def add_relu(self, input: Tensor, other: Tensor) -> Tensor:
+        """``relu(self(input) + other)``, the end of a residual block: (N, C, *), (N, C, *) -> (N, C, *).
+
+        On a GPU one pass over memory forward instead of three, with the same bits; where the layer has hooks, or evaluates, or there is
+        no kernel for it, it is done in parts.
+
+        >>> norm = nn.BatchNorm2d(3)
+        >>> norm.add_relu(phalanx.randn(2, 3, 4, 4), phalanx.randn(2, 3, 4, 4)).shape
+        (2, 3, 4, 4)
+        """
+        array, added = input.array, other.array
+        alike = added.shape == array.shape and added.dtype == array.dtype
+        if alike and device_kind(array) == "cuda" and served(array) and is_plain(self) and self.fits(array):
+            return self.by_batch(input, BATCH_NORM_ADD_RELU, other)
+        return F.relu(self(input) + other)
+
+    def fits(self, array: Array) -> bool:
+        """Whether what is fused with batch norm takes this input: by the batch's own statistics, with weights in float32."""
+        return bool(
+            (self.training or self.running_mean is None)
+            and array.ndim in self.dimensions
+            and array.shape[1] == self.num_features
+            and array.size > array.shape[1]
+            and all(p is None or p.array.dtype == np.float32 for p in (self.weight, self.bias))
+        )
+
+    def by_batch(self, input: Tensor, op: Op, *others: Tensor) -> Tensor:
         """The output of ``op``, which adds something to batch norm by the batch's statistics, on an input that was checked."""
-        output, seen_mean, seen_m2 = apply(op, input, self.weight, self.bias, eps=self.eps)
+        output, seen_mean, seen_m2 = apply(op, input, *others, self.weight, self.bias, eps=self.eps)
         self._record(input, seen_mean.array, seen_m2.array)
         return output
 
@@ -105,14 +134,12 @@ class _BatchNorm(Module):
         """
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked.array[...] += 1
-        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked.array)
-        xp = array_module(self.running_mean.array)
-        for running, seen in (
-            (self.running_mean.array, xp.asarray(mean)),
-            (self.running_var.array, xp.asarray(m2) / max(n - 1, 1)),
-        ):
-            running[...] = running * (1.0 - share) + seen.astype(running.dtype, copy=False) * share
+        batches, running = self.num_batches_tracked.array, self.running_mean.array
+        share = self.momentum if self.momentum is not None else 1.0 / (float(batches) + 1.0)
+        xp = array_module(running)
+        kernel("move_running", device_kind(running))(
+            running, self.running_var.array, batches, xp.asarray(mean), xp.asarray(m2), share, float(max(n - 1, 1))
+        )
 
     def extra_repr(self) -> str:
         """Options."""

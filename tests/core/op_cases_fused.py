@@ -41,6 +41,16 @@ def norm_relu_pool(x: Any, *rest: Any) -> tuple[Any, ...]:
     return halved(y), *statistics
 
 
+def norm_add_relu(x: Any, other: Any, *rest: Any) -> tuple[Any, ...]:
+    y, *statistics = batch_norm_train(x, *rest)
+    return np.maximum(y + other, 0), *statistics
+
+
+def torch_norm_add_relu(x: Any, other: Any, *rest: Any) -> tuple[Any, ...]:
+    y, *statistics = torch_batch_norm_train(x, *rest)
+    return T.relu(y + other), *statistics
+
+
 def torch_norm_relu(x: Any, *rest: Any) -> tuple[Any, ...]:
     y, *statistics = torch_batch_norm_train(x, *rest)
     return T.relu(y), *statistics
@@ -56,9 +66,21 @@ for shape in [(6, 3), (4, 3, 5), (3, 3, 4, 2), (2, 3, 5, 7)]:
         inputs = (draw(*shape) + 1, *[draw(3), draw(3)][:affine])
         name = f"{shape} with {affine}"
         CASES.append(Case("batch_norm_relu", inputs, {}, norm_relu, torch_norm_relu, name, rtol=1e-4))
+        both = (inputs[0], draw(*shape), *inputs[1:])
+        CASES.append(Case("batch_norm_add_relu", both, {}, norm_add_relu, torch_norm_add_relu, name, rtol=1e-4))
         if len(shape) == 4:
             case = Case("batch_norm_relu_pool", inputs, {}, norm_relu_pool, torch_norm_relu_pool, name, rtol=1e-4)
             CASES.append(case)
+CASES.append(
+    Case(
+        "batch_norm_add_relu",
+        (draw(0, 3), draw(0, 3), draw(3), draw(3)),
+        {},
+        lambda x, other, w, b: (x, np.zeros(3), np.zeros(3)),
+        None,
+        "empty",
+    )
+)
 for shape in [(3, 3, 4, 2), (2, 3, 5, 7), (0, 3, 4, 4), (1, 16, 2, 3)]:
     CASES.append(Case("relu_pool", (draw(*shape),), {}, halved, lambda x: T.max_pool2d(T.relu(x), 2)))
 for op, of, empty in [

@@ -51,7 +51,6 @@ FAULTS = (
     Fault("optim.cu", "% (sizeof(T) * EACH) == 0", "% 1 == 0", OPTIM, BITS),
     Fault("optim.cu", "    of_direction = block_sum(of_direction);\n", "", OPTIM, "lamb"),
     Fault("optim.cu", "apart > 0; apart /= 2) {\n        __syncthreads();", "apart > 0; apart /= 2) {", OPTIM, "lamb"),
-    Fault("optim.cu", "if (moves) store_low(low, at, count, p);", "", OPTIM, "fewer_bits"),
     Fault("optim.cu", "a = agreement < 0.0f ? Exact(0.0f) : g;", "a = g;", OPTIM, "rprop"),
     Fault("optim.cu", "numbers[1] != 0.0f && ratio > 1.0", "numbers[1] != 0.0f && ratio < 1.0", OPTIM, "lamb"),
     Fault("flat.cu", "for (int apart = 1; apart < 32; apart *= 2)", "for (int apart = 16; apart > 0; apart /= 2)", FLAT, "tree"),

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import phalanx
+from phalanx import nn
 from phalanx.core import backend
 from phalanx.core.kernels import reference_conv, reference_fused, reference_norm, reference_pool, reference_resample
 from phalanx.core.kernels.cuda import batch_norm, channels_last, im2col, pool, resample
 from phalanx.core.kernels.window import Window
+from phalanx.core.trace import watched
 
 Array = Any
 DTYPES = ("float32", "bfloat16", "float16")
@@ -175,6 +178,90 @@ def test_batch_norm_relu_and_halves(device: str, dtype: str) -> None:
         found = batch_norm.batch_norm_relu_pool_backward(_put(g), there, got[1], got[3], w, got[4])
         for mine, theirs in zip(found, back, strict=True):
             _close(mine, theirs, dtype, 20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batch_norm_with_something_added_and_relu(device: str, dtype: str) -> None:
+    for shape in ((4, 24, 5), (3, 5, 4, 4)):
+        x, other, g = (_draw(shape, dtype, seed) for seed in (0, 1, 2))
+        weight, bias = _numbers(shape[1], True)
+        w, b = _each(weight, bias)
+        wide, g32 = x.astype(np.float32), g.astype(np.float32)
+        want = reference_fused.batch_norm_add_relu(wide, other.astype(np.float32), weight, bias, 1e-3)
+        got = batch_norm.batch_norm_add_relu(_put(x, "last"), _put(other), w, b, 1e-3)
+        for mine, theirs, limit in zip(got, want, (dtype, *["float32"] * 3), strict=True):
+            _close(mine, theirs, limit, 10)
+        back = reference_fused.batch_norm_add_relu_backward(g32, wide, want[1], want[3], weight, _host(got[0]))
+        found = batch_norm.batch_norm_add_relu_backward(_put(g), _put(x), got[1], got[3], w, got[0])
+        for mine, theirs in zip(found, back, strict=True):
+            _close(mine, theirs, dtype, 20)
+
+
+def test_running_statistics_move_as_on_the_cpu(device: str) -> None:
+    for channels in (1, 300):
+        draw = np.random.default_rng(channels)
+        arrays = [draw.random(channels, np.float32) + each for each in range(4)]
+        here = [arrays[0].copy(), arrays[1].copy(), np.array(4, np.int64)]
+        there = _each(*here)
+        for degrees in (7.0, 20.0):
+            reference_norm.move_running(*here, *arrays[2:], 0.1, degrees)
+            batch_norm.move_running(*there, *_each(*arrays[2:]), 0.1, degrees)
+        for mine, theirs in zip(there, here, strict=True):
+            np.testing.assert_allclose(backend.to_host(mine), theirs, rtol=3e-7)
+        assert int(there[2]) == 6
+
+
+FUSED: dict[str, Callable[[], list[Any]]] = {
+    "all three": lambda: [nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()],
+    "norm and relu": lambda: [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 2, 1)],
+    "relu and maximum": lambda: [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d((2, 2), stride=2)],
+}
+
+
+@pytest.mark.parametrize("dtype", [phalanx.float32, phalanx.bfloat16])
+@pytest.mark.parametrize("name", FUSED)
+def test_what_sequential_does_at_once_has_the_bits_of_its_parts(device: str, name: str, dtype: Any) -> None:
+    results = []
+    for apart in (False, True):
+        phalanx.manual_seed(5)
+        layers = FUSED[name]()
+        model = nn.Sequential(*layers).to(device)
+        if apart:
+            for layer in layers:
+                layer.register_forward_hook(lambda module, args, output: None)
+        ran: list[str] = []
+        x = phalanx.Tensor(_draw((4, 3, 7, 6))).to(device).detach()
+        x.requires_grad = True
+        with (
+            phalanx.autocast("cuda", dtype=dtype, enabled=dtype != phalanx.float32),
+            watched(lambda op, *_, to=ran: to.append(op.name)),
+        ):
+            y = model(x)
+        assert any(op in ("batch_norm_relu", "batch_norm_relu_pool", "relu_pool") for op in ran) is not apart, ran
+        (y.float() * phalanx.Tensor(_draw(tuple(y.shape), seed=2)).to(device)).sum().backward()
+        found = [y, x.grad, *(p.grad for p in model.parameters()), *model.buffers()]
+        results.append([_host(tensor.array) for tensor in found])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_end_of_a_residual_block_has_the_bits_of_its_parts(device: str) -> None:
+    results = []
+    for apart in (False, True):
+        phalanx.manual_seed(5)
+        norm = nn.BatchNorm2d(16).to(device)
+        if apart:
+            norm.register_forward_hook(lambda module, args, output: None)
+        x, other = (phalanx.Tensor(_draw((3, 16, 5, 5), seed=seed)).to(device).requires_grad_() for seed in (0, 1))
+        ran: list[str] = []
+        with watched(lambda op, *_, to=ran: to.append(op.name)):
+            y = norm.add_relu(x, other)
+        assert ("batch_norm_add_relu" in ran) is not apart, ran
+        (y * phalanx.Tensor(_draw((3, 16, 5, 5), seed=2)).to(device)).sum().backward()
+        found = [y, x.grad, other.grad, norm.weight.grad, norm.bias.grad, norm.running_var]
+        results.append([_host(tensor.array) for tensor in found])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_statistics_far_from_zero_lose_nothing(device: str) -> None:

@@ -122,18 +122,6 @@ def test_an_update_has_the_bits_of_the_reference(device: str, case: str, size: i
                 np.testing.assert_array_equal(_host(have), want)
 
 
-@pytest.mark.parametrize("low", ["bfloat16", "float16"])
-@pytest.mark.parametrize("case", ["sgd", "adamw", "lamb", "lion"])
-def test_the_copy_in_fewer_bits_is_the_new_parameter(device: str, case: str, low: str) -> None:
-    name, states, options = CASES[case]
-    for shift in (0, 1):
-        arrays = [None if each is None else _on_device(each, shift) for each in _arrays(states, 1003)]
-        copy = _on_device(np.zeros(1003, np.float32), shift, _dtype(low))
-        optim.KERNELS[name](*arrays, **options, low=copy)
-        assert _nothing_beside(copy)
-        np.testing.assert_array_equal(_host(copy), _host(arrays[0]).astype(copy.dtype).astype(np.float32))
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_is_the_float32_update_rounded_once(device: str, case: str, dtype: str) -> None:

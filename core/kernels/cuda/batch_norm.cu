@@ -131,10 +131,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) statistics_of_blocks(
 
 // ---- forward ----------------------------------------------------------------------------------------------------------
 
+// y = affine(x), or affine(x) + other, or its positive part.
 template <typename T, int N>
 __device__ __forceinline__ void apply(
     const T* __restrict__ x, i64 rows, int channels, int lanes, const float* mean, const float* inverse_std, const float* weight,
-    const float* bias, int relu, T* __restrict__ y) {
+    const float* bias, const T* __restrict__ other, int relu, T* __restrict__ y) {
     const Part<N> part(channels, lanes);
     if (!part.inside) return;
     float centre[N], scale[N], shift[N], factor[N];
@@ -146,14 +147,17 @@ __device__ __forceinline__ void apply(
     for (int k = 0; k < N; ++k) scale[k] *= factor[k];
 #pragma unroll 4
     for (i64 row = part.first; row < rows; row += part.step) {
-        float values[N];
-        load_floats<N>(x + row * channels + part.channel, values);
+        const i64 at = row * channels + part.channel;
+        float values[N], added[N];
+        load_floats<N>(x + at, values);
+        if (other) load_floats<N>(other + at, added);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
-            const float v = affine(values[k], centre[k], scale[k], shift[k]);
+            float v = affine(values[k], centre[k], scale[k], shift[k]);
+            if (other) v = to_float(from_float<T>(v)) + added[k];  // the bits of one after the other
             values[k] = relu && v <= 0.0f ? 0.0f : v;
         }
-        store_floats<N>(y + row * channels + part.channel, values);
+        store_floats<N>(y + at, values);
     }
 }
 
@@ -236,29 +240,58 @@ __device__ __forceinline__ void leave_sums(const Part<N>& part, int channels, co
     }
 }
 
-// What of the gradient comes through relu: all (0), where `positive` is (1), where the affine of x is (2).
-template <typename T, int N>
-__device__ __forceinline__ void through_relu(
-    int mode, const T* positive, i64 at, const float* values, const float* centre, const float* scale, const float* shift, float* g) {
-    if (mode == 1) {
-        float y[N];
-        load_floats<N>(positive + at, y);
+// The gradient of y as it is.
+template <typename T> struct Given {
+    const T* gradient;
+    template <int N> __device__ __forceinline__ void load(i64 row, int channels, int channel, float* g) const {
+        load_floats<N>(gradient + row * channels + channel, g);
+    }
+};
+
+// That of the maximum of 2x2 blocks of y: each goes to its block's winner, if relu let that through.
+template <typename T> struct Pooled {
+    const T* gradient;
+    const unsigned char* index;
+    Halves image;
+    template <int N> __device__ __forceinline__ void load(i64 row, int channels, int channel, float* g) const {
+        const int across = image.width / 2, down = image.height / 2;
+        const int j = (int)(row % image.width), i = (int)(row / image.width % image.height);
 #pragma unroll
-        for (int k = 0; k < N; ++k) g[k] = y[k] > 0.0f ? g[k] : 0.0f;
-    } else if (mode == 2) {
+        for (int k = 0; k < N; ++k) g[k] = 0.0f;
+        if (i / 2 >= down || j / 2 >= across) return;  // odd sizes leave a rest
+        const i64 at = ((row / image.width / image.height * down + i / 2) * across + j / 2) * channels + channel;
+        const Pack<unsigned char, N> winner = load_pack<N>(index + at);
+        load_floats<N>(gradient + at, g);
 #pragma unroll
-        for (int k = 0; k < N; ++k) {
-            const float y = to_float(from_float<T>(affine(values[k], centre[k], scale[k], shift[k])));
-            g[k] = y > 0.0f ? g[k] : 0.0f;
+        for (int k = 0; k < N; ++k) g[k] = winner.at[k] == i % 2 * 2 + j % 2 ? g[k] : 0.0f;
+    }
+};
+
+// What comes through relu: all (0), where `positive`, its output, is (1), where affine(x) is (2).
+template <typename T> struct Relu {
+    int mode;
+    const T* positive;
+    template <int N>
+    __device__ __forceinline__ void operator()(
+        i64 at, const float* values, const float* centre, const float* scale, const float* shift, float* g) const {
+        if (mode == 1) {
+            float y[N];
+            load_floats<N>(positive + at, y);
+#pragma unroll
+            for (int k = 0; k < N; ++k) g[k] = y[k] > 0.0f ? g[k] : 0.0f;
+        } else if (mode == 2) {
+#pragma unroll
+            for (int k = 0; k < N; ++k)
+                g[k] = to_float(from_float<T>(affine(values[k], centre[k], scale[k], shift[k]))) > 0.0f ? g[k] : 0.0f;
         }
     }
-}
+};
 
 // Sums over rows of the gradient and of the gradient times the input's distance from the mean.
-template <typename T, int N>
+template <typename T, int N, typename Gradient>
 __device__ __forceinline__ void sums(
-    const T* __restrict__ gradient, const T* __restrict__ x, i64 rows, int channels, int lanes, const float* mean,
-    const float* inverse_std, const float* weight, const float* bias, int mode, const T* __restrict__ positive, float* out) {
+    const Gradient& gradient, const T* __restrict__ x, i64 rows, int channels, int lanes, const float* mean,
+    const float* inverse_std, const float* weight, const float* bias, const Relu<T>& relu, float* out) {
     const Part<N> part(channels, lanes);
     float total[N], product[N];
 #pragma unroll
@@ -275,49 +308,13 @@ __device__ __forceinline__ void sums(
         for (i64 row = part.first; row < rows; row += part.step) {
             const i64 at = row * channels + part.channel;
             float g[N], values[N];
-            load_floats<N>(gradient + at, g);
+            gradient.template load<N>(row, channels, part.channel, g);
             load_floats<N>(x + at, values);
-            through_relu<T, N>(mode, positive, at, values, centre, scale, shift, g);
+            relu.template operator()<N>(at, values, centre, scale, shift, g);
 #pragma unroll
             for (int k = 0; k < N; ++k) {
                 total[k] += g[k];
-                product[k] += g[k] * (values[k] - centre[k]);
-            }
-        }
-    }
-    leave_sums<N>(part, channels, total, product, out);
-}
-
-// The same where the gradient is that of the maximum of 2x2 blocks: each goes to its block's winner.
-template <typename T, int N>
-__device__ __forceinline__ void pooled_sums(
-    const T* __restrict__ gradient, const unsigned char* __restrict__ index, const T* __restrict__ x, i64 rows, Halves image,
-    int channels, int lanes, const float* mean, float* out) {
-    const Part<N> part(channels, lanes);
-    float total[N], product[N];
-#pragma unroll
-    for (int k = 0; k < N; ++k) total[k] = product[k] = 0.0f;
-    if (part.inside) {
-        float centre[N];
-        of_channels<N>(mean, part.channel, 0.0f, centre);
-        for (i64 row = part.first; row < rows; row += part.step) {
-            const i64 at = row * channels + part.channel, corner = image.corner(row);
-            float g[N], chosen[N];
-            load_floats<N>(gradient + at, g);
-            const Pack<unsigned char, N> winner = load_pack<N>(index + at);
-#pragma unroll
-            for (int number = 0; number < 4; ++number) {
-                float values[N];
-                load_floats<N>(x + image.element(corner, number) * channels + part.channel, values);
-#pragma unroll
-                for (int k = 0; k < N; ++k)
-                    if (number == 0 || winner.at[k] % SHUT == number) chosen[k] = values[k];
-            }
-#pragma unroll
-            for (int k = 0; k < N; ++k) {
-                const float passed = winner.at[k] < SHUT ? g[k] : 0.0f;
-                total[k] += passed;
-                product[k] += passed * (chosen[k] - centre[k]);
+                product[k] = fmaf(g[k], values[k] - centre[k], product[k]);
             }
         }
     }
@@ -349,12 +346,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) sums_of_blocks(
     }
 }
 
-// scale gradient + slope (x - mean) + constant
-template <typename T, int N>
+// scale gradient + slope (x - mean) + constant; `through`, if it is there, gets the gradient behind relu.
+template <typename T, int N, typename Gradient>
 __device__ __forceinline__ void input_gradient(
-    const T* __restrict__ gradient, const T* __restrict__ x, i64 rows, int channels, int lanes, const float* mean,
-    const float* inverse_std, const float* weight, const float* bias, int mode, const T* __restrict__ positive,
-    const float* scales, const float* slopes, const float* constants, T* __restrict__ dx) {
+    const Gradient& gradient, const T* __restrict__ x, i64 rows, int channels, int lanes, const float* mean,
+    const float* inverse_std, const float* weight, const float* bias, const Relu<T>& relu, const float* scales, const float* slopes,
+    const float* constants, T* __restrict__ dx, T* __restrict__ through) {
     const Part<N> part(channels, lanes);
     if (!part.inside) return;
     float centre[N], scale[N], shift[N], factor[N], by[N], slope[N], constant[N];
@@ -371,49 +368,32 @@ __device__ __forceinline__ void input_gradient(
     for (i64 row = part.first; row < rows; row += part.step) {
         const i64 at = row * channels + part.channel;
         float g[N], values[N];
-        load_floats<N>(gradient + at, g);
+        gradient.template load<N>(row, channels, part.channel, g);
         load_floats<N>(x + at, values);
-        through_relu<T, N>(mode, positive, at, values, centre, scale, shift, g);
+        relu.template operator()<N>(at, values, centre, scale, shift, g);
+        if (through) store_floats<N>(through + at, g);
 #pragma unroll
-        for (int k = 0; k < N; ++k) g[k] = g[k] * by[k] + ((values[k] - centre[k]) * slope[k] + constant[k]);
+        for (int k = 0; k < N; ++k) g[k] = fmaf(g[k], by[k], fmaf(values[k] - centre[k], slope[k], constant[k]));
         store_floats<N>(dx + at, g);
     }
 }
 
-template <typename T, int N>
-__device__ __forceinline__ void pooled_input_gradient(
-    const T* __restrict__ gradient, const unsigned char* __restrict__ index, const T* __restrict__ x, i64 rows, Halves image,
-    int channels, int lanes, const float* mean, const float* scales, const float* slopes, const float* constants,
-    T* __restrict__ dx) {
-    const Part<N> part(channels, lanes);
-    if (!part.inside) return;
-    float centre[N], by[N], slope[N], constant[N];
-    of_channels<N>(mean, part.channel, 0.0f, centre);
-    of_channels<N>(scales, part.channel, 0.0f, by);
-    of_channels<N>(slopes, part.channel, 0.0f, slope);
-    of_channels<N>(constants, part.channel, 0.0f, constant);
-    const int across = image.width / 2, down = image.height / 2;
-    for (i64 row = part.first; row < rows; row += part.step) {
-        const int j = (int)(row % image.width), i = (int)(row / image.width % image.height);
-        const bool met = i / 2 < down && j / 2 < across;  // odd sizes leave a rest
-        float g[N], values[N];
-        load_floats<N>(x + row * channels + part.channel, values);
-#pragma unroll
-        for (int k = 0; k < N; ++k) g[k] = 0.0f;
-        if (met) {
-            const i64 block = (row / image.width / image.height * down + i / 2) * across + j / 2;
-            const Pack<unsigned char, N> winner = load_pack<N>(index + block * channels + part.channel);
-            load_floats<N>(gradient + block * channels + part.channel, g);
-#pragma unroll
-            for (int k = 0; k < N; ++k) g[k] = winner.at[k] == i % 2 * 2 + j % 2 ? g[k] : 0.0f;
-        }
-#pragma unroll
-        for (int k = 0; k < N; ++k) g[k] = g[k] * by[k] + ((values[k] - centre[k]) * slope[k] + constant[k]);
-        store_floats<N>(dx + row * channels + part.channel, g);
-    }
+// ---- running statistics -----------------------------------------------------------------------------------------------
+
+// running = (1 - share) running + share seen, for the mean and for the variance m2 / `degrees`; one more batch is counted.
+extern "C" __global__ void __launch_bounds__(THREADS) move_running(
+    float* mean, float* variance, i64* batches, const float* seen, const float* m2, float share, float degrees, int channels) {
+    const int channel = blockIdx.x * THREADS + threadIdx.x;
+    if (channel == 0) *batches += 1;
+    if (channel >= channels) return;
+    const float keep = 1.0f - share;
+    mean[channel] = __fadd_rn(__fmul_rn(mean[channel], keep), __fmul_rn(seen[channel], share));
+    variance[channel] = __fadd_rn(__fmul_rn(variance[channel], keep), __fmul_rn(m2[channel] / degrees, share));
 }
 
 // ---- names ------------------------------------------------------------------------------------------------------------
+// `packed`: the channels fill packs of 16 bytes and all arrays begin on such an address.
+
 #define BATCH_NORM(suffix, T)                                                                                         \
     extern "C" __global__ void __launch_bounds__(THREADS, 4) statistics_##suffix(                                     \
         const T* x, i64 rows, int channels, int lanes, int packed, float* means, float* deviations, float* counts) {  \
@@ -421,8 +401,8 @@ __device__ __forceinline__ void pooled_input_gradient(
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) apply_##suffix(                                             \
         const T* x, i64 rows, int channels, int lanes, int packed, const float* mean, const float* inverse_std,       \
-        const float* weight, const float* bias, int relu, T* y) {                                                     \
-        EITHER(T, (apply<T, N>(x, rows, channels, lanes, mean, inverse_std, weight, bias, relu, y)))                  \
+        const float* weight, const float* bias, const T* other, int relu, T* y) {                                     \
+        EITHER(T, (apply<T, N>(x, rows, channels, lanes, mean, inverse_std, weight, bias, other, relu, y)))           \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) apply_relu_pool_##suffix(                                   \
         const T* x, i64 rows, int height, int width, int channels, int lanes, int packed, const float* mean,          \
@@ -434,26 +414,34 @@ __device__ __forceinline__ void pooled_input_gradient(
     extern "C" __global__ void __launch_bounds__(THREADS) sums_##suffix(                                              \
         const T* gradient, const T* x, i64 rows, int channels, int lanes, int packed, const float* mean,              \
         const float* inverse_std, const float* weight, const float* bias, int mode, const T* positive, float* out) {  \
-        EITHER(T, (sums<T, N>(gradient, x, rows, channels, lanes, mean, inverse_std, weight, bias, mode, positive, out))) \
+        const Given<T> given = {gradient};                                                                            \
+        const Relu<T> relu = {mode, positive};                                                                        \
+        EITHER(T, (sums<T, N>(given, x, rows, channels, lanes, mean, inverse_std, weight, bias, relu, out)))          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) pooled_sums_##suffix(                                       \
         const T* gradient, const unsigned char* index, const T* x, i64 rows, int height, int width, int channels,     \
         int lanes, int packed, const float* mean, float* out) {                                                       \
-        const Halves image = {height, width};                                                                         \
-        EITHER(T, (pooled_sums<T, N>(gradient, index, x, rows, image, channels, lanes, mean, out)))                   \
+        const Pooled<T> given = {gradient, index, {height, width}};                                                   \
+        const Relu<T> all = {0, nullptr};                                                                             \
+        EITHER(T, (sums<T, N>(given, x, rows, channels, lanes, mean, nullptr, nullptr, nullptr, all, out)))           \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) input_gradient_##suffix(                                    \
         const T* gradient, const T* x, i64 rows, int channels, int lanes, int packed, const float* mean,              \
         const float* inverse_std, const float* weight, const float* bias, int mode, const T* positive,                \
-        const float* scale, const float* slope, const float* constant, T* dx) {                                       \
-        EITHER(T, (input_gradient<T, N>(gradient, x, rows, channels, lanes, mean, inverse_std, weight, bias, mode,    \
-                                        positive, scale, slope, constant, dx)))                                       \
+        const float* scale, const float* slope, const float* constant, T* dx, T* through) {                           \
+        const Given<T> given = {gradient};                                                                            \
+        const Relu<T> relu = {mode, positive};                                                                        \
+        EITHER(T, (input_gradient<T, N>(given, x, rows, channels, lanes, mean, inverse_std, weight, bias, relu,       \
+                                        scale, slope, constant, dx, through)))                                        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) pooled_input_gradient_##suffix(                             \
         const T* gradient, const unsigned char* index, const T* x, i64 rows, int height, int width, int channels,     \
-        int lanes, int packed, const float* mean, const float* scale, const float* slope, const float* constant, T* dx) { \
-        const Halves image = {height, width};                                                                         \
-        EITHER(T, (pooled_input_gradient<T, N>(                                                                       \
-                      gradient, index, x, rows, image, channels, lanes, mean, scale, slope, constant, dx)))           \
+        int lanes, int packed, const float* mean, const float* scale, const float* slope, const float* constant,      \
+        T* dx) {                                                                                                      \
+        const Pooled<T> given = {gradient, index, {height, width}};                                                   \
+        const Relu<T> all = {0, nullptr};                                                                             \
+        T* nowhere = nullptr;                                                                                         \
+        EITHER(T, (input_gradient<T, N>(given, x, rows, channels, lanes, mean, nullptr, nullptr, nullptr, all, scale, \
+                                        slope, constant, dx, nowhere)))                                               \
     }
 FOR_FLOATS(BATCH_NORM)

@@ -93,13 +93,15 @@ def _statistics(x: Array, channels: int, eps: float) -> tuple[Array, Array, Arra
     return mean, m2, inverse_std
 
 
-def _apply(x: Array, mean: Array, inverse_std: Array, weight: Array | None, bias: Array | None, relu: bool) -> Array:
-    """y (N, S, C) of x (N, S, C)."""
+def _apply(
+    x: Array, mean: Array, inverse_std: Array, weight: Array | None, bias: Array | None, relu: bool, other: Array | None = None
+) -> Array:  # fmt: skip
+    """y (N, S, C) of x (N, S, C), and ``other`` added to it."""
     channels, y = x.shape[-1], array_module(x).empty_like(x)
-    plan = cut(x.size // channels, channels, x, y)
+    plan = cut(x.size // channels, channels, x, y, *(() if other is None else (other,)))
     launch(
         "batch_norm", f"apply_{suffix(x.dtype)}", plan.passes, THREADS, x, plan.rows, *plan.geometry, _single(mean),
-        _single(inverse_std), _single(weight), _single(bias), relu, y,
+        _single(inverse_std), _single(weight), _single(bias), other, relu, y,
     )  # fmt: skip
     return y
 
@@ -151,18 +153,18 @@ def _finish(sums: Array, plan: Cut, count: int, inverse_std: Array, weight: Arra
 
 def _backward(
     gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, bias: Array | None, training: bool,
-    mode: np.int32, positive: Array | None = None,
+    mode: np.int32, positive: Array | None = None, through: Array | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """dx (N, S, C) and the gradients of weight and bias, from arrays (N, S, C)."""
+    """dx (N, C, S) and the gradients of weight and bias, from arrays (N, S, C); ``through`` gets the gradient behind relu."""
     xp, channels, kind = array_module(x), x.shape[-1], suffix(x.dtype)
     dx = xp.empty_like(x)
-    plan = cut(x.size // channels, channels, x, gradient, dx, *(() if positive is None else (positive,)))
+    plan = cut(x.size // channels, channels, x, gradient, dx, *(y for y in (positive, through) if y is not None))
     mean, inverse_std, weight, bias = _single(mean), _single(inverse_std), _single(weight), _single(bias)
     sums = xp.empty((plan.sums[1], 2, channels), np.float32)
     given = (gradient, x, plan.rows, *plan.geometry, mean, inverse_std, weight, bias, mode, positive)
     launch("batch_norm", f"sums_{kind}", plan.sums, THREADS, *given, sums)
     found = _finish(sums, plan, plan.rows, inverse_std, weight, training)
-    launch("batch_norm", f"input_gradient_{kind}", plan.passes, THREADS, *given, *found[2:], dx)
+    launch("batch_norm", f"input_gradient_{kind}", plan.passes, THREADS, *given, *found[2:], dx, through)
     return channels_last.to_first(dx), found.weight, found.bias
 
 
@@ -196,6 +198,44 @@ def batch_norm_relu_backward(
     arranged = channels_last.arranged
     given = arranged(gradient.astype(x.dtype, copy=False))
     return _backward(given, arranged(x), mean, inverse_std, weight, bias, True, AGAIN)
+
+
+def batch_norm_add_relu(
+    x: Array, other: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """As ``reference_fused.batch_norm_add_relu``; y has its channels last."""
+    if not _takes(x) or other.dtype != x.dtype:
+        return reference_fused.batch_norm_add_relu(x, other, weight, bias, eps)
+    last = channels_last.arranged(x)
+    mean, m2, inverse_std = _statistics(last, x.shape[1], eps)
+    y = _apply(last, mean, inverse_std, weight, bias, True, channels_last.arranged(other))
+    return channels_last.to_first(y), mean, m2, inverse_std
+
+
+def batch_norm_add_relu_backward(
+    gradient: Array, x: Array, mean: Array, inverse_std: Array, weight: Array | None, y: Array
+) -> tuple[Array, Array, Array, Array]:
+    """As ``reference_fused.batch_norm_add_relu_backward``; dx and the gradient of what was added have their channels last."""
+    if not _takes(x):
+        return reference_fused.batch_norm_add_relu_backward(gradient, x, mean, inverse_std, weight, y)
+    arranged = channels_last.arranged
+    given, last = arranged(gradient.astype(x.dtype, copy=False)), arranged(x)
+    through = array_module(x).empty_like(last)
+    dx, dw, db = _backward(given, last, mean, inverse_std, weight, None, True, POSITIVE, arranged(y), through)
+    return dx, channels_last.to_first(through), dw, db
+
+
+def move_running(
+    mean: Array, variance: Array, batches: Array, seen: Array, m2: Array, share: float, degrees: float
+) -> None:
+    """As ``reference_norm.move_running``; one launch, which counts the batch, too."""
+    arrays = (mean, variance, seen, m2)
+    if any(each.dtype != np.float32 or not each.flags.c_contiguous for each in arrays):
+        return reference_norm.move_running(mean, variance, batches, seen, m2, share, degrees)
+    return launch(
+        "batch_norm", "move_running", -(-mean.size // THREADS), THREADS, mean, variance, batches, seen, m2, share, degrees,
+        np.int32(mean.size),
+    )  # fmt: skip
 
 
 def _takes_pooled(x: Array) -> bool:
@@ -232,17 +272,12 @@ def batch_norm_relu_pool_backward(
     xp, channels, image = array_module(x), x.shape[1], (np.int32(x.shape[2]), np.int32(x.shape[3]))
     mean, inverse_std, weight = _single(mean), _single(inverse_std), _single(weight)
     dx = xp.empty_like(last)
-    arrays = (last, given, place, dx)
-    plan, whole = cut(given.size // channels, channels, *arrays), cut(last.size // channels, channels, *arrays)
+    plan = cut(last.size // channels, channels, last, given, place, dx)
     sums = xp.empty((plan.sums[1], 2, channels), np.float32)
-    launch(
-        "batch_norm", f"pooled_sums_{kind}", plan.sums, THREADS, given, place, last, plan.rows, *image, *plan.geometry, mean, sums
-    )  # fmt: skip
-    found = _finish(sums, plan, whole.rows, inverse_std, weight, True)
-    launch(
-        "batch_norm", f"pooled_input_gradient_{kind}", whole.passes, THREADS, given, place, last, whole.rows, *image,
-        *whole.geometry, mean, *found[2:], dx,
-    )  # fmt: skip
+    arguments = (given, place, last, plan.rows, *image, *plan.geometry, mean)
+    launch("batch_norm", f"pooled_sums_{kind}", plan.sums, THREADS, *arguments, sums)
+    found = _finish(sums, plan, plan.rows, inverse_std, weight, True)
+    launch("batch_norm", f"pooled_input_gradient_{kind}", plan.passes, THREADS, *arguments, *found[2:], dx)
     return channels_last.to_first(dx), found.weight, found.bias
 
 
@@ -253,6 +288,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "batch_norm_backward": batch_norm_backward,
     "batch_norm_relu": batch_norm_relu,
     "batch_norm_relu_backward": batch_norm_relu_backward,
+    "batch_norm_add_relu": batch_norm_add_relu,
+    "batch_norm_add_relu_backward": batch_norm_add_relu_backward,
+    "move_running": move_running,
     "batch_norm_relu_pool": batch_norm_relu_pool,
     "batch_norm_relu_pool_backward": batch_norm_relu_pool_backward,
 }

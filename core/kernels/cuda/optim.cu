@@ -245,26 +245,10 @@ template <typename T> __device__ __forceinline__ void store(T* to, int count, bo
     }
 }
 
-// A copy in fewer bits, which the next forward reads: 1 is bfloat16, 2 float16, 0 none.
-struct Low {
-    void* to;
-    int kind;
-};
-
-__device__ __forceinline__ void store_low(Low low, i64 at, int count, const Exact* from) {
-    if (low.kind == 1) {
-        __nv_bfloat16* to = static_cast<__nv_bfloat16*>(low.to) + at;
-        store(to, count, in_packs(to), from);
-    } else if (low.kind == 2) {
-        __half* to = static_cast<__half*>(low.to) + at;
-        store(to, count, in_packs(to), from);
-    }
-}
-
 // The elements that this thread's turn at `at` covers; `moves`: whether the update changes the parameter.
 template <bool moves, typename Update, typename T, typename C>
 __device__ __forceinline__ void update_at(
-    const Update& update, T* data, const T* gradient, T* a, T* b, C* c, Low low, i64 at, i64 end, Exact* p, Exact* z) {
+    const Update& update, T* data, const T* gradient, T* a, T* b, C* c, i64 at, i64 end, Exact* p, Exact* z) {
     const int count = end - at < EACH ? (int)(end - at) : EACH;
     const bool packed = in_packs(data + at) && in_packs(gradient + at) && (!a || in_packs(a + at)) &&
                         (!b || in_packs(b + at)) && (!c || in_packs(c + at));
@@ -281,22 +265,21 @@ __device__ __forceinline__ void update_at(
     if (a) store(a + at, count, packed, x);
     if (b) store(b + at, count, packed, y);
     if (c) store(c + at, count, packed, z);
-    if (moves) store_low(low, at, count, p);
 }
 
 template <typename Update, typename T>
 __device__ __forceinline__ void update_all(
-    const Update& update, T* data, const T* gradient, T* a, T* b, T* c, Low low, i64 n) {
+    const Update& update, T* data, const T* gradient, T* a, T* b, T* c, i64 n) {
     for (i64 at = EACH * global_thread(); at < n; at += EACH * global_threads()) {
         Exact p[EACH], z[EACH];
-        update_at<true>(update, data, gradient, a, b, c, low, at, n, p, z);
+        update_at<true>(update, data, gradient, a, b, c, at, n, p, z);
     }
 }
 
 #define UPDATE(name, Update, suffix, T)                                                                               \
     extern "C" __global__ void __launch_bounds__(256) name##_##suffix(                                                \
-        T* data, const T* gradient, T* a, T* b, T* c, void* low, int low_kind, i64 n, const float* numbers) {         \
-        update_all(Update(numbers), data, gradient, a, b, c, Low{low, low_kind}, n);                                  \
+        T* data, const T* gradient, T* a, T* b, T* c, i64 n, const float* numbers) {                                  \
+        update_all(Update(numbers), data, gradient, a, b, c, n);                                                      \
     }
 #define UPDATES(suffix, T)                                                                                            \
     UPDATE(sgd, Sgd, suffix, T)                                                                                       \
@@ -325,7 +308,7 @@ __device__ __forceinline__ void lamb_direction(
     float of_data = 0.0f, of_direction = 0.0f;
     for (i64 at = begin + EACH * threadIdx.x; at < end; at += EACH * blockDim.x) {
         Exact p[EACH], z[EACH];
-        update_at<false>(update, data, gradient, a, b, c, Low{nullptr, 0}, at, end, p, z);
+        update_at<false>(update, data, gradient, a, b, c, at, end, p, z);
 #pragma unroll
         for (int k = 0; k < EACH; ++k)
             if (k < end - at) {
@@ -413,7 +396,7 @@ extern "C" __global__ void __launch_bounds__(256) lars_ratio(
         lamb_direction(data, gradient, a, b, c, n, numbers, squares);                                                 \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) lamb_move_##suffix(                                             \
-        T* data, const float* direction, void* low, int low_kind, i64 n, const float* rate) {                         \
+        T* data, const float* direction, i64 n, const float* rate) {                                                  \
         const Exact by = *rate;                                                                                       \
         for (i64 at = EACH * global_thread(); at < n; at += EACH * global_threads()) {                                \
             const int count = n - at < EACH ? (int)(n - at) : EACH;                                                   \
@@ -423,7 +406,6 @@ extern "C" __global__ void __launch_bounds__(256) lars_ratio(
             load(direction + at, count, packed, u);                                                                   \
             for (int k = 0; k < EACH; ++k) p[k] = p[k] - u[k] * by;                                                   \
             store(data + at, count, packed, p);                                                                       \
-            store_low(Low{low, low_kind}, at, count, p);                                                              \
         }                                                                                                             \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) squares_of_two_##suffix(                                        \
@@ -431,10 +413,10 @@ extern "C" __global__ void __launch_bounds__(256) lars_ratio(
         squares_of_two(data, gradient, n, squares);                                                                   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) lars_##suffix(                                                  \
-        T* data, const T* gradient, T* a, void* low, int low_kind, i64 n, const float* numbers, const float* ratio) { \
+        T* data, const T* gradient, T* a, i64 n, const float* numbers, const float* ratio) {                          \
         Sgd update(numbers);                                                                                          \
         update.ratio = *ratio;                                                                                        \
         T* none = nullptr;                                                                                            \
-        update_all(update, data, gradient, a, none, none, Low{low, low_kind}, n);                                     \
+        update_all(update, data, gradient, a, none, none, n);                                                         \
     }
 FOR_FLOATS(BY_NORMS)

@@ -1,8 +1,7 @@
 """Optimizer updates on the device: one launch for a run of the flat store, no word from the device back to the host.
 
 float32 parameters and state become what the reference makes of them, to the bit (but for subnormal numbers, and what hangs on the
-norms of LAMB and LARS); half precision is computed in float32 and rounded once. What changes from step to step goes by ``scalars.on_device``. ``low``: a copy of
-the parameters in fewer bits, written in the same pass.
+norms of LAMB and LARS); half precision is computed in float32 and rounded once. What changes from step to step goes by ``scalars.on_device``.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ BLOCK = 256
 EACH = 4
 """Threads of a block, and elements that one takes at a time."""
 MOST_BLOCKS = 1 << 20
-_LOW = {"bfloat16": 1, "float16": 2}
 
 
 def blocks_for(size: int) -> int:
@@ -45,23 +43,12 @@ def numbers(*values: float) -> Array:
     return on_device(np.array(values, np.float32))
 
 
-def _low(low: Array | None) -> tuple[Array | None, np.int32]:
-    return low, np.int32(0 if low is None else _LOW[low.dtype.name])
-
-
-def _kept(low: Array | None, data: Array) -> None:
-    """The low copy of what another kernel updated."""
-    if low is not None:
-        low[...] = data
-
-
 def _update(
     name: str, data: Array, gradient: Array, state: tuple[Array | None, ...], values: tuple[float, ...],
-    low: Array | None = None,
 ) -> None:  # fmt: skip
     a, b, c = (*state, None, None)[:3]
     launch(
-        "optim", f"{name}_{suffix(data.dtype)}", blocks_for(data.size), BLOCK, data, gradient, a, b, c, *_low(low),
+        "optim", f"{name}_{suffix(data.dtype)}", blocks_for(data.size), BLOCK, data, gradient, a, b, c,
         data.size, numbers(*values),
     )  # fmt: skip
 
@@ -77,33 +64,31 @@ def _moments(betas: tuple[float, float]) -> tuple[float, float, float]:
 
 def sgd_update(
     data: Array, gradient: Array, buffer: Array | None, *, lr: float, momentum: float, dampening: float,
-    weight_decay: float, nesterov: bool, first: bool, low: Array | None = None,
+    weight_decay: float, nesterov: bool, first: bool,
 ) -> None:  # fmt: skip
     """As ``reference_optim.sgd_update``."""
     if not serves(data, gradient, buffer):
-        reference.sgd_update(
+        return reference.sgd_update(
             data, gradient, buffer, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
             nesterov=nesterov, first=first,
         )  # fmt: skip
-        return _kept(low, data)
     values = (1.0, weight_decay, lr, momentum, 1.0 - dampening, float(nesterov), float(first))
-    return _update("sgd", data, gradient, (buffer,), values, low)
+    return _update("sgd", data, gradient, (buffer,), values)
 
 
 def adam_update(
     data: Array, gradient: Array, mean: Array, square: Array, largest: Array | None, *, lr: float, betas: tuple[float, float],
-    eps: float, weight_decay: float, decoupled: bool, step: int, low: Array | None = None,
+    eps: float, weight_decay: float, decoupled: bool, step: int,
 ) -> None:  # fmt: skip
     """As ``reference_optim.adam_update``."""
     if not serves(data, gradient, mean, square, largest):
-        reference.adam_update(
+        return reference.adam_update(
             data, gradient, mean, square, largest, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
             decoupled=decoupled, step=step,
         )  # fmt: skip
-        return _kept(low, data)
     step_size, correction = lr / (1.0 - betas[0] ** step), 1.0 / math.sqrt(1.0 - betas[1] ** step)
     values = (*_decay(lr, weight_decay, decoupled), *_moments(betas), step_size, correction, eps)
-    return _update("adam", data, gradient, (mean, square, largest), values, low)
+    return _update("adam", data, gradient, (mean, square, largest), values)
 
 
 def nadam_update(
@@ -211,14 +196,12 @@ def rprop_update(
 
 def lion_update(
     data: Array, gradient: Array, mean: Array, *, lr: float, betas: tuple[float, float], weight_decay: float,
-    low: Array | None = None,
 ) -> None:  # fmt: skip
     """As ``reference_optim_signs.lion_update``."""
     if not serves(data, gradient, mean):
-        signs.lion_update(data, gradient, mean, lr=lr, betas=betas, weight_decay=weight_decay)
-        return _kept(low, data)
+        return signs.lion_update(data, gradient, mean, lr=lr, betas=betas, weight_decay=weight_decay)
     values = (*_decay(lr, weight_decay, True), lr, betas[0], 1.0 - betas[0], betas[1], 1.0 - betas[1])
-    return _update("lion", data, gradient, (mean,), values, low)
+    return _update("lion", data, gradient, (mean,), values)
 
 
 # ---- by the norms of a whole parameter -------------------------------------------------------------------------------
@@ -233,15 +216,14 @@ def _squares(data: Array) -> tuple[int, Array, Array]:
 
 def lamb_update(
     data: Array, gradient: Array, mean: Array, square: Array, *, lr: float, betas: tuple[float, float], eps: float,
-    weight_decay: float, adapt: bool, trust_clip: bool, step: int, low: Array | None = None,
+    weight_decay: float, adapt: bool, trust_clip: bool, step: int,
 ) -> None:  # fmt: skip
     """As ``reference_optim_signs.lamb_update``."""
     if not serves(data, gradient, mean, square):
-        signs.lamb_update(
+        return signs.lamb_update(
             data, gradient, mean, square, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, adapt=adapt,
             trust_clip=trust_clip, step=step,
         )  # fmt: skip
-        return _kept(low, data)
     chunks, squares, rate = _squares(data)
     direction, kind = array_module(data).empty(data.size, np.float32), suffix(data.dtype)
     scale, correction = 1.0 / (1.0 - betas[0] ** step), 1.0 / math.sqrt(1.0 - betas[1] ** step)
@@ -253,7 +235,7 @@ def lamb_update(
         launch("optim", "lamb_rate", 1, BLOCK, squares, chunks, values[7:], rate)
     else:
         rate = values[7:]
-    launch("optim", f"lamb_move_{kind}", blocks_for(data.size), BLOCK, data, direction, *_low(low), data.size, rate)
+    launch("optim", f"lamb_move_{kind}", blocks_for(data.size), BLOCK, data, direction, data.size, rate)
     return None
 
 
@@ -276,7 +258,7 @@ def lars_update(
     launch("optim", f"squares_of_two_{kind}", chunks, BLOCK, data, gradient, data.size, squares)
     launch("optim", "lars_ratio", 1, BLOCK, squares, chunks, given[7:], ratio)
     launch(
-        "optim", f"lars_{kind}", blocks_for(data.size), BLOCK, data, gradient, buffer, *_low(None), data.size, given, ratio
+        "optim", f"lars_{kind}", blocks_for(data.size), BLOCK, data, gradient, buffer, data.size, given, ratio
     )  # fmt: skip
     return None
 
