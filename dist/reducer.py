@@ -178,7 +178,8 @@ class Reducer:
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
-        weight = self._weight_of(root) / self._unit or self.group.meeting.lightest()
+        # alone nothing is weighed, and a GPU that has counted the weight is not waited for
+        weight = 1.0 if self.trivial else self._weight_of(root) / self._unit or self.group.meeting.lightest()
         now.passes += 1
         now.weight += weight
         now.losses.append(loss)
@@ -204,6 +205,10 @@ class Reducer:
                     self.spread.take(number, now.number or 0, now.weight)
             elif getattr(_backward, "reducers", 0) == 1:
                 self.fold.submit_while(now.weight, lambda number: not remaining[number])
+
+    def bucket(self, leaf: Any) -> int | None:
+        """Which bucket's sum ``leaf`` is part of, where it may begin within backward: a captured step lets go of the device there."""
+        return self.fold.bucket_of[leaf] if self.overlap and self.group.size > 1 else None
 
     def backward_ends(self) -> None:
         _backward.reducers = getattr(_backward, "reducers", 1) - 1
@@ -284,8 +289,8 @@ class Reducer:
         return float(max(self._sizes)) if self._sizes is not None else self._weight_before or 1.0
 
     def _weight_of(self, root: Any) -> float:
-        if root.weight is not None:
-            return float(root.weight)
+        if (weight := root.weight) is not None:
+            return float(weight)
         if not self.trivial:
             self._warn_once(
                 "weight",

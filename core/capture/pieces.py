@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +50,8 @@ class _Cutter(Writer):
         self._to_leave = 0
         """Scopes that end as soon as the graph that is written now does."""
         self._heard = False
+        self._owed: Counter[Any] = Counter()
+        """Bucket of a listener -> gradients that this walk has still to give to it."""
 
     def line(self, text: str) -> None:
         self._current(self._kind).lines.append((self.depth, text))
@@ -95,6 +98,7 @@ class _Cutter(Writer):
 
     def walk_begins(self, event: Walked) -> None:
         self._heard = any(leaf._listener is not None for leaf in event.leaves)
+        self._owed = Counter(map(_bucket, event.leaves))
         if self._heard:
             self.host("begin", f"return {self.beginning(event)}")
 
@@ -107,8 +111,11 @@ class _Cutter(Writer):
         _, leaf, _, remaining = target
         if not remaining:
             self._current("graph").finals.append(leaf)
-            if self._heard and leaf._listener is not None and leaf._listener.starts_something(leaf):
-                self.pieces.append(Piece("graph"))
+            bucket = _bucket(leaf)
+            if bucket is not None:
+                self._owed[bucket] -= 1
+                if not self._owed[bucket]:  # its sum may begin while the rest of backward runs
+                    self.pieces.append(Piece("graph"))
 
 
 def cut(recorder: Recorder, further: dict[str, Any]) -> tuple[list[Piece], str]:
@@ -134,6 +141,13 @@ def cut(recorder: Recorder, further: dict[str, Any]) -> tuple[list[Piece], str]:
         exec(compile(source, f"<captured step, piece {number}>", "exec"), names)
         piece.function = names[f"piece{number}"]
     return pieces, "\n".join(sources)
+
+
+def _bucket(leaf: Any) -> Any:
+    """Names the bucket of a leaf whose listener does something before backward ends; None for others."""
+    listener = leaf._listener
+    number = None if listener is None else listener.bucket(leaf)
+    return None if number is None else (id(listener), number)
 
 
 def _look(piece: Piece) -> None:
