@@ -30,8 +30,8 @@ class Bottleneck(nn.Module):
         self.second = nn.Sequential(
             nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        self.third = nn.Sequential(nn.Conv2d(width, leaving, 1, bias=False), nn.BatchNorm2d(leaving))
-        nn.init.zeros_(self.third[1].weight)  # at first each block hands on what it gets (Goyal et al. 2017)
+        self.third, self.norm = nn.Conv2d(width, leaving, 1, bias=False), nn.BatchNorm2d(leaving)
+        nn.init.zeros_(self.norm.weight)  # at first each block hands on what it gets (Goyal et al. 2017)
         self.around = nn.Sequential()
         if stride != 1 or entering != leaving:
             self.around = nn.Sequential(
@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x):
-        return F.relu(self.third(self.second(self.first(x))) + self.around(x))
+        return self.norm.add_relu(self.third(self.second(self.first(x))), self.around(x))
 
 
 class ResNet(nn.Module):
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = self.stem(x.to(self.fc.weight.device))
-        return self.fc(self.blocks(x).mean((2, 3)))
+        return self.fc(F.adaptive_avg_pool2d(self.blocks(x), 1).flatten(1))
 
 
 class Waves(Dataset):
