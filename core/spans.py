@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from .gpu_clock import GpuClock
 from .op import TABLE
 from .rank_local import of_rank
 
@@ -28,13 +29,15 @@ class Listener(Protocol):
     """Hears of each span when it is over. Several threads of its rank may tell."""
 
     def span(self, kind: str, name: str, began: float, ended: float, about: Any) -> None:
-        """``kind``: "forward", "backward", "optimizer", "communication", "wait", "data", "checkpoint" or "user"; times are those of
+        """``kind``: "forward", "backward", "optimizer", "communication", "wait", "data", "checkpoint", "gpu" (what its stream did) or "user"; times are those of
         ``time.monotonic``. ``about``: for ops the shapes of their arrays, otherwise a mapping or None.
         """
 
 
 class _OfRank(threading.local):
     listener: Listener | None = None
+    clock: GpuClock | None = None
+    """Of the GPU that the rank's ops run on."""
 
 
 _rank = of_rank(_OfRank())
@@ -55,6 +58,7 @@ def listen(listener: Listener) -> bool:
         if not _listeners:
             _exchange()
         _listeners[threading.get_ident()] = _rank.listener = listener
+        _rank.clock = GpuClock()
         on = True
     return True
 
@@ -68,6 +72,11 @@ def stop(listener: Listener) -> None:
                 del _listeners[thread]
         if _rank.listener is listener:
             _rank.listener = None
+            if _rank.clock is not None:
+                _rank.clock.finish()
+                for name, began, ended, about in _rank.clock.spans:
+                    listener.span("gpu", name, began, ended, about)
+            _rank.clock = None
         on = bool(_listeners)
         if not on:
             _restore()
@@ -80,6 +89,18 @@ def tell(kind: str, name: str, began: float, ended: float, about: Any = None, ow
         listener = next(iter(_listeners.values()), None)
     if listener is not None:
         listener.span(kind, name, began, ended, about)
+
+
+def mark() -> Any:
+    """Where the GPU's stream stands, for :func:`tell_gpu`; None where nobody listens or there is none."""
+    clock = _rank.clock
+    return None if clock is None else clock.mark()
+
+
+def tell_gpu(name: str, first: Any, about: Any = None) -> None:
+    """What the GPU was given since ``first``, a :func:`mark`, is ``name``; how long it takes is told when nobody listens any more."""
+    if first is not None and _rank.clock is not None:
+        _rank.clock.keep(name, first, about)
 
 
 @contextmanager
@@ -121,9 +142,11 @@ def _timed_forward(name: str, forward: Callable[..., Any]) -> Callable[..., Any]
     def timed(*inputs: Any, **attributes: Any) -> Any:
         if not on:
             return forward(*inputs, **attributes)
-        began = time.monotonic()
+        first, began = mark(), time.monotonic()
         result = forward(*inputs, **attributes)
-        tell("forward", name, began, time.monotonic(), _shapes(inputs))
+        shapes = _shapes(inputs)
+        tell("forward", name, began, time.monotonic(), shapes)
+        tell_gpu(name, first, shapes)
         return result
 
     timed.untimed = forward  # type: ignore[attr-defined]
@@ -134,9 +157,11 @@ def _timed_vjp(name: str, vjp: Callable[..., Any]) -> Callable[..., Any]:
     def timed(saved: Any, gradient: Any, needs: Any, slots: Any) -> Any:
         if not on:
             return vjp(saved, gradient, needs, slots)
-        began = time.monotonic()
+        first, began = mark(), time.monotonic()
         result = vjp(saved, gradient, needs, slots)
-        tell("backward", name, began, time.monotonic(), _shapes(gradient if type(gradient) is tuple else (gradient,)))
+        shapes = _shapes(gradient if type(gradient) is tuple else (gradient,))
+        tell("backward", name, began, time.monotonic(), shapes)
+        tell_gpu(name, first, shapes)
         return result
 
     timed.untimed = vjp  # type: ignore[attr-defined]

@@ -163,9 +163,7 @@ class Reducer:
     # -- what the engine says -----------------------------------------------------------------------------------------
 
     def backward_begins(self, leaves: Sequence[Any], root: Any) -> None:
-        loss = loss_of(root.array)
-        if isinstance(loss, float):
-            self.check_finite(loss)
+        loss = loss_of(root.array, self.check_finite)
         now = self.now
         if self.with_shards and now.number is None:
             raise GraphError(
@@ -253,9 +251,8 @@ class Reducer:
         if not self.with_shards:
             return "the step is open"
         lo, hi = self.owned
-        number = self.now.number
-        shard = number if number is not None else self._pending if self._pending is not None else lo
-        state = "open" if number is not None else "closed, not summed"
+        shard = next((n for n in (self.now.number, self._pending) if n is not None), lo)
+        state = "open" if self.now.number is not None else "closed, not summed"
         return f"shard {shard - lo + 1} of {hi - lo} {state}"
 
     def _begin_shard(self) -> None:
@@ -300,10 +297,9 @@ class Reducer:
         return float(self.now.samples) if self.now.samples else 1.0
 
     def _warn_once(self, key: str, text: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            if self.group.rank == 0:
-                warnings.warn(text, stacklevel=2)
+        if key not in self._warned and self.group.rank == 0:
+            warnings.warn(text, stacklevel=2)
+        self._warned.add(key)
 
     @property
     def in_shard(self) -> bool:

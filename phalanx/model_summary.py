@@ -11,6 +11,7 @@ import numpy as np
 from .core import rng
 from .core.backend import as_dtype, is_array, to_device
 from .core.bfloat16 import is_floating
+from .core.cuda import get_device_name, mem_get_info
 from .core.errors import RangeError
 from .core.graph import no_grad
 from .core.nn import statistics
@@ -58,6 +59,8 @@ class Summary:
     optimizer_nbytes: int | None
     reduced_nbytes: int
     plan: str
+    place: str = ""
+    """Which GPU the parameters are on, and what is free there; "" on the CPU."""
 
     def __str__(self) -> str:
         return "\n".join([*_table(self), *self._words()])
@@ -74,7 +77,7 @@ class Summary:
         parts = [f"parameters {_size(self.parameter_nbytes)}", f"gradients {_size(self.gradient_nbytes)}"]
         if self.optimizer_nbytes is not None:
             parts.append(f"optimizer state {_size(self.optimizer_nbytes)}")
-        yield f" Memory of a rank: {', '.join(parts)}"
+        yield f" Memory of a rank{self.place}: {', '.join(parts)}"
         yield f" Gradients summed over ranks in each step: {_size(self.reduced_nbytes)}{self.plan}"
 
 
@@ -139,6 +142,7 @@ def summary(
             p.array.size * max(4, p.array.itemsize) for p in trainable
         ),  # half precision is summed in float32
         plan="" if reducer is None else _plan(reducer),
+        place=_place(parameters),
     )
 
 
@@ -174,6 +178,14 @@ def _plan(reducer: Any) -> str:
     mode = "" if reducer.zero is None else f', shard="{reducer.zero.mode}"'
     count = len(reducer.fold.labels)
     return f"; {count} bucket{'s' * (count != 1)}, {shards}{own}{mode}"
+
+
+def _place(parameters: Sequence[Any]) -> str:
+    device = next((p.device for p in parameters if p.device.type == "cuda"), None)
+    if device is None:
+        return ""
+    free, total = mem_get_info(device)
+    return f" on {device} ({get_device_name(device)}, {_size(free)} of {_size(total)} free)"
 
 
 def _range(lo: int, hi: int) -> str:

@@ -62,7 +62,7 @@ class profile:
         events: so many spans come into the trace, later ones are counted in the table alone, and the trace says so.
 
     A step ends with each ``optimizer.step()``, or where :meth:`step` is called, if it is. All spans are seconds of the wall clock from
-    the call to the return, so what a GPU still has to do then is not in them. Only one profile of a rank records at a
+    the call to the return; what a GPU did is told beside them, from events in its stream, which are read at the end. Only one profile of a rank records at a
     time: RangeError for a second one.
 
     >>> with phalanx.profile() as p:
@@ -124,10 +124,11 @@ class profile:
 
     def span(self, kind: str, name: str, began: float, ended: float, about: Any) -> None:
         """For those who tell what took time (``core.spans``)."""
-        key = about["group"] if kind == "communication" else threading.get_ident()
+        key = about["group"] if kind == "communication" else kind if kind == "gpu" else threading.get_ident()
         lane = self._lanes.get(key)
         if lane is None:
-            title = f"messages: {key}" if kind == "communication" else threading.current_thread().name
+            own = "GPU" if kind == "gpu" else threading.current_thread().name
+            title = f"messages: {key}" if kind == "communication" else own
             lane = self._lanes.setdefault(key, _Lane(title, [], {}, deque(maxlen=_RECENT)))
         recent, within = lane.recent, 0.0
         while recent and recent[-1][0] >= began:

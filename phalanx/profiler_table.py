@@ -29,8 +29,9 @@ class Row:
 
 def render(rows: Sequence[Row], seconds: float, steps: int, limit: int, dropped: int) -> str:
     """Text; messages go on beside the training thread, so that they have lines of their own."""
-    training = [row for row in rows if row.kind != "communication"]
+    training = [row for row in rows if row.kind not in ("communication", "gpu")]
     messages = sorted((row for row in rows if row.kind == "communication"), key=lambda row: -row.total_s)
+    on_gpu = [row for row in rows if row.kind == "gpu"]
     by_shape = any(row.shapes is not None for row in rows)
     known_s = sum(row.self_s for row in training)
     step = f", {steps} steps of {1e3 * seconds / steps:.3f} ms" if steps else ""
@@ -47,6 +48,11 @@ def render(rows: Sequence[Row], seconds: float, steps: int, limit: int, dropped:
     lines.append(
         f"{'outside of all: Python':<{NAME}}{'':>6}{1e3 * outside_s:>9.2f}{'':>22}{_percent(outside_s, seconds):>8}"
     )
+    if on_gpu:
+        lines.append("on the GPU, from event to event in its stream:")
+        lines += [_line(row, seconds, by_shape) for row in on_gpu[:limit]]
+        idle_s = max(0.0, seconds - sum(row.self_s for row in on_gpu))
+        lines.append(f"{'no op on the GPU':<{NAME}}{'':>6}{1e3 * idle_s:>9.2f}{'':>22}{_percent(idle_s, seconds):>8}")
     if messages:
         lines += ["messages, beside the training thread:", *(_line(row, seconds, by_shape) for row in messages[:limit])]
     if dropped:

@@ -50,7 +50,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._within:
             return step(self, *args, **named)
         self._within = True
-        began = time.monotonic() if spans.on else 0.0
+        began, first = (time.monotonic(), spans.mark()) if spans.on else (0.0, None)
         try:
             for hook in tuple(self._pre_hooks.values()):
                 if (changed := hook(self, args, named)) is not None:
@@ -67,6 +67,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
             hook(self, args, named)
         if began:
             spans.tell("optimizer", f"{type(self).__name__}.step", began, time.monotonic())
+            spans.tell_gpu(f"{type(self).__name__}.step", first)
         return result
 
     return live(whole)
