@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -188,6 +189,15 @@ def to_device(array: Any, device: Device | str | int | None) -> Array:
     module = cupy()
     with module.cuda.Device(own_gpu.enter(module, device.index)):
         return module.asarray(array)
+
+
+def on(device: Device) -> AbstractContextManager[Any]:
+    """Within, what is made on a GPU is made on this one.
+
+    >>> with on(Device("cpu")):
+    ...     pass
+    """
+    return nullcontext() if device.type == "cpu" or device.index is None else cupy().cuda.Device(device.index)
 
 
 PAGE_BYTES = 4096

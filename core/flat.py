@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .backend import device_kind, device_of, empty_aligned, to_device
+from .backend import Device, device_of, empty_aligned, on, to_device
 from .gpu_memory import holds
 from .node import wrap
 from .owned import Keeper, OwnPart, absent, coarser, is_absent
@@ -47,7 +47,8 @@ class FlatStore:
             self.offsets.append(end)
             end += -(-size // step) * step
         self.length = end
-        self.device = device_kind(self.parameters[0].array) if self.parameters else "cpu"
+        self.place = device_of(self.parameters[0].array) if self.parameters else Device("cpu")
+        self.device = self.place.type
         self._made = 0
         """Buffers so far: each begins at another place within a page."""
         self.data = self.new_buffer()
@@ -78,9 +79,10 @@ class FlatStore:
     def new_buffer(self, dtype: Any = None, length: int | None = None) -> Any:
         """A zeroed buffer of this layout, or of ``length`` elements."""
         count = self.length if length is None else length
-        buffer = empty_aligned(count, dtype or self.dtype, self.device, place=self._made)
+        with on(self.place):
+            buffer = empty_aligned(count, dtype or self.dtype, self.device, place=self._made)
+            buffer[...] = 0
         self._made += 1
-        buffer[...] = 0
         return buffer
 
     def whole(self) -> Any:
@@ -233,7 +235,7 @@ class FlatStore:
             old_lo, old_hi = old.extent(old_index)
             for owner, buffers in list(old.state.items()):
                 for name, buffer in buffers.items():
-                    self.state_buffer(owner, name)[lo:hi] = buffer[old_lo:old_hi]
+                    self.state_buffer(owner, name)[lo:hi] = to_device(buffer[old_lo:old_hi], self.place)
         parameter._store, parameter._index = self, index
         parameter.array = self.views[index] = view
         parameter._slot = slot
@@ -265,15 +267,15 @@ def where_packed(parameters: Iterable[Parameter]) -> list[Any]:
 
 
 def pack(parameters: Iterable[Parameter]) -> list[FlatStore]:
-    """Bring trainable ``parameters`` (in order of registration) into flat stores, one per dtype; returns the stores.
+    """Bring trainable ``parameters`` (in order of registration) into flat stores, one per dtype and device; returns the stores.
 
     What already lies in one store stays where it is. Where some lie in a store and others do not, or in several, a new
     store takes all of them together with their values, gradients and optimizer state.
     """
-    groups: dict[tuple[np.dtype, str], list[Parameter]] = {}
+    groups: dict[tuple[np.dtype, Device], list[Parameter]] = {}
     for parameter in distinct(parameters):
         if parameter.requires_grad or is_packed(parameter):
-            key = (parameter.array.dtype, device_kind(parameter.array))
+            key = (parameter.array.dtype, device_of(parameter.array))
             groups.setdefault(key, []).append(parameter)
     return [_pack_group(members, dtype) for (dtype, _), members in groups.items()]
 

@@ -209,9 +209,10 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
         array = value.array if isinstance(value, Variable) else as_array(value)
         store = getattr(self, "_store", None)  # with ZeRO a parameter in a store may have no gradient slot
         bound = self._slot is not None or (store is not None and store.holds(self))
-        if bound and self.array.shape == array.shape and self.array.dtype == array.dtype:
-            if array is not self.array:
-                self.array[...] = array
+        here = self.array
+        if bound and here.shape == array.shape and here.dtype == array.dtype and device_of(here) == device_of(array):
+            if array is not here:
+                here[...] = array
         else:
             self.array = array
             self._slot = None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from . import rng
-from .backend import array_module
-from .errors import DTypeError, GraphError, ShapeError
+from .backend import array_module, device_of, is_array
+from .errors import DeviceError, DTypeError, GraphError, ShapeError
 from .graph import Variable
 from .mode import mode
 from .ops.indexing import at, grid
@@ -188,6 +188,11 @@ class TensorInPlace(Variable):
         try:
             array[array_key(key)] = values
         except ValueError as error:
+            if is_array(values) and device_of(values) != device_of(array):
+                raise DeviceError(
+                    f"assigning to an index: values on {device_of(values)} into a tensor on {device_of(array)}; move them by "
+                    f'.to("{device_of(array)}")'
+                ) from None
             raise ShapeError(f"assigning to an index of a tensor of shape {array.shape}: {error}") from None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..backend import array_module, is_array
+from ..backend import device_of, is_array, to_device
 from ..bfloat16 import is_floating
 from ..errors import StateError
 from ..op import Array
@@ -89,7 +89,7 @@ def load(module: Module, state: Mapping[str, Any], strict: bool, assign: bool = 
     if mismatched or (strict and (missing or unexpected)):
         raise StateError(_complaint(module, missing, unexpected, mismatched))
     for _, target, value in pairs:
-        value = array_module(target.array).asarray(value)
+        value = to_device(value, device_of(target.array))
         if assign:
             target.data = value
         else:
