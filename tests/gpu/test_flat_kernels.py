@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from phalanx.core.flat import CHUNK, tree_sum
 from phalanx.core.hashing import hash_array
 from phalanx.core.kernels import reference_optim, reference_optim_norms
 from phalanx.core.kernels.cuda import flat
+from phalanx.core.kernels.cuda.provide_flat import describe
 
 Array = Any
 SIZES = (1, 7, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
@@ -167,3 +169,8 @@ def test_averages_and_exchanges(device: str, dtype: str) -> None:
         flat.exchange(mine, other)
         np.testing.assert_array_equal(backend.to_host(mine), second)
         np.testing.assert_array_equal(backend.to_host(other), want)
+
+
+def test_what_decides_the_bits_is_said(device: str) -> None:
+    said = describe()
+    assert re.fullmatch(r"own kernels [0-9a-f]{12} by NVRTC \d+\.\d+", said), said

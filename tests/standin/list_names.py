@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 MODULES = (
-    "cupy", "cupy.cuda", "cupy.cuda.runtime", "cupy.cuda.nccl", "cupy.cuda.nvtx", "cupy.cuda.stream", "cupy.cuda.memory",
-    "cupy.cuda.pinned_memory", "cupy.cuda.device", "cupy.cuda.graph", "cupy.linalg", "cupy.random", "cupy.lib.stride_tricks", "cupyx",
+    "cupy", "cupy.cuda", "cupy.cuda.runtime", "cupy.cuda.nccl", "cupy.cuda.nvtx", "cupy.cuda.nvrtc", "cupy.cuda.stream",
+    "cupy.cuda.memory", "cupy.cuda.pinned_memory", "cupy.cuda.device", "cupy.cuda.graph", "cupy.linalg", "cupy.random", "cupy.lib.stride_tricks", "cupyx",
     "cupyx.profiler",
 )  # fmt: skip
 CLASSES = (
@@ -55,7 +55,8 @@ def parameters(value: Any) -> str:
 def lines() -> Iterator[str]:
     """One line for each name."""
     for module in MODULES:
-        held = importlib.import_module(module)
+        parent, _, name = module.rpartition(".")
+        held = getattr(importlib.import_module(parent), name) if name == "nvrtc" else importlib.import_module(module)
         names = set(dir(held))
         if module == "cupy.cuda":
             names |= {"nccl", "cublas"}

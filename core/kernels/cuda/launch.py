@@ -8,6 +8,7 @@ A captured launch repeats the numbers that it was given. What changes from step 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Callable
@@ -73,6 +74,14 @@ def source_text(source: str) -> str:
 def sources() -> list[str]:
     """The names of all texts."""
     return sorted(path.stem for path in FOLDER.glob("*.cu"))
+
+
+@lru_cache(maxsize=1)
+def describe() -> str:
+    """What decides the bits of our kernels: a digest of their texts, and the compiler."""
+    whole = "\0".join(source_text(source) for source in sources())
+    major, minor = cupy().cuda.nvrtc.getVersion()
+    return f"own kernels {hashlib.sha256(whole.encode()).hexdigest()[:12]} by NVRTC {major}.{minor}"
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from .launch import describe
+
+__all__ = ["MODULES", "describe", "load"]
+
 MODULES: tuple[str, ...] = (".optim", ".flat", ".batch_norm", ".pool", ".im2col", ".resample")
 """Modules of this package; each lists its kernels in ``KERNELS``."""
 
@@ -16,8 +20,3 @@ def load() -> dict[str, Callable[..., Any]]:
     for module in MODULES:
         found.update(importlib.import_module(module, __package__).KERNELS)
     return found
-
-
-def describe() -> str:
-    """What decides the bits."""
-    return "flat"

@@ -21,7 +21,7 @@ from .._state import (
     set_allocator,
     using_allocator,
 )
-from . import device, graph, memory, pinned_memory, runtime, stream
+from . import device, graph, memory, nvrtc, pinned_memory, runtime, stream
 from .pinned_memory import (
     PinnedMemory,
     PinnedMemoryPointer,
