@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLANS := build/plans
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: train test test-all parity lint types docs bench kernels-cuda plans-cuda clean
+.PHONY: train test test-all test-gpu bench-gpu parity lint types docs bench kernels-cuda plans-cuda clean
 
 train: $(VENV)/.core
 	$(BIN)/phalanx run -n 2 examples/fashion_mnist.py --model cnn --epochs 2
@@ -32,6 +32,15 @@ types: $(VENV)/.dev
 # all CUDA kernels by nvcc, which needs no GPU: registers, shared memory and spills of each; a spill or an error fails
 kernels-cuda: $(if $(shell command -v nvcc),,$(VENV)/.nvcc) | $(BIN)/python
 	$(BIN)/python tests/gpu/compile_kernels.py
+
+# on a machine with a GPU, by an interpreter that has CuPy and pytest (nothing is installed): make test-gpu OUT=logs PYTHON=python3
+# without a GPU: make test-gpu ARGS=--rehearse PYTHON=.venv/bin/python
+test-gpu:
+	PYTHONPATH=.:$(PYTHONPATH) $(PYTHON) tests/gpu/on_device.py --output $(or $(OUT),build/gpu) $(ARGS)
+
+# the same for times, beside PyTorch: benchmarks/results/gpu.md, .json, .png; under ten minutes
+bench-gpu:
+	PYTHONPATH=.:$(PYTHONPATH) $(PYTHON) benchmarks/gpu.py --output $(or $(OUT),benchmarks/results) $(ARGS)
 
 # the site of docs/, into build/site; a link that leads nowhere is an error
 docs: $(VENV)/.docs
