@@ -13,6 +13,7 @@ import phalanx
 from phalanx.core import backend
 from phalanx.core.amp import precision
 from phalanx.core.kernels import reference_attention
+from phalanx.core.kernels.cuda import attention, cudnn
 from phalanx.core.kernels.table import kernel
 
 F = phalanx.nn.functional
@@ -142,6 +143,54 @@ def test_operands_cut_out_of_a_product_are_not_copied() -> None:
     for mine, theirs in zip(got, reference_attention.attention_backward(g, *parts, weights, 0.2, True), strict=True):
         close(mine, theirs, "bfloat16")
         assert mine.swapaxes(1, 2).flags.c_contiguous
+
+
+def test_what_does_not_lie_in_rows_is_copied() -> None:
+    """Rows that are not whole, rows of another's memory, and an address that no plan takes."""
+    xp = backend.cupy()
+    q, k, v = draw("float16", *SHAPES["heads"])
+    turned = xp.ascontiguousarray(on_device(q, "float16").swapaxes(-1, -2)).swapaxes(-1, -2)
+    shared = xp.broadcast_to(on_device(k[:, :1], "float16"), k.shape)
+    flat = xp.zeros(v.size + 1, np.float16)
+    flat[1:] = on_device(v, "float16").reshape(-1)
+    arrays = [turned, shared, flat[1:].reshape(v.shape)]
+    same = np.broadcast_to(k[:, :1], k.shape)
+    expected, weights = reference_attention.attention_forward(q, same, v, 0.3, True)
+    y, saved = kernel("attention_forward", "cuda")(*arrays, 0.3, True)
+    close(y, expected, "float16")
+    (g,) = draw("float16", q.shape)
+    got = kernel("attention_backward", "cuda")(on_device(g, "float16"), *arrays, saved, 0.3, True)
+    for mine, theirs in zip(
+        got, reference_attention.attention_backward(g, q, same, v, weights, 0.3, True), strict=True
+    ):
+        close(mine, theirs, "float16")
+
+
+def test_backward_is_deterministic_where_it_must_be() -> None:
+    """cuDNN is asked for its deterministic form, under a plan of its own."""
+    asked: list[bool] = []
+
+    class Told(Exception):
+        pass
+
+    class Graph:
+        def tensor(self, **_: Any) -> None:
+            pass
+
+        def sdpa_backward(self, use_deterministic_algorithm: bool, **_: Any) -> None:
+            asked.append(use_deterministic_algorithm)
+            raise Told
+
+    x, requests = np.zeros((1, 2, 3, 8), np.float16), []
+    for mode in (False, True):
+        precision.use_deterministic_algorithms(mode)
+        try:
+            requests.append(attention.request_backward(x, x, x, x, (x, x, x, x), 1.0, True))
+        finally:
+            precision.use_deterministic_algorithms(False)
+        with pytest.raises(Told):
+            requests[-1].describe(Graph(), cudnn.library())
+    assert asked == [False, True] and requests[0] != requests[1]
 
 
 def test_a_forward_of_one_provider_fits_the_backward_of_another() -> None:

@@ -133,8 +133,12 @@ def test_what_does_not_lie_as_cudnn_wants_it_is_copied() -> None:
     shifted = xp.zeros(b.size + 1, np.float32)
     shifted[1:] = on_device(b, "float32")
     turned = on_device(w.transpose(3, 2, 1, 0).copy(), "float32").transpose(3, 2, 1, 0)
-    got = kernel("conv_forward", "cuda")(wide[..., 1:8], turned, shifted[1:], window, groups)
-    close(got, reference_conv.conv_forward(x, w, b, window, groups), "float32")
+    expected = reference_conv.conv_forward(x, w, b, window, groups)
+    close(kernel("conv_forward", "cuda")(wide[..., 1:8], turned, shifted[1:], window, groups), expected, "float32")
+    flat = xp.zeros(x.size + 1, np.float32)
+    flat[1:] = on_device(x, "float32").reshape(-1)
+    moved = flat[1:].reshape(x.shape)  # C-contiguous, at an address that no plan takes
+    close(kernel("conv_forward", "cuda")(moved, turned, shifted[1:], window, groups), expected, "float32")
 
 
 def test_what_cudnn_does_not_serve_is_computed_all_the_same() -> None:
@@ -167,16 +171,24 @@ def test_tf32_only_when_allowed() -> None:
     assert (host(run(x32, w32, None, window, groups)) == host(exact)).all()
 
 
-@pytest.mark.parametrize("output_padding", [0, 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2, "padding": 1},
+        {"stride": 2, "padding": 1, "output_padding": 1},
+        {"dilation": 2, "output_padding": 1},  # one more row than any window reaches: not the gradient of a convolution
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_transposed_convolution(dtype: str, output_padding: int) -> None:
+def test_transposed_convolution(dtype: str, options: dict[str, int]) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(2, 8, 5, 4)).astype(backend.as_dtype(dtype)).astype(np.float64)
     w = rng.normal(size=(8, 6, 3, 3)).astype(backend.as_dtype(dtype)).astype(np.float64)
     tensors = {}
     for place, kind in (("cpu", np.float64), ("cuda", backend.as_dtype(dtype))):
         a, b = (phalanx.tensor(v.astype(kind), device=place, requires_grad=True) for v in (x, w))
-        y = phalanx.nn.functional.conv_transpose2d(a, b, stride=2, padding=1, output_padding=output_padding)
+        y = phalanx.nn.functional.conv_transpose2d(a, b, **options)
         y.backward(phalanx.tensor(np.cos(np.arange(y.array.size)).reshape(y.array.shape).astype(kind), device=place))
         tensors[place] = (y, a.grad, b.grad)
     for got, expected in zip(tensors["cuda"], tensors["cpu"], strict=True):

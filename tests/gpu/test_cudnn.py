@@ -127,6 +127,7 @@ def test_a_captured_call_runs_when_the_graph_does_and_has_a_workspace_of_its_own
             graph = stream.end_capture()
     finally:
         scalars.now.slots = None
+    assert stream.ptr not in cudnn._here().workspaces
     conv.conv_forward(*images(5, "bfloat16"), None, WINDOW)  # the workspace of eager calls moves on
     for seed in (1, 2):
         rng = np.random.default_rng(seed)
@@ -176,6 +177,19 @@ def test_a_refused_plan_is_said_once_and_something_else_computes(monkeypatch: py
         warnings.simplefilter("error")
         assert right(conv.conv_forward(x, w, None, WINDOW), x, w)
         attention.packed_attention_forward(packed, 0.3, True)
+
+
+def test_a_plan_stays_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "WORKSPACE_LIMIT", 0)
+    shape = (64, 8, 32, 32)
+    request = conv.request("weight gradient", "bfloat16", shape, (8, 8, 3, 3), shape, WINDOW, input_last=False)
+    handle = cudnn.library().create_handle()
+    try:
+        assert cudnn.build(request, handle=handle).nbytes == 0
+    except cudnn.library().cudnnGraphNotSupportedError:
+        pass  # none that needs nothing
+    finally:
+        cudnn.library().destroy_handle(handle)
 
 
 def test_a_plan_without_the_short_way_runs_by_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,15 +27,10 @@ def attention_forward(query: Array, key: Array, value: Array, scale: float, caus
     q, k, v = _wide(query), _wide(key), _wide(value)
     scores = kernels["matmul"](q * q.dtype.type(scale), k.swapaxes(-1, -2))
     if causal:
-        scores = _masked(scores, -math.inf)
+        xp = array_module(scores)
+        scores = xp.where(xp.tri(*scores.shape[-2:], dtype=bool), scores, scores.dtype.type(-math.inf))
     weights = kernels["softmax_forward"](scores, -1)
     return kernels["matmul"](weights, v).astype(query.dtype, copy=False), weights
-
-
-def _masked(scores: Array, value: float) -> Array:
-    """``scores`` (..., L, S) with ``value`` where place i must not see place j."""
-    xp = array_module(scores)
-    return xp.where(xp.tri(*scores.shape[-2:], dtype=bool), scores, scores.dtype.type(value))
 
 
 def attention_backward(
@@ -61,8 +56,6 @@ def attention_backward(
     if not (needs[0] or needs[1]):
         return None, None, dvalue
     slopes = kernels["softmax_backward"](kernels["matmul"](g, v.swapaxes(-1, -2)), weights, -1)
-    if causal:
-        slopes = _masked(slopes, 0.0)
     slopes *= slopes.dtype.type(scale)
     dquery = narrow(kernels["matmul"](slopes, k)) if needs[0] else None
     dkey = narrow(kernels["matmul"](slopes.swapaxes(-1, -2), q)) if needs[1] else None
