@@ -103,15 +103,14 @@ def stream(module: ModuleType, index: int | None = None) -> Any:
 
 def in_use() -> bool:
     """Whether this rank has used a GPU."""
-    return bool(_rank.streams)
+    return bool(_rank.streams) and "cupy" in sys.modules
 
 
 def _follow() -> None:
     """A helper thread has taken over a rank that uses a GPU."""
-    module = sys.modules.get("cupy")
-    if module is not None:
+    if in_use():
         for index in list(_rank.streams):
-            enter(module, index)
+            enter(sys.modules["cupy"], index)
 
 
 rank_local.when_taken_over(_follow)

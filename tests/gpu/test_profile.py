@@ -12,7 +12,7 @@ from phalanx import nn, optim
 
 
 def test_a_profile_tells_what_the_gpu_did(device: str, tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).to(device)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 2)).to(device)
     optimizer = optim.Adam(model.parameters())
     with phalanx.profile(tmp_path / "trace.json") as p:
         for _ in range(3):
@@ -20,7 +20,7 @@ def test_a_profile_tells_what_the_gpu_did(device: str, tmp_path: Path) -> None:
             model(phalanx.ones(4, 8, device=device)).sum().backward()
             optimizer.step()
     rows = {row.name: row for row in p.rows() if row.kind == "gpu"}
-    assert {"relu", "relu backward", "Adam.step"} <= rows.keys()
+    assert {"layer_norm", "layer_norm backward", "Adam.step"} <= rows.keys()
     assert rows["Adam.step"].calls == 3
     assert all(row.total_s >= 0 for row in rows.values())
     assert sum(row.total_s for row in rows.values()) <= p.seconds * 1.01
