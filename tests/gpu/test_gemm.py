@@ -105,7 +105,7 @@ def test_half_operands_give_a_float32_result_without_rounding(dtype: Any) -> Non
 
 def test_operands_cut_out_of_larger_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     whole_a, whole_b = draw(12, 40), draw(24, 30)
-    a, b = whole_a[2:9, 8:24], whole_b[4:20, 3:14]
+    a, b = whole_a[2:9, 8:24], whole_b[4:20, 2:13]
     seen = runs(monkeypatch)
     close(gemm.matmul(a, b), host(a) @ host(b), np.float32, 16)
     assert seen[0][:2] == (b.data.ptr, a.data.ptr)
@@ -176,11 +176,31 @@ def test_tf32_is_asked_for() -> None:
     assert not np.array_equal(found, exact)
 
 
-def test_addresses_decide_what_alignment_is_asked_for() -> None:
+def test_rows_cut_out_of_a_larger_batch_are_computed_as_they_are_alone() -> None:
+    """What a rank computes of a batch must not depend on where in memory that begins."""
+    for dtype, features in itertools.product((np.float32, BFLOAT16), (7, 8, 12)):
+        products.context().plans.clear()
+        whole, weight = draw(9, features, dtype=dtype), draw(5, features, dtype=dtype)
+        for lo in range(5):
+            part = whole[lo : lo + 4]
+            found, alone = gemm.linear_forward(part, weight), gemm.linear_forward(part.copy(), weight)
+            assert np.array_equal(backend.to_host(found), backend.to_host(alone))
+        assert len(used()) == 1
+
+
+def test_what_begins_at_an_odd_address_is_copied() -> None:
     whole = draw(4 * 8 + 1)
-    a, b = whole[1:].reshape(4, 8), draw(8, 4)
+    a, b, bias = whole[1:].reshape(4, 8), draw(8, 4), draw(5)[1:]
     close(gemm.matmul(a, b), host(a) @ host(b), np.float32, 8)
-    assert [plan.problem.alignment for plan in used()] == [4]
+    close(gemm.matmul(b, a), host(b) @ host(a), np.float32, 4)
+    close(gemm.linear_forward(a, b.T.copy(), bias), host(a) @ host(b) + host(bias), np.float32, 8)
+    out = blank(8 * 8 + 3)[3:].reshape(8, 8)
+    assert gemm.matmul(b, a, out) is out
+    close(out, host(b) @ host(a), np.float32, 4)
+    batch = blank(2 * 4 * 4 + 1)[1:].reshape(2, 4, 4)
+    assert gemm.matmul(a, b.reshape(1, 8, 4), batch) is batch
+    close(batch, (host(a) @ host(b))[None].repeat(2, 0), np.float32, 8)
+    assert {plan.problem[-3:] for plan in used()} == {(16, 16, 16)}
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 // It is at least as strict as the real one: what that refuses (or might), this refuses, so that the fallbacks are run too. An
 // algorithm carries what it was chosen for, and a run that does not keep to it fails.
 #pragma GCC optimize("O3")
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -35,7 +36,7 @@ struct Preference {
     uint32_t alignment[4] = {256, 256, 256, 256};
 };
 struct Algorithm {
-    uint64_t magic, number, workspace, alignment, shape, unused[3];
+    uint64_t magic, number, workspace, shape, align_a, align_b, align_d, align_beside;
 };
 struct Result {
     Algorithm algorithm;
@@ -299,12 +300,13 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, const Desc* d, const Layout* a,
     *found = 0;
     Status status = fits(*d, *a, *b, *c, *out);
     if (status) return status;
-    uint64_t alignment = 256;
-    for (uint32_t each : p->alignment) alignment = each < alignment ? each : alignment;
+    auto divides = [](const void* place) { return uint64_t(uintptr_t(place) & -uintptr_t(place)); };
+    uint64_t beside = std::min(d->side ? divides(d->side) : 256, d->aux ? divides(d->aux) : 256);
+    uint64_t align_d = std::min(p->alignment[2], p->alignment[3]);
     for (int i = 0; i < count && i < 3; ++i) {
         uint64_t workspace = uint64_t(3 - i) << 16;
         if (workspace > p->workspace) continue;
-        Algorithm algorithm = {MAGIC, uint64_t(i), workspace, alignment, shape_of(*d, *a, *b, *out), {}};
+        Algorithm algorithm = {MAGIC, uint64_t(i), workspace, shape_of(*d, *a, *b, *out), p->alignment[0], p->alignment[1], align_d, beside};
         results[(*found)++] = {algorithm, workspace, SUCCESS, 1.0f, {}};
     }
     return *found ? SUCCESS : NOT_SUPPORTED;
@@ -330,8 +332,11 @@ int cublasLtMatmul(void* handle, const Desc* d, const void* alpha, const void* p
     if (status) return status;
     if (algorithm->magic != MAGIC || algorithm->shape != shape_of(*d, *a, *b, *out)) return INVALID_VALUE;
     if (workspace_size < algorithm->workspace || (algorithm->workspace && !workspace)) return INVALID_VALUE;
-    for (const void* each : {pa, pb, static_cast<const void*>(pd)})
-        if (uintptr_t(each) % algorithm->alignment) return INVALID_VALUE;
+    auto odd = [](const void* place, const Layout* layout, uint64_t alignment) {
+        return (uintptr_t(place) | (layout->batch > 1 ? uintptr_t(layout->step) * size_of(layout->type) : 0)) % alignment != 0;
+    };
+    if (odd(pa, a, algorithm->align_a) || odd(pb, b, algorithm->align_b) || odd(pd, out, algorithm->align_d)) return INVALID_VALUE;
+    if ((uintptr_t(d->side) | uintptr_t(d->aux)) % algorithm->align_beside) return INVALID_VALUE;
     if (workspace) memset(workspace, 0xff, algorithm->workspace);
     bool wide = d->compute == COMPUTE_64F;
     auto number = [&](const void* place) { return wide ? *static_cast<const double*>(place) : *static_cast<const float*>(place); };

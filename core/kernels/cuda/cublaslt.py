@@ -34,6 +34,8 @@ MISSING = (
 """What it costs to have no cuBLASLt, and what to do about it."""
 
 COMPUTE_32F, COMPUTE_64F, COMPUTE_TF32 = 68, 70, 77
+PACK = 16
+"""Bytes of the widest loads and stores: no algorithm asks for more alignment, and vectors beside a product must have it."""
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 """Name of a dtype -> CUDA's number."""
 PLAIN, RELU, BIAS, DRELU, BGRAD, GELU, DGELU, AUX, BGRAD_A, BGRAD_B = 1, 2, 4, 136, 16, 32, 192, 128, 256, 512
@@ -42,8 +44,8 @@ TURN_A, TURN_B, EPILOGUE, SIDE_POINTER, AUX_POINTER, AUX_LD, SIDE_TYPE = 3, 4, 7
 """Attributes of a product's descriptor; the side is the bias or its gradient."""
 BATCH, STEP = 5, 6
 """Attributes of a matrix's layout."""
-MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
-"""Attributes of a preference; the alignments are those of A, B, C and D."""
+MAX_WORKSPACE, ALIGN_A, ALIGN_B, ALIGN_C, ALIGN_D = 1, 5, 6, 7, 8
+"""Attributes of a preference."""
 STATUS = {
     1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", 7: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR",
     13: "EXECUTION_FAILED", 14: "INTERNAL_ERROR", 15: "NOT_SUPPORTED", 16: "LICENSE_ERROR",

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ...backend import cupy
 from ...op import Array
 from .. import reference, reference_linear_loss
 from . import cublaslt, products
-from .cublaslt import BIAS, PLAIN
+from .cublaslt import BIAS, PACK, PLAIN
 from .products import Problem
 
 Numbers = tuple[int, ...]
@@ -50,26 +50,54 @@ def _lies(shape: Numbers, strides: Numbers, size: int) -> tuple[bool, int] | Non
     return None
 
 
-def contiguous(array: Array) -> Array:
-    """``array`` or a C-contiguous copy."""
-    return array if array.flags.c_contiguous else array.copy(order="C")
+def beside(array: Array) -> Array:
+    """A vector or an auxiliary matrix as cuBLAS takes it: ``array``, or a copy where that has gaps or begins at an odd address."""
+    return array if is_beside(array) else array.copy(order="C")
 
 
-def _laid(array: Array) -> tuple[Array, bool, int]:
-    """``array``, or a copy of it where it lies in no way that cuBLAS knows."""
+def is_beside(array: Array) -> bool:
+    """Whether cuBLAS takes it so."""
+    return bool(array.flags.c_contiguous) and array.data.ptr % PACK == 0
+
+
+class _Laid(NamedTuple):
+    """An operand, how it lies, and the power of two that divides its address wherever it is cut out of a larger array."""
+
+    array: Array
+    turned: bool
+    ld: int
+    alignment: int
+
+
+def _alignment(array: Array, ld: int) -> int:
+    """The greatest power of two up to 16 that divides all steps of ``array`` in bytes.
+
+    The algorithm counts on it, so it must be the same for a batch that lies alone and for the same one cut out of a larger array, as
+    it is on another number of ranks: it follows from sizes and strides, never from addresses.
+    """
+    low = PACK | ld * array.itemsize
+    for size, step in zip(array.shape[:-2], array.strides[:-2], strict=True):
+        if size > 1:
+            low |= step
+    return low & -low
+
+
+def _laid(array: Array) -> _Laid | None:
+    """``array`` as it lies; None where it does so in no way that cuBLAS knows, or at an odder address than its steps say."""
     found = _lies(array.shape, array.strides, array.itemsize)
     if found is None:
+        return None
+    alignment = _alignment(array, found[1])
+    return None if array.data.ptr % alignment else _Laid(array, *found, alignment)
+
+
+def _operand(array: Array) -> _Laid:
+    """``array`` or a copy of it."""
+    found = _laid(array)
+    if found is None:
         array = array.copy(order="C")
-        found = False, array.shape[-1]
-    return array, *found
-
-
-def _alignment(*numbers: int) -> int:
-    """The greatest power of two up to 256 that divides all."""
-    low = 256
-    for number in numbers:
-        low |= number
-    return low & -low
+        found = _Laid(array, False, array.shape[-1], _alignment(array, array.shape[-1]))
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -118,26 +146,26 @@ def product(
     if out is None:
         out = api.empty((a.shape[0], b.shape[1]), a.dtype)
     types = _types(a.dtype, out.dtype, precision.tf32())
-    target = _lies(out.shape, out.strides, out.itemsize)
-    if types is None or target is None:
+    if types is None or not out.size or not a.shape[1]:
         return None
-    if target[0]:
+    target = _laid(out)
+    if target is None:
+        return None
+    if target.turned:
         return out if epilogue == PLAIN and product(b.T, a.T, out.T, add=add) is not None else None
-    if not out.size or not a.shape[1]:
-        return None
-    a, turn_a, ld_a = _laid(a)
-    b, turn_b, ld_b = _laid(b)
-    pa, pb, pd = a.data.ptr, b.data.ptr, out.data.ptr
-    ps, px = 0 if side is None else side.data.ptr, 0 if aux is None else aux.data.ptr
+    left, right = _operand(a), _operand(b)
     plan = products.plan(
         Problem(
-            out.shape[1], out.shape[0], a.shape[1], turn_b, turn_a, ld_b, ld_a, target[1], *types, epilogue,
-            ld_aux=ld_aux, alignment=_alignment(pa, pb, pd), side_alignment=_alignment(ps, px),
+            out.shape[1], out.shape[0], a.shape[1], right.turned, left.turned, right.ld, left.ld, target.ld, *types, epilogue,
+            ld_aux=ld_aux, alignment_a=right.alignment, alignment_b=left.alignment, alignment_d=target.alignment,
         )
     )  # fmt: skip
     if plan is None:
         return None
-    plan.run(pb, pa, pd, add=add, side=ps, aux=px)
+    plan.run(
+        right.array.data.ptr, left.array.data.ptr, out.data.ptr, add=add, side=0 if side is None else side.data.ptr,
+        aux=0 if aux is None else aux.data.ptr,
+    )  # fmt: skip
     return out
 
 
@@ -190,30 +218,28 @@ def _batched(a: Array, b: Array, out: Array | None) -> Array | None:
     """``a @ b`` over batch dimensions that broadcast; None if cuBLASLt does not do it."""
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     shape = (*batch, a.shape[-2], b.shape[-1])
-    target = out if out is not None and out.flags.c_contiguous else cupy().empty(shape, a.dtype)
+    target = out if out is not None and out.flags.c_contiguous and _laid(out) else cupy().empty(shape, a.dtype)
     types = _types(a.dtype, target.dtype, precision.tf32())
     if types is None:
         return None
     if not target.size or not a.shape[-1]:
         target[...] = 0
         return _finished(target, out)
-    a, turn_a, ld_a = _laid(a)
-    b, turn_b, ld_b = _laid(b)
-    operands = (a, b, target)
-    steps = [_spread(x, batch) for x in operands]
-    groups = _batches(batch, steps)
+    left, right, place = _operand(a), _operand(b), _operand(target)
+    operands = left.array, right.array, target
+    groups = _batches(batch, [_spread(x, batch) for x in operands])
     count, step = groups.pop() if groups else (1, (0, 0, 0))
-    outer = [tuple(x * array.itemsize for x, array in zip(each, operands, strict=True)) for _, each in groups]
-    places = [x.data.ptr for x in operands]
     plan = products.plan(
         Problem(
-            shape[-1], shape[-2], a.shape[-1], turn_b, turn_a, ld_b, ld_a, shape[-1], *types, PLAIN, count,
+            shape[-1], shape[-2], a.shape[-1], right.turned, left.turned, right.ld, left.ld, place.ld, *types, PLAIN, count,
             step[1], step[0], step[2],
-            alignment=_alignment(*places, *itertools.chain(*outer), *(x * y.itemsize for x, y in zip(step, operands, strict=True))),
+            alignment_a=right.alignment, alignment_b=left.alignment, alignment_d=place.alignment,
         )
     )  # fmt: skip
     if plan is None:
         return None
+    places = [x.data.ptr for x in operands]
+    outer = [tuple(x * array.itemsize for x, array in zip(each, operands, strict=True)) for _, each in groups]
     for index in itertools.product(*(range(size) for size, _ in groups)):
         pa, pb, pd = (
             place + sum(i * each[k] for i, each in zip(index, outer, strict=True)) for k, place in enumerate(places)
@@ -270,7 +296,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
         return reference.linear_forward(x, weight, bias)
     rows, y = rows_of(x), None
     if bias is not None and bias.dtype == x.dtype:
-        y = product(rows, weight.T, epilogue=BIAS, side=contiguous(bias))
+        y = product(rows, weight.T, epilogue=BIAS, side=beside(bias))
     if y is None:
         y = _plain(rows, weight.T)
         if bias is not None:

@@ -14,7 +14,7 @@ from ...backend import cupy
 from ...op import Array
 from .. import reference_linear
 from .cublaslt import AUX, BGRAD, BGRAD_B, BIAS, DGELU, DRELU, GELU, RELU
-from .gemm import contiguous, product, rows_of
+from .gemm import beside, is_beside, product, rows_of
 
 BITS = 128
 """cuBLAS keeps relu's mask as bits, so many in each piece of a row."""
@@ -31,7 +31,7 @@ def linear_gradients(
         features = gradient.shape[-1]
         dtype = x.dtype if out is None else out.dtype
         dw = api.empty((features, x.shape[-1]), dtype) if out is None else out
-        fits = bias_out is not None and bias_out.dtype == dtype and bias_out.flags.c_contiguous
+        fits = bias_out is not None and bias_out.dtype == dtype and is_beside(bias_out)
         db: Any = bias_out if fits else api.empty((features,), dtype)
         if product(rows_of(gradient).T, rows_of(x), dw, epilogue=BGRAD_B, side=db) is not None:
             if bias_out is not None and db is not bias_out:
@@ -58,7 +58,7 @@ def linear_activation(
         elif follows:
             ld = _mask_bits(features)
             epilogue, aux = epilogue | AUX, cupy().zeros((rows.shape[0], ld // 8), np.uint8)
-        side = None if bias is None else contiguous(bias)
+        side = None if bias is None else beside(bias)
         y = product(rows, weight.T, epilogue=epilogue, side=side, aux=aux, ld_aux=ld)
         if y is not None:
             return y.reshape(*x.shape[:-1], features), aux
@@ -79,12 +79,12 @@ def linear_activation_input_gradient(
         features = y.shape[-1]
         ld = _mask_bits(features) if activation == "relu" else features
         if _fits(activation, features):
-            along = bias_out is None or (bias_out.dtype == gradient.dtype and bias_out.flags.c_contiguous)
+            along = bias_out is None or (bias_out.dtype == gradient.dtype and is_beside(bias_out))
             db = None
             if along:
                 db = cupy().empty((features,), gradient.dtype) if bias_out is None else bias_out
             epilogue = _BACKWARD[activation] | (BGRAD if along else 0)
-            found = product(rows_of(gradient), weight, epilogue=epilogue, side=db, aux=contiguous(aux), ld_aux=ld)
+            found = product(rows_of(gradient), weight, epilogue=epilogue, side=db, aux=beside(aux), ld_aux=ld)
             if found is not None:
                 return found.reshape(y.shape), db
     return reference_linear.linear_activation_input_gradient(gradient, weight, y, aux, activation, bias_out)

@@ -21,37 +21,8 @@ import numpy as np
 from ... import gpu_memory
 from ...backend import Array, cupy
 from ...errors import GraphError
-from . import algorithms, scalars
-from .cublaslt import (
-    ALIGNMENTS,
-    AUX,
-    AUX_LD,
-    AUX_POINTER,
-    BATCH,
-    BGRAD,
-    BGRAD_A,
-    BGRAD_B,
-    BIAS,
-    COMPUTE_64F,
-    EPILOGUE,
-    INVALID_VALUE,
-    MAX_WORKSPACE,
-    NOT_SUPPORTED,
-    PLAIN,
-    SIDE_POINTER,
-    SIDE_TYPE,
-    STEP,
-    TURN_A,
-    TURN_B,
-    TYPES,
-    WORKSPACE_BYTES,
-    Algorithm,
-    Heuristic,
-    check,
-    create,
-    load,
-    version,
-)  # fmt: skip
+from . import algorithms, cublaslt, scalars
+from .cublaslt import PACK, PLAIN, TYPES, WORKSPACE_BYTES, Algorithm, Heuristic, check, create, load, version
 
 MOST_PLANS = 8192
 CANDIDATES = 8
@@ -61,8 +32,8 @@ CANDIDATES = 8
 class Problem(NamedTuple):
     """D = op(A) op(B) + beta D, as cuBLAS counts: D is ``rows`` x ``columns``, columns lie ``ld_d`` elements apart.
 
-    ``step_*``: from one matrix of a batch to the next. ``alignment``, ``side_alignment``: a power of two that divides the addresses of
-    all matrices, of the side vector and the auxiliary matrix.
+    ``step_*``: from one matrix of a batch to the next. ``alignment_*``: a power of two that divides each matrix's address; that of the
+    side vector and the auxiliary matrix is a multiple of 16.
     """
 
     rows: int
@@ -82,15 +53,16 @@ class Problem(NamedTuple):
     step_b: int = 0
     step_d: int = 0
     ld_aux: int = 0
-    alignment: int = 256
-    side_alignment: int = 256
+    alignment_a: int = PACK
+    alignment_b: int = PACK
+    alignment_d: int = PACK
 
     def key(self) -> str:
         """Its name in a tuned table."""
         return ",".join(str(int(value)) for value in self)
 
 
-_ONES = {COMPUTE_64F: ctypes.c_double}
+_ONES = {cublaslt.COMPUTE_64F: ctypes.c_double}
 
 
 class Plan:
@@ -102,21 +74,21 @@ class Plan:
         self._zero, self._one = ctypes.byref(number(0)), ctypes.byref(number(1))
         self._give_back: list[Callable[[], None]] = []
         weakref.finalize(self, _run_all, self._give_back).atexit = False
-        scale = TYPES["float64"] if problem.compute == COMPUTE_64F else TYPES["float32"]
+        scale = TYPES["float64"] if problem.compute == cublaslt.COMPUTE_64F else TYPES["float32"]
         self._desc = self._made("MatmulDescCreate", "MatmulDescDestroy", problem.compute, scale)
         for attribute, value in (
-            (TURN_A, ctypes.c_int32(problem.turn_a)),
-            (TURN_B, ctypes.c_int32(problem.turn_b)),
-            (EPILOGUE, ctypes.c_uint32(problem.epilogue)),
+            (cublaslt.TURN_A, ctypes.c_int32(problem.turn_a)),
+            (cublaslt.TURN_B, ctypes.c_int32(problem.turn_b)),
+            (cublaslt.EPILOGUE, ctypes.c_uint32(problem.epilogue)),
         ):
             self._set(attribute, value)
         self._side, self._aux = ctypes.c_void_p(0), ctypes.c_void_p(0)
-        if problem.epilogue & (BIAS | BGRAD | BGRAD_A | BGRAD_B):
-            self._set(SIDE_TYPE, ctypes.c_int32(problem.type_out))
-            self._point(SIDE_POINTER, self._side, problem.side_alignment)
-        if problem.epilogue & AUX:
-            self._set(AUX_LD, ctypes.c_int64(problem.ld_aux))
-            self._point(AUX_POINTER, self._aux, problem.side_alignment)
+        if problem.epilogue & (cublaslt.BIAS | cublaslt.BGRAD | cublaslt.BGRAD_A | cublaslt.BGRAD_B):
+            self._set(cublaslt.SIDE_TYPE, ctypes.c_int32(problem.type_out))
+            self._point(cublaslt.SIDE_POINTER, self._side, PACK)
+        if problem.epilogue & cublaslt.AUX:
+            self._set(cublaslt.AUX_LD, ctypes.c_int64(problem.ld_aux))
+            self._point(cublaslt.AUX_POINTER, self._aux, PACK)
         rows, columns, inner = problem.rows, problem.columns, problem.inner
         self._a = self._layout(
             problem.type_in, (inner, rows) if problem.turn_a else (rows, inner), problem.ld_a, problem.step_a
@@ -145,7 +117,10 @@ class Plan:
         made = self._made("MatrixLayoutCreate", "MatrixLayoutDestroy", dtype, *shape, ld)
         if self.problem.batch > 1:
             set_attribute = load().cublasLtMatrixLayoutSetAttribute
-            for attribute, value in ((BATCH, ctypes.c_int32(self.problem.batch)), (STEP, ctypes.c_int64(step))):
+            for attribute, value in (
+                (cublaslt.BATCH, ctypes.c_int32(self.problem.batch)),
+                (cublaslt.STEP, ctypes.c_int64(step)),
+            ):
                 status = set_attribute(made, attribute, ctypes.byref(value), ctypes.sizeof(value))
                 check(status, f"MatrixLayoutSetAttribute {attribute}", self.problem)
         return made
@@ -155,8 +130,14 @@ class Plan:
         preference, give_back = create("MatmulPreferenceCreate", "MatmulPreferenceDestroy")
         try:
             set_attribute = load().cublasLtMatmulPreferenceSetAttribute
-            alignments = [(attribute, ctypes.c_uint32(self.problem.alignment)) for attribute in ALIGNMENTS]
-            for attribute, value in [(MAX_WORKSPACE, ctypes.c_uint64(WORKSPACE_BYTES)), *alignments]:
+            a, b, d = (ctypes.c_uint32(number) for number in self.problem[-3:])
+            for attribute, value in (
+                (cublaslt.MAX_WORKSPACE, ctypes.c_uint64(WORKSPACE_BYTES)),
+                (cublaslt.ALIGN_A, a),
+                (cublaslt.ALIGN_B, b),
+                (cublaslt.ALIGN_C, d),
+                (cublaslt.ALIGN_D, d),
+            ):
                 status = set_attribute(preference, attribute, ctypes.byref(value), ctypes.sizeof(value))
                 check(status, f"MatmulPreferenceSetAttribute {attribute}", self.problem)
             found, number = (Heuristic * count)(), ctypes.c_int()
@@ -166,7 +147,7 @@ class Plan:
             )  # fmt: skip
         finally:
             give_back()
-        if status == NOT_SUPPORTED or (status == INVALID_VALUE and self.problem.epilogue != PLAIN):
+        if status == cublaslt.NOT_SUPPORTED or (status == cublaslt.INVALID_VALUE and self.problem.epilogue != PLAIN):
             return []
         check(status, "MatmulAlgoGetHeuristic", self.problem)
         return [each for each in found[: number.value] if each.state == 0]
@@ -192,9 +173,9 @@ class Plan:
         if scalars.now.feeding:
             return
         if side and self._side.value != side:
-            self._point(SIDE_POINTER, self._side, side)
+            self._point(cublaslt.SIDE_POINTER, self._side, side)
         if aux and self._aux.value != aux:
-            self._point(AUX_POINTER, self._aux, aux)
+            self._point(cublaslt.AUX_POINTER, self._aux, aux)
         stream = self._stream().ptr
         place, space = 0, None
         if self._workspace_bytes:
