@@ -23,7 +23,7 @@ State = dict[str, np.ndarray]
 
 def on_host(value: Any) -> np.ndarray:
     """A Tensor, array, list or number as a NumPy array; halves, in which counts and sums would be rounded, as float32."""
-    array = to_host(value.array) if isinstance(value, Variable) else np.asarray(value)
+    array = to_host(value.array if isinstance(value, Variable) else value)
     return array.astype(np.float32) if is_half(array.dtype) else array
 
 
