@@ -10,9 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..backend import array_module
 from ..op import Array
 from .reference import matmul, softmax_backward, softmax_forward
+
+
+def _wide(x: Array) -> Array:
+    """bfloat16, in which array libraries do not multiply batches, as float32."""
+    return x.astype(np.float32) if x.dtype.kind == "V" else x
 
 
 def attention_forward(query: Array, key: Array, value: Array, scale: float, causal: bool) -> tuple[Array, Any]:
@@ -21,11 +28,13 @@ def attention_forward(query: Array, key: Array, value: Array, scale: float, caus
     ``causal``: place i sees places up to i. The second result is what :func:`attention_backward` may use: the weights (..., L, S);
     a faster kernel gives None, or something of its own in a tuple.
     """
+    dtype = value.dtype
+    query, key, value = _wide(query), _wide(key), _wide(value)
     scores = matmul(query * scale, key.swapaxes(-1, -2))
     if causal:
         scores = array_module(scores).where(_allowed(scores), scores, -math.inf)
     weights = softmax_forward(scores, -1)
-    return matmul(weights, value), weights
+    return matmul(weights, value).astype(dtype, copy=False), weights
 
 
 def _allowed(scores: Array) -> Array:
@@ -42,19 +51,22 @@ def attention_backward(
     scale: float,
     causal: bool,
     needs: Sequence[bool] = (True, True, True),
-) -> tuple[Array | None, Array | None, Array | None]:
+) -> tuple[Array | None, ...]:
     """Gradients of query, key and value, for those that ``needs`` names; ``saved``: what a forward of any kind gave."""
+    dtypes = query.dtype, key.dtype, value.dtype
+    gradient, query, key, value = _wide(gradient), _wide(query), _wide(key), _wide(value)
     known = saved is not None and not isinstance(saved, tuple)
     weights = saved if known else attention_forward(query, key, value, scale, causal)[1]
     dvalue = matmul(weights.swapaxes(-1, -2), gradient) if needs[2] else None
     if not (needs[0] or needs[1]):
-        return None, None, dvalue
+        return None, None, None if dvalue is None else dvalue.astype(dtypes[2], copy=False)
     scores = softmax_backward(matmul(gradient, value.swapaxes(-1, -2)), weights, -1)
     if causal:
         scores = array_module(scores).where(_allowed(scores), scores, scores.dtype.type(0))
     dquery = matmul(scores, key) * scale if needs[0] else None
     dkey = matmul((query * scale).swapaxes(-1, -2), scores).swapaxes(-1, -2) if needs[1] else None
-    return dquery, dkey, dvalue
+    found = zip((dquery, dkey, dvalue), dtypes, strict=True)
+    return tuple(None if g is None else g.astype(dtype, copy=False) for g, dtype in found)
 
 
 # ---- query, key and value of one product -----------------------------------------------------------------------------
