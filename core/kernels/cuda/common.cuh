@@ -10,8 +10,8 @@
 
 typedef long long i64;
 
-#define INFINITE __builtin_huge_valf()
-#define NOT_A_NUMBER __builtin_nanf("")
+#define INFINITE __int_as_float(0x7f800000)  // NVRTC has no names for these
+#define NOT_A_NUMBER __int_as_float(0x7fc00000)
 
 // ---- storage types ----------------------------------------------------------------------------------------------------
 
