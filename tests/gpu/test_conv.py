@@ -13,6 +13,7 @@ import phalanx
 from phalanx.core import backend
 from phalanx.core.amp import precision
 from phalanx.core.kernels import reference_conv
+from phalanx.core.kernels.cuda import conv, cudnn
 from phalanx.core.kernels.table import kernel
 from phalanx.core.kernels.window import Window
 
@@ -199,8 +200,11 @@ def test_transposed_convolution(dtype: str, options: dict[str, int]) -> None:
 
 def test_equal_runs_give_equal_bits() -> None:
     x, w, _, g, window, groups = operands("image", "bfloat16")
+    note, shapes = cudnn.library().numerical_note, (x.shape, w.shape, g.shape, window)
+    assert note.NONDETERMINISTIC not in conv.request("weight gradient", "bfloat16", *shapes).forbidden(cudnn.library())
     precision.use_deterministic_algorithms(True)
     try:
+        assert note.NONDETERMINISTIC in conv.request("weight gradient", "bfloat16", *shapes).forbidden(cudnn.library())
         runs = [
             kernel("conv_weight_gradient", "cuda")(
                 on_device(g, "bfloat16"), on_device(x, "bfloat16"), w.shape, window, groups
