@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PLANS := build/plans
+NVRTC := build/nvrtc
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 .PHONY: train test test-all test-gpu bench-gpu parity lint types docs bench kernels-cuda plans-cuda clean
@@ -29,9 +30,15 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# all CUDA kernels by nvcc, which needs no GPU: registers, shared memory and spills of each; a spill or an error fails
-kernels-cuda: $(if $(shell command -v nvcc),,$(VENV)/.nvcc) | $(BIN)/python
+# all CUDA kernels, which needs no GPU: by NVRTC as CuPy does it on a device, and by nvcc, which tells registers, shared memory and spills
+kernels-cuda: $(VENV)/.core $(NVRTC)/.made $(if $(shell command -v nvcc),,$(VENV)/.nvcc)
+	$(BIN)/python -m tests.gpu.nvrtc $(NVRTC)/site
 	$(BIN)/python tests/gpu/compile_kernels.py
+
+$(NVRTC)/.made: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(NVRTC)/site \
+	    nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
+	@touch $@
 
 # on a machine with a GPU, by an interpreter that has CuPy and pytest (nothing is installed): make test-gpu OUT=logs PYTHON=python3
 # without a GPU: make test-gpu ARGS=--rehearse PYTHON=.venv/bin/python
