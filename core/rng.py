@@ -39,9 +39,14 @@ class Key:
         """``count`` random uint32, from word ``first`` (a multiple of 4) of this draw on."""
         return kernel("philox_bits", device)(count, *self._counter(), first)
 
-    def mask(self, count: int, threshold: int) -> np.ndarray:
+    def mask(self, count: int, threshold: int, device: str = "cpu") -> np.ndarray:
         """Which of the first ``count`` bits are at least ``threshold``, which is below 2**32."""
-        return kernel("philox_mask")(count, *self._counter(), threshold)
+        return kernel("philox_mask", device)(count, *self._counter(), threshold)
+
+    def draw(self, threshold: int) -> np.ndarray:
+        """This draw as a kernel takes it, six uint32: two words of key, three of counter, ``threshold``."""
+        key, words = self._counter()
+        return np.array([*key, *words, threshold]).astype(np.uint32)
 
     def _counter(self) -> tuple[tuple[int, int], tuple[int, int, int]]:
         mixed = splitmix64(self.seed * 0x9E3779B97F4A7C15 + self.purpose)
@@ -255,10 +260,14 @@ def normal(shape: Sequence[int], key: Key, dtype: Any = np.float32) -> np.ndarra
     return values.reshape(shape).astype(dtype)
 
 
-def keep_mask(shape: Sequence[int], drop_probability: float, key: Key) -> np.ndarray:
-    """Boolean mask that is False with ``drop_probability`` (compared in integers: equal on every device)."""
-    threshold = min(round(drop_probability * 2.0**32), 2**32 - 1)
-    return key.mask(math.prod(shape), threshold).reshape(shape)
+def drop_threshold(drop_probability: float) -> int:
+    """What random words are compared with, as integers: equal on every device."""
+    return min(round(drop_probability * 2.0**32), 2**32 - 1)
+
+
+def keep_mask(shape: Sequence[int], drop_probability: float, key: Key, device: str = "cpu") -> np.ndarray:
+    """Boolean mask that is False with ``drop_probability``."""
+    return key.mask(math.prod(shape), drop_threshold(drop_probability), device).reshape(shape)
 
 
 def integers(shape: Sequence[int], low: int, high: int, key: Key) -> np.ndarray:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 LOW = frozenset(
     """
-    linear linear_gelu linear_relu feed_forward matmul conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d attention
-    packed_attention rnn lstm gru
+    linear linear_cross_entropy linear_gelu linear_relu feed_forward matmul conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d attention packed_attention rnn lstm gru
     """.split()  # noqa: SIM905
 )
 """Products: what tensor cores do, with sums in float32."""
+
+FIRST = {"linear_cross_entropy": 2}
+"""Of these only so many inputs become low: others are weights of classes."""
 
 FLOAT32 = frozenset(
     """

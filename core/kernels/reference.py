@@ -139,9 +139,7 @@ def log_softmax_backward(gradient: Array, y: Array, axis: int = -1) -> Array:
 # ---- losses over classes ---------------------------------------------------------------------------------------------
 
 
-def _label_weights(
-    labels: Array, class_weight: Array | None, ignore_index: int, dtype: np.dtype
-) -> tuple[Array, Array]:
+def label_weights(labels: Array, class_weight: Array | None, ignore_index: int, dtype: np.dtype) -> tuple[Array, Array]:
     """(labels with the ignored ones at class 0, weight of each row): the weight of an ignored row is 0."""
     xp = array_module(labels)
     kept = labels != ignore_index
@@ -166,7 +164,7 @@ def cross_entropy_forward(
     log_p = work - top
     log_sum = xp.log(xp.sum(xp.exp(log_p), axis=1, keepdims=True)) if work.size else top
     log_p -= log_sum
-    safe, weights = _label_weights(labels, class_weight, ignore_index, log_p.dtype)
+    safe, weights = label_weights(labels, class_weight, ignore_index, log_p.dtype)
     losses = xp.where(weights != 0, -log_p[xp.arange(len(labels)), safe] * weights, log_p.dtype.type(0))
     if smoothing:
         spread = log_p if class_weight is None else log_p * class_weight
@@ -195,7 +193,7 @@ def cross_entropy_backward(
     dx = wide(logits) - top
     dx -= log_sum
     xp.exp(dx, out=dx)
-    safe, weights = _label_weights(labels, class_weight, ignore_index, dx.dtype)
+    safe, weights = label_weights(labels, class_weight, ignore_index, dx.dtype)
     scale = weights * row_gradient if not smoothing else weights * row_gradient * (1.0 - smoothing)
     if not smoothing:
         dx *= scale[:, None]
@@ -213,7 +211,7 @@ def nll_forward(log_p: Array, labels: Array, class_weight: Array | None, ignore_
     """Losses ``-w[label] * log_p[label]`` (N,) and the rows' weights (N,): log_p (N, C), labels (N,)."""
     xp = array_module(log_p)
     work = wide(log_p)
-    safe, weights = _label_weights(labels, class_weight, ignore_index, work.dtype)
+    safe, weights = label_weights(labels, class_weight, ignore_index, work.dtype)
     losses = xp.where(weights != 0, -work[xp.arange(len(labels)), safe] * weights, work.dtype.type(0))
     return losses, weights
 
@@ -223,7 +221,7 @@ def nll_backward(
 ) -> Array:
     """Gradient (N, C) of the log-probabilities from that of the losses, (N,) or a scalar array."""
     xp = array_module(labels)
-    safe, weights = _label_weights(labels, class_weight, ignore_index, row_gradient.dtype)
+    safe, weights = label_weights(labels, class_weight, ignore_index, row_gradient.dtype)
     dx = xp.zeros(shape, row_gradient.dtype)
     dx[xp.arange(len(labels)), safe] = -weights * row_gradient
     return dx

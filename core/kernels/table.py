@@ -31,6 +31,7 @@ _REFERENCE = (
     ".reference_ctc",
     ".reference_fused",
     ".reference_linear",
+    ".reference_linear_loss",
     ".reference_norm",
     ".reference_recurrent",
     ".reference_random",

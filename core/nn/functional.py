@@ -53,6 +53,7 @@ from .functional_loss_distance import (
     poisson_nll_loss,
     smooth_l1_loss,
 )
+from .functional_loss_linear import linear_cross_entropy
 from .functional_loss_margin import (
     cosine_embedding_loss,
     hinge_embedding_loss,
@@ -65,6 +66,8 @@ from .functional_loss_margin import (
     triplet_margin_with_distance_loss,
 )
 from .functional_norm import (
+    add_layer_norm,
+    add_rms_norm,
     batch_norm,
     batch_norm_with_statistics,
     group_norm,
@@ -123,6 +126,8 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "add_layer_norm",
+    "add_rms_norm",
     "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
@@ -175,6 +180,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "linear_gelu",
     "linear_relu",
     "local_response_norm",

@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 
-from ..backend import array_module
+from ..backend import array_module, device_kind
 from ..errors import RangeError, ShapeError
 from ..graph import apply
-from ..live import live
+from ..kernels.reference_random import philox_bits
+from ..kernels.table import kernel
+from ..live import feeds, live
 from ..op import Array
 from ..ops.arithmetic import WHERE
-from ..ops.dropout import DROPOUT
-from ..rng import keep_mask, next_key
+from ..ops.dropout import DROPOUT, DROPOUT_DRAW
+from ..rng import drop_threshold, keep_mask, next_key
 from ..tensor import Tensor
 from .functional_activation import SELU_ALPHA, SELU_SCALE
 
@@ -24,10 +26,32 @@ def _probability(op: str, p: float) -> None:
 
 
 @live
-def _mask(array: Array, shape: tuple[int, ...], p: float) -> Array:
+def _host_mask(array: Array, shape: tuple[int, ...], p: float) -> Array:
     """True for what is kept; drawn only where the outcome is open."""
     keep = np.zeros(shape, bool) if p == 1.0 else keep_mask(shape, p, next_key("dropout"))
     return array_module(array).asarray(keep)
+
+
+@live
+@feeds
+def _device_mask(shape: tuple[int, ...], p: float) -> Array:
+    return keep_mask(shape, p, next_key("dropout"), "cuda")
+
+
+@live
+@feeds
+def _draw(p: float) -> Array:
+    """The words of a draw on the device, where the mask is drawn when it is applied, and never written."""
+    return kernel("keep_draw", "cuda")(next_key("dropout").draw(drop_threshold(p)))
+
+
+def _drawn_there(array: Array) -> bool:
+    """Whether random words are drawn on the device that ``array`` lies on."""
+    return device_kind(array) == "cuda" and kernel("philox_bits", "cuda") is not philox_bits
+
+
+def _mask(array: Array, shape: tuple[int, ...], p: float) -> Array:
+    return _device_mask(shape, p) if p < 1.0 and _drawn_there(array) else _host_mask(array, shape, p)
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -42,6 +66,8 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     if not training or p == 0.0:
         return input
     array = input.array
+    if p < 1.0 and array.itemsize <= 4 and _drawn_there(array):
+        return apply(DROPOUT_DRAW, input, _draw(p), scale=1.0 / (1.0 - p))
     return apply(DROPOUT, input, _mask(array, array.shape, p), scale=0.0 if p == 1.0 else 1.0 / (1.0 - p))
 
 

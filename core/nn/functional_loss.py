@@ -81,7 +81,7 @@ def _of_classes(
     if sample_weight is None:
         loss, total = apply(op, input, target, weight, reduction=reduction, **options)
         if reduction == "mean":
-            loss._weight = _counted(total) if device_kind(total.array) == "cpu" else total.array
+            loss._weight = divided_by(total)
     else:
         losses, _ = apply(op, input, target, weight, reduction="none", **options)
         items = item_weights(op.name, sample_weight, target.shape, losses.array)
@@ -95,8 +95,12 @@ def _of_classes(
 
 @live
 def _counted(total: Tensor) -> float:
-    """What a mean divided by, as a number."""
     return float(total.array)
+
+
+def divided_by(total: Tensor) -> Any:
+    """What a mean divided by: a number, or on a device an array that nobody has waited for."""
+    return _counted(total) if device_kind(total.array) == "cpu" else total.array
 
 
 @in_float32

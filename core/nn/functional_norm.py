@@ -11,7 +11,7 @@ from ..bfloat16 import is_floating, is_half, limits
 from ..errors import RangeError, ShapeError
 from ..graph import apply
 from ..op import Array
-from ..ops.norm import BATCH_NORM_EVAL, BATCH_NORM_TRAIN, LAYER_NORM, RMS_NORM
+from ..ops.norm import ADD_LAYER_NORM, ADD_RMS_NORM, BATCH_NORM_EVAL, BATCH_NORM_TRAIN, LAYER_NORM, RMS_NORM
 from ..tensor import Tensor
 from .functional_pool import avg_pool2d
 from .functional_shape import pad
@@ -105,6 +105,50 @@ def rms_norm(
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     smallest = float(limits(input.dtype).eps) if eps is None and is_floating(input.dtype) else eps
     return apply(RMS_NORM, input, weight, shape=shape, eps=smallest)
+
+
+def add_layer_norm(
+    input: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """The sum ``input + residual`` and its :func:`layer_norm`, in one pass on a GPU: what stands between two blocks of a transformer.
+
+    Returns both, of the shape of ``input``.
+
+    >>> both, normed = F.add_layer_norm(phalanx.tensor([[1.0, 1.0]]), phalanx.tensor([[0.0, 2.0]]), 2, eps=0.0)
+    >>> both.tolist(), normed.tolist()
+    ([[1.0, 3.0]], [[-1.0, 1.0]])
+    """
+    if input.dtype != residual.dtype or input.shape != residual.shape:
+        both = input + residual
+        return both, layer_norm(both, normalized_shape, weight, bias, eps)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    return apply(ADD_LAYER_NORM, input, residual, weight, bias, shape=shape, eps=eps)
+
+
+def add_rms_norm(
+    input: Tensor,
+    residual: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sum ``input + residual`` and its :func:`rms_norm`, in one pass on a GPU.
+
+    >>> both, normed = F.add_rms_norm(phalanx.tensor([[1.0, 3.0]]), phalanx.tensor([[0.0, 4.0]]), 2, eps=0.0)
+    >>> both.tolist(), normed.tolist()
+    ([[1.0, 7.0]], [[0.20000000298023224, 1.399999976158142]])
+    """
+    if input.dtype != residual.dtype or input.shape != residual.shape:
+        both = input + residual
+        return both, rms_norm(both, normalized_shape, weight, eps)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    smallest = float(limits(input.dtype).eps) if eps is None and is_floating(input.dtype) else eps
+    return apply(ADD_RMS_NORM, input, residual, weight, shape=shape, eps=smallest)
 
 
 # ---- of channels within a sample -------------------------------------------------------------------------------------

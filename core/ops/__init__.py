@@ -14,6 +14,7 @@ from . import indexing as indexing
 from . import linalg as linalg
 from . import linear as linear
 from . import linear_fused as linear_fused
+from . import linear_loss as linear_loss
 from . import loss as loss
 from . import lower as lower
 from . import matmul as matmul

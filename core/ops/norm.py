@@ -78,15 +78,19 @@ BATCH_NORM_EVAL = define("batch_norm_eval", _batch_norm_eval, _batch_norm_eval_v
 # ---- layer norm
 
 
+def _check_features(op: str, x: Array, shape: tuple[int, ...], **parameters: Array | None) -> None:
+    expect.parameters_fit(op, x, **parameters)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"{op}: the input must end in normalized_shape={shape}, got shape {x.shape}")
+    for name, array in parameters.items():
+        if array is not None and array.shape != shape:
+            raise ShapeError(f"{op}: {name} must have normalized_shape={shape}, got shape {array.shape}")
+
+
 def _layer_norm(
     x: Array, weight: Array | None = None, bias: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5
 ) -> tuple[Array, Any]:
-    expect.parameters_fit("layer_norm", x, weight=weight, bias=bias)
-    if not shape or x.shape[-len(shape) :] != shape:
-        raise ShapeError(f"layer_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
-    for name, array in (("weight", weight), ("bias", bias)):
-        if array is not None and array.shape != shape:
-            raise ShapeError(f"layer_norm: {name} must have normalized_shape={shape}, got shape {array.shape}")
+    _check_features("layer_norm", x, shape, weight=weight, bias=bias)
     y, mean, inverse_std = kernel("layer_norm_forward", device_kind(x))(x, weight, bias, math.prod(shape), eps)
     return y, (x, mean, inverse_std, weight, shape)
 
@@ -105,11 +109,7 @@ LAYER_NORM = define("layer_norm", _layer_norm, _layer_norm_vjp)
 
 
 def _rms_norm(x: Array, weight: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5) -> tuple[Array, Any]:
-    expect.parameters_fit("rms_norm", x, weight=weight)
-    if not shape or x.shape[-len(shape) :] != shape:
-        raise ShapeError(f"rms_norm: the input must end in normalized_shape={shape}, got shape {x.shape}")
-    if weight is not None and weight.shape != shape:
-        raise ShapeError(f"rms_norm: weight must have normalized_shape={shape}, got shape {weight.shape}")
+    _check_features("rms_norm", x, shape, weight=weight)
     y, inverse = kernel("rms_norm_forward", device_kind(x))(x, weight, math.prod(shape), eps)
     return y, (x, inverse, weight, shape)
 
@@ -122,3 +122,52 @@ def _rms_norm_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[
 
 RMS_NORM = define("rms_norm", _rms_norm, _rms_norm_vjp)
 """Inputs x (..., *shape), perhaps weight of ``shape``. Zhang and Sennrich, 2019 (arXiv 1910.07467)."""
+
+
+# ---- norms of a residual sum
+
+
+def _check_sum(op: str, x: Array, residual: Array) -> None:
+    expect.one_float_dtype(op, input=x, residual=residual)
+    if x.shape != residual.shape:
+        raise ShapeError(f"{op}: input and residual must have one shape, got {x.shape} and {residual.shape}")
+
+
+def _add_layer_norm(
+    x: Array, residual: Array, weight: Array | None = None, bias: Array | None = None, *, shape: tuple[int, ...],
+    eps: float = 1e-5,
+) -> tuple[tuple[Array, Array], Any]:  # fmt: skip
+    _check_sum("add_layer_norm", x, residual)
+    _check_features("add_layer_norm", x, shape, weight=weight, bias=bias)
+    forward = kernel("add_layer_norm_forward", device_kind(x))
+    h, y, mean, inverse_std = forward(x, residual, weight, bias, math.prod(shape), eps)
+    return (h, y), ("add_layer_norm_backward", h, (mean, inverse_std), weight, shape)
+
+
+def _add_rms_norm(
+    x: Array, residual: Array, weight: Array | None = None, *, shape: tuple[int, ...], eps: float = 1e-5
+) -> tuple[tuple[Array, Array], Any]:
+    _check_sum("add_rms_norm", x, residual)
+    _check_features("add_rms_norm", x, shape, weight=weight)
+    h, y, inverse = kernel("add_rms_norm_forward", device_kind(x))(x, residual, weight, math.prod(shape), eps)
+    return (h, y), ("add_rms_norm_backward", h, (inverse,), weight, shape)
+
+
+def _add_norm_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+    name, h, moments, weight, shape = saved
+    of_sum, g = gradient
+    if g is None:
+        return (of_sum if needs[0] else None, of_sum if needs[1] else None, None, None)[: len(needs)]
+    count = 3 if name == "add_layer_norm_backward" else 2
+    wanted, places = ((needs[0] or needs[1], *needs[2:]), (None, *slots[2:]))
+    rest = count - len(wanted)
+    dx, *others = kernel(name, device_kind(g))(
+        of_sum, g, h, *moments, weight, shape, (*wanted, *[False] * rest), (*places, *[None] * rest)
+    )
+    return (dx if needs[0] else None, dx if needs[1] else None, *others)[: len(needs)]
+
+
+ADD_LAYER_NORM = define("add_layer_norm", _add_layer_norm, _add_norm_vjp)
+"""Inputs x and residual (..., *shape), perhaps weight and bias of ``shape``. Outputs ``h = x + residual`` and the layer norm of h."""
+ADD_RMS_NORM = define("add_rms_norm", _add_rms_norm, _add_norm_vjp)
+"""As ADD_LAYER_NORM, by root mean squares and without bias."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...op import Array
 from .. import reference_norm
+from ..reference_add_norm import with_sum, with_sum_gradient
 from .compiled import loop, prange
 from .loops_embedding import column_sums
 from .loops_rows import FLOAT32, f4, lies_well
@@ -216,4 +217,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "layer_norm_backward": layer_norm_backward,
     "rms_norm_forward": rms_norm_forward,
     "rms_norm_backward": rms_norm_backward,
+    "add_layer_norm_forward": with_sum(layer_norm_forward),
+    "add_layer_norm_backward": with_sum_gradient(layer_norm_backward),
+    "add_rms_norm_forward": with_sum(rms_norm_forward),
+    "add_rms_norm_backward": with_sum_gradient(rms_norm_backward),
 }

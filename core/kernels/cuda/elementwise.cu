@@ -181,6 +181,12 @@ __device__ void bce_logits_backward(const T* g, int g_step, const T* x, const T*
     }
 }
 
+// x times a number that lies in device memory.
+template <typename T> __device__ void scaled(const T* x, T* y, i64 n, const float* factor) {
+    const float by = *factor;
+    map_one(x, y, n, [&](float v) { return v * by; });
+}
+
 #define ELEMENTWISE(s, T)                                                                                                      \
     BOTH(relu, relu, s, T)                                                                                                     \
     BOTH(sigmoid, sigmoid, s, T)                                                                                               \
@@ -196,6 +202,10 @@ __device__ void bce_logits_backward(const T* g, int g_step, const T* x, const T*
     BOTH(gelu, gelu, s, T)                                                                                                     \
     BOTH(gelu_tanh, gelu_tanh, s, T)                                                                                           \
     FORWARD(erf, erf_, s, T)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)                                                              \
+        scaled_##s(const T* x, T* y, i64 n, const float* factor) {                                                             \
+        scaled<T>(x, y, n, factor);                                                                                            \
+    }                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)                                                              \
         bce_logits_forward_##s(const T* x, const T* target, const T* pos_weight, int step, T* y, i64 n) {                      \
         bce_logits_forward<T>(x, target, pos_weight, step, y, n);                                                              \

@@ -10,6 +10,7 @@ MODULES: tuple[str, ...] = (
     ".draws",
     ".elementwise",
     ".embedding",
+    ".linear_loss",
     ".norm",
     ".recurrent",
     ".reduce",

@@ -12,22 +12,22 @@ struct Spread {
     float top, log_sum;
 };
 
-// Largest element of a held row, by `held` that is -inf where there is nothing, and the logarithm of the sum of exponentials.
-template <typename T, bool PACKED> __device__ __forceinline__ Spread spread_of_held(const float* held, int columns) {
+// Largest element of a held row and the logarithm of the sum of exponentials. Where there is nothing, `held` is -inf: no share, or NaN
+// where all is NaN.
+template <typename T, bool PACKED> __device__ __forceinline__ Spread spread_of_held(const float* held) {
     float top = -INFINITE, sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < Row<T, PACKED>::HELD; ++k) top = largest(top, held[k]);
     top = row_reduce<Largest>(top);
 #pragma unroll
-    for (int k = 0; k < Row<T, PACKED>::HELD; ++k)
-        if (Row<T, PACKED>::has(k, columns)) sum += share<T>(held[k], top);
+    for (int k = 0; k < Row<T, PACKED>::HELD; ++k) sum += share<T>(held[k], top);
     return Spread{top, logf(row_reduce<Sum>(sum))};
 }
 
 // The same of a row that is not held: one pass, in which each thread has a maximum of its own.
-template <typename T, bool PACKED> __device__ __forceinline__ Spread spread_of(const T* row, int columns) {
+template <typename T, bool PACKED, bool ANY_END = false> __device__ __forceinline__ Spread spread_of(const T* row, int columns) {
     float top = -INFINITE, sum = 0.0f;
-    for_row<PACKED>(row, columns, [&](const float* x, int c, auto count) {
+    for_row<PACKED, ANY_END>(row, columns, [&](const float* x, int c, auto count) {
         float higher = top;
 #pragma unroll
         for (int k = 0; k < count.value; ++k) higher = largest(higher, x[k]);
@@ -52,7 +52,7 @@ template <typename T, bool LOG, bool PACKED> __device__ void softmax_row(const T
         float held[R::HELD];
         R::load(x, columns, -INFINITE, held);
         if (LOG) {
-            const Spread s = spread_of_held<T, PACKED>(held, columns);
+            const Spread s = spread_of_held<T, PACKED>(held);
 #pragma unroll
             for (int k = 0; k < R::HELD; ++k) held[k] = (held[k] - s.top) - s.log_sum;
         } else {
@@ -63,7 +63,7 @@ template <typename T, bool LOG, bool PACKED> __device__ void softmax_row(const T
 #pragma unroll
             for (int k = 0; k < R::HELD; ++k) {
                 held[k] = share<T>(held[k], top);
-                if (R::has(k, columns)) sum += held[k];
+                sum += held[k];
             }
             const float scale = 1.0f / row_reduce<Sum>(sum);
 #pragma unroll
@@ -168,10 +168,10 @@ struct Target {
     }
 
     // The share of smoothing in a row's loss; all threads of the row call.
-    template <bool PACKED, typename T> __device__ __forceinline__ float smooth(const T* x, i64 row, Spread s) const {
+    template <bool PACKED, bool ANY_END = false, typename T> __device__ __forceinline__ float smooth(const T* x, i64 row, Spread s) const {
         if (smoothing == 0.0f || skips(row)) return 0.0f;
         float sum = 0.0f;
-        for_row<PACKED>(x, classes, [&](const float* v, int c, auto count) {
+        for_row<PACKED, ANY_END>(x, classes, [&](const float* v, int c, auto count) {
 #pragma unroll
             for (int k = 0; k < count.value; ++k) sum -= ((v[k] - s.top) - s.log_sum) * weight_of(c + k);
         });
@@ -209,7 +209,7 @@ __device__ void cross_entropy_row(
     if (columns <= (int)blockDim.x * R::HELD) {
         float held[R::HELD];
         R::load(row, columns, -INFINITE, held);
-        s = spread_of_held<T, PACKED>(held, columns);
+        s = spread_of_held<T, PACKED>(held);
     } else {
         s = spread_of<T, PACKED>(row, columns);
     }
@@ -235,8 +235,9 @@ __device__ void cross_entropy_forward(
         cross_entropy_row<T, false>(x + r * target.classes, target, losses, weights, tops, log_sums, r);
 }
 
-template <typename T, bool PACKED> __device__ void cross_entropy_row_gradient(const T* x, T* dx, const Target& target, const Slope& slope) {
-    map_row<PACKED>(x, dx, target.classes, [&](float* v, int c, auto count) {
+template <typename T, bool PACKED, bool ANY_END = false>
+__device__ void cross_entropy_row_gradient(const T* x, T* dx, const Target& target, const Slope& slope) {
+    map_row<PACKED, ANY_END>(x, dx, target.classes, [&](float* v, int c, auto count) {
 #pragma unroll
         for (int k = 0; k < count.value; ++k) v[k] = slope.at<T>(target, v[k], c + k);
     });
@@ -257,33 +258,31 @@ __device__ void cross_entropy_backward(
         cross_entropy_row_gradient<T, false>(x + at, dx + at, target, slope);
 }
 
-// Losses and weights of rows of logits that lie `stride` apart, and in place of the logits their gradient, `gradient` that of each
-// row's loss; the gap between two rows becomes 0. The logits of one row are read from memory once and found in the cache after.
+// Losses of rows of logits that lie `stride` apart, and in place of the logits their gradient: of the sum of the losses, or of their
+// mean, `total` being the sum of all weights. The logits of a row are read from memory once and found in the cache after.
 template <typename T, bool PACKED>
 __device__ void cross_entropy_row_in_place(
-    T* row, i64 stride, const Target& target, const float* gradient, const float* weight_sum, float* losses, i64 r
+    T* row, const Target& target, bool wanted, const float* total, const float* weight_sum, float* losses, i64 r
 ) {
     const int columns = target.classes;
-    const Spread s = spread_of<T, PACKED>(row, columns);
-    const float smooth = target.smooth<PACKED>(row, r, s);
+    const Spread s = spread_of<T, PACKED, true>(row, columns);
+    const float smooth = target.smooth<PACKED, true>(row, r, s);
     if (threadIdx.x == 0) losses[r] = (1.0f - target.smoothing) * target.loss(row, r, s) + smooth;
-    if (!gradient) return;
+    if (!wanted) return;
     __syncthreads();  // the label's logit has been read
-    const Slope slope(target, r, s, *gradient, weight_sum);
-    cross_entropy_row_gradient<T, PACKED>(row, row, target, slope);
-    for (i64 c = columns + threadIdx.x; c < stride; c += blockDim.x) row[c] = from_float<T>(0.0f);
+    const Slope slope(target, r, s, total && *total != 0.0f ? 1.0f / *total : 1.0f, weight_sum);
+    cross_entropy_row_gradient<T, PACKED, true>(row, row, target, slope);
 }
 
 template <typename T>
 __device__ void cross_entropy_in_place(
-    T* x, i64 stride, Target target, const float* gradient, const float* weight_sum, float* losses
+    T* x, i64 stride, Target target, bool wanted, const float* total, const float* weight_sum, float* losses
 ) {
-    const bool packed = in_packs<T>(target.classes, x) && in_packs<T>(stride);
     const i64 r = blockIdx.x;
-    if (packed)
-        cross_entropy_row_in_place<T, true>(x + r * stride, stride, target, gradient, weight_sum, losses, r);
+    if (in_packs<T>(stride, x))
+        cross_entropy_row_in_place<T, true>(x + r * stride, target, wanted, total, weight_sum, losses, r);
     else
-        cross_entropy_row_in_place<T, false>(x + r * stride, stride, target, gradient, weight_sum, losses, r);
+        cross_entropy_row_in_place<T, false>(x + r * stride, target, wanted, total, weight_sum, losses, r);
 }
 
 template <typename T>
@@ -339,9 +338,9 @@ extern "C" __global__ void __launch_bounds__(256)
     }                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_in_place_##s(                                      \
         T* x, i64 stride, const i64* labels, const float* class_weight, i64 ignored, i64 classes, float smoothing,             \
-        const float* gradient, const float* weight_sum, float* losses) {                                                       \
+        int wanted, const float* total, const float* weight_sum, float* losses) {                                              \
         const Target target{labels, class_weight, ignored, classes, smoothing};                                                \
-        cross_entropy_in_place<T>(x, stride, target, gradient, weight_sum, losses);                                            \
+        cross_entropy_in_place<T>(x, stride, target, wanted != 0, total, weight_sum, losses);                                     \
     }                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(256) nll_forward_##s(                                                         \
         const T* log_p, const i64* labels, const float* class_weight, i64 ignored, i64 classes, float* losses,                 \

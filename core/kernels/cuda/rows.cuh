@@ -89,27 +89,38 @@ template <int N> struct Count {
     static constexpr int value = N;
 };
 
-// Calls `each(values, column of the first, Count)` for all packs (or elements) of this thread, for rows that are not held.
-template <bool PACKED, typename T, typename Each> __device__ __forceinline__ void for_row(const T* row, int columns, Each each) {
+// Calls `each(values, column of the first, Count)` for all packs (or elements) of this thread, for rows that are not held. ANY_END:
+// PACKED rows need only start on 16 bytes, and what is no whole pack at their end goes by elements.
+template <bool PACKED, bool ANY_END = false, typename T, typename Each>
+__device__ __forceinline__ void for_row(const T* row, int columns, Each each) {
     constexpr int N = PACKED ? Full<T>::N : 1;
 #pragma unroll 4
-    for (int at = threadIdx.x * N; at < columns; at += blockDim.x * N) {
+    for (int at = threadIdx.x * N; (ANY_END ? at + N <= columns : at < columns); at += blockDim.x * N) {
         float values[N];
         load_floats<N>(row + at, values);
         each(values, at, Count<N>());
     }
+    for (int at = columns - columns % N + threadIdx.x; PACKED && ANY_END && at < columns; at += blockDim.x) {
+        float value = to_float(row[at]);
+        each(&value, at, Count<1>());
+    }
 }
 
 // The same, and stores in `to` what `each` has made of the values.
-template <bool PACKED, typename T, typename Each>
+template <bool PACKED, bool ANY_END = false, typename T, typename Each>
 __device__ __forceinline__ void map_row(const T* row, T* to, int columns, Each each) {
     constexpr int N = PACKED ? Full<T>::N : 1;
 #pragma unroll 2
-    for (int at = threadIdx.x * N; at < columns; at += blockDim.x * N) {
+    for (int at = threadIdx.x * N; (ANY_END ? at + N <= columns : at < columns); at += blockDim.x * N) {
         float values[N];
         load_floats<N>(row + at, values);
         each(values, at, Count<N>());
         store_floats<N>(to + at, values);
+    }
+    for (int at = columns - columns % N + threadIdx.x; PACKED && ANY_END && at < columns; at += blockDim.x) {
+        float value = to_float(row[at]);
+        each(&value, at, Count<1>());
+        to[at] = from_float<T>(value);
     }
 }
 
