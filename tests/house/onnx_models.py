@@ -203,6 +203,8 @@ _ONE = "abs neg exp expm1 exp2 sin cos tan sinh cosh asinh atan tanh sigmoid rel
 _POSITIVE = "log log2 log10 log1p sqrt rsqrt reciprocal asin acos atanh logit"
 _TWO = "add sub mul div maximum minimum atan2 hypot logaddexp copysign fmax fmin eq ne lt le gt ge floor_divide remainder fmod"
 
+_WEIGHTS = [phalanx.tensor(RANDOM.normal(size=shape).astype(np.float32)) for shape in ((6, 4), (6,), (3, 6), (3,))]
+
 # fmt: off
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[int], tuple[np.ndarray, ...]]]] = {
     **{name: (lambda x, name=name: getattr(x, name)() if hasattr(x, name) else getattr(phalanx, name)(x), floats(4, 3)) for name in _ONE.split()},
@@ -258,6 +260,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[int], tuple[np.ndarray,
                                     several((3, 4), (3, 3))),
     "casts": (lambda x: (x.double(), x.long(), x.bool(), x.int().float()), floats(4)),
     "activations": (lambda x: (F.normalize(x), F.softmin(x, -1), F.glu(x), F.log_softmax(x, 1)), floats(4)),
+    "linear layers with activations": (lambda x: (F.linear_relu(x, *_WEIGHTS[:2]), F.linear_gelu(x, _WEIGHTS[0])), floats(4)),
+    "feed-forward": (lambda x: (F.feed_forward(x, *_WEIGHTS), F.feed_forward(x, _WEIGHTS[0], None, *_WEIGHTS[2:], activation="relu")), floats(5, 4)),
     "bits": (lambda n: (n & 3, n | 1, n ^ 2, ~n), integers((4,))),
 }
 # fmt: on

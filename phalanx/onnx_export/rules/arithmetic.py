@@ -144,11 +144,16 @@ formula("leaky_relu")(lambda f, x, call: f.leaky_relu(x, alpha=number(call, "neg
 formula("elu")(lambda f, x, call: f.elu(x, alpha=number(call, "alpha", 1.0)))
 
 
+def gelu_tanh(f: Formula, x: str) -> str:
+    """GELU by tanh."""
+    inner = f.mul(f.add(x, f.mul(f.mul(f.mul(x, x), x), 0.044715)), math.sqrt(2 / math.pi))
+    return f.mul(f.mul(x, 0.5), f.add(f.tanh(inner), 1))
+
+
 @formula("gelu")
 def _gelu(f: Formula, x: str, call: Call) -> str:
     if option(call, "approximate", 1, "none") == "tanh":
-        inner = f.mul(f.add(x, f.mul(f.mul(f.mul(x, x), x), 0.044715)), math.sqrt(2 / math.pi))
-        return f.mul(f.mul(x, 0.5), f.add(f.tanh(inner), 1))
+        return gelu_tanh(f, x)
     return f.mul(f.mul(x, 0.5), f.add(f.erf(f.mul(x, 1 / math.sqrt(2))), 1))
 
 

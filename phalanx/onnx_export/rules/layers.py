@@ -10,6 +10,7 @@ from ..errors import ExportError
 from ..graph import Graph
 from ..rule import first, output_dtype, rule
 from ..runs import Call, described
+from .arithmetic import Formula, gelu_tanh
 from .reduce import reduced
 
 
@@ -18,14 +19,36 @@ def present(call: Call, position: int) -> bool:
     return position < len(call.inputs) and call.inputs[position].value is not None
 
 
-@rule("linear")
-def _linear(graph: Graph, call: Call) -> str:
-    x, weight = (graph.array(call, operand) for operand in call.inputs[:2])
-    bias = [graph.array(call, call.inputs[2])] if present(call, 2) else []
+def _affine(graph: Graph, call: Call, x: str, at: int) -> str:
+    """``x`` times the weight at position ``at``, and the bias behind that if there is one."""
+    weight = graph.array(call, call.inputs[at])
+    bias = [graph.array(call, call.inputs[at + 1])] if present(call, at + 1) else []
     if call.inputs[0].value.ndim == 2:
         return graph.node(call, "Gemm", x, weight, *bias, transB=1)
     y = graph.node(call, "MatMul", x, graph.node(call, "Transpose", weight, perm=[1, 0]))
     return graph.node(call, "Add", y, *bias) if bias else y
+
+
+def _activated(graph: Graph, call: Call, x: str, activation: str) -> str:
+    return graph.node(call, "Relu", x) if activation == "relu" else gelu_tanh(Formula(graph, call), x)
+
+
+@rule("linear")
+def _linear(graph: Graph, call: Call) -> str:
+    return _affine(graph, call, first(graph, call), 1)
+
+
+@rule("linear_relu", "linear_gelu")
+def _linear_activation(graph: Graph, call: Call) -> str:
+    return _activated(graph, call, _affine(graph, call, first(graph, call), 1), call.op.partition("_")[2])
+
+
+@rule("feed_forward")
+def _feed_forward(graph: Graph, call: Call) -> str:
+    x = _affine(graph, call, first(graph, call), 1)
+    for at in range(3, len(call.inputs), 2):
+        x = _affine(graph, call, _activated(graph, call, x, call.get("activation")), at)
+    return x
 
 
 @rule("matmul")
