@@ -31,7 +31,7 @@ def get_default_memory_pool() -> _state.MemoryPool:
 def get_default_pinned_memory_pool() -> _Any:
     from .cuda import pinned_memory
 
-    return pinned_memory.default_pool
+    return pinned_memory._default_pool
 
 
 def __getattr__(name: str) -> _Any:

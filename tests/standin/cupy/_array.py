@@ -283,6 +283,11 @@ class ndarray:
 
         return cupy.dot(self, b, out)
 
+    def take(self, indices: Any, axis: int | None = None, out: ndarray | None = None) -> ndarray:
+        import cupy
+
+        return cupy.take(self, indices, axis, out)
+
     def scatter_add(self, slices: Any, value: Any) -> None:
         import cupy
 
@@ -375,7 +380,7 @@ def _method(name: str) -> Callable[..., Any]:
 for _name in (
     "all", "any", "argmax", "argmin", "argpartition", "argsort", "clip", "compress", "conj", "cumprod", "cumsum", "diagonal", "flatten",
     "max", "mean", "min", "nonzero", "partition", "prod", "put", "ravel", "repeat", "round", "searchsorted", "sort", "squeeze", "std",
-    "sum", "swapaxes", "take", "trace", "transpose", "var",
+    "sum", "swapaxes", "trace", "transpose", "var",
 ):  # fmt: skip
     setattr(ndarray, _name, _method(_name))
 

@@ -304,6 +304,17 @@ def append(arr: Any, values: Any, axis: int | None = None) -> ndarray:
     return call(np.append, (asarray(arr), asarray(values), axis), {})
 
 
+def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None) -> None:
+    if isinstance(src, np.ndarray) and src.ndim:
+        raise ValueError("non-scalar numpy.ndarray cannot be used for copyto")
+    call(
+        np.copyto,
+        (dst, src),
+        {"casting": casting} if where is None else {"casting": casting, "where": where},
+        writes=True,
+    )
+
+
 def lexsort(keys: ndarray) -> ndarray:
     if keys.ndim == 0:
         raise TypeError("need sequence of keys with len > 0 in lexsort")
@@ -363,4 +374,4 @@ def look_up(name: str) -> Any:
     return made_here(name) or function("cupy", name, numpys)
 
 
-__all__ = [name for name in globals() if _names.known(f"cupy.{name}")] + ["supported"]
+__all__ = [name for name in globals() if _names.known(f"cupy.{name}")]

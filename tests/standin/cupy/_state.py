@@ -98,7 +98,7 @@ class Device:
 
     @property
     def mem_info(self) -> tuple[int, int]:
-        return TOTAL_BYTES - default_pool.held(self.id), TOTAL_BYTES
+        return TOTAL_BYTES - default_pool._held(self.id), TOTAL_BYTES
 
     @property
     def pci_bus_id(self) -> str:
@@ -144,7 +144,7 @@ class Memory:
     def __del__(self) -> None:
         pool = self.pool
         if pool is not None:
-            pool.give_back(self)
+            pool._give_back(self)
 
 
 class UnownedMemory(Memory):
@@ -242,7 +242,7 @@ class MemoryPool:
         self._free: dict[int, list[int]] = {}
         self._limit: dict[int, int] = {}
 
-    def take(self, size: int, device: int) -> Memory:
+    def _take(self, size: int, device: int) -> Memory:
         """Memory that is not allocated yet, only counted."""
         rounded = -(-size // UNIT) * UNIT
         with self._lock:
@@ -254,16 +254,16 @@ class MemoryPool:
                 if best > rounded:
                     free.append(best - rounded)
             else:
-                total, limit = self.held(device), self._limit.get(device, 0)
+                total, limit = self._held(device), self._limit.get(device, 0)
                 if total + rounded > (limit or TOTAL_BYTES):
                     free.clear()  # as CuPy: give all back to the driver and try once more
-                    total = self.held(device)
+                    total = self._held(device)
                     if total + rounded > (limit or TOTAL_BYTES):
                         raise OutOfMemoryError(rounded, total, limit)
             self._used[device] = self._used.get(device, 0) + rounded
         return Memory(size, device, self)
 
-    def give_back(self, memory: Memory) -> None:
+    def _give_back(self, memory: Memory) -> None:
         rounded = -(-memory.size // UNIT) * UNIT
         with self._lock:
             self._used[memory.device_id] -= rounded
@@ -272,11 +272,11 @@ class MemoryPool:
                 if len(self._free[memory.device_id]) > 256:  # neighbours merge in the real one
                     self._free[memory.device_id] = [sum(self._free[memory.device_id])]
 
-    def held(self, device: int) -> int:
+    def _held(self, device: int) -> int:
         return self._used.get(device, 0) + sum(self._free.get(device, ()))
 
     def malloc(self, size: int) -> MemoryPointer:
-        memory = self.take(size, thread.device)
+        memory = self._take(size, thread.device)
         memory.allocate()
         return MemoryPointer(memory, 0)
 
@@ -287,7 +287,7 @@ class MemoryPool:
         return sum(self._free.get(thread.device, ()))
 
     def total_bytes(self) -> int:
-        return self.held(thread.device)
+        return self._held(thread.device)
 
     def n_free_blocks(self) -> int:
         return len(self._free.get(thread.device, ()))
@@ -346,7 +346,7 @@ def counted(raw: np.ndarray) -> Memory:
     """Memory of an array that NumPy has made, counted in the current pool."""
     pool = getattr(get_allocator(), "__self__", None)
     if isinstance(pool, MemoryPool):
-        memory = pool.take(raw.nbytes, thread.device)
+        memory = pool._take(raw.nbytes, thread.device)
     else:
         memory = Memory(raw.nbytes, thread.device, None)
     memory.raw = raw

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import cupy
+import cupy as _cupy
 import numpy as np
-from cupy._array import ndarray
+from cupy._array import ndarray as _ndarray
 
 
 def empty_pinned(shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray:
     shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     dtype = np.dtype(dtype)
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return np.ndarray(shape, dtype, cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), 0, None, order)
+    return np.ndarray(shape, dtype, _cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), 0, None, order)
 
 
 def zeros_pinned(shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray:
@@ -30,9 +30,9 @@ def zeros_like_pinned(a: Any, dtype: Any = None, order: str = "K", subok: Any = 
     return zeros_pinned(a.shape if shape is None else shape, a.dtype if dtype is None else dtype)
 
 
-def scatter_add(a: ndarray, slices: Any, value: Any) -> None:
+def scatter_add(a: _ndarray, slices: Any, value: Any) -> None:
     a.scatter_add(slices, value)
 
 
-def rsqrt(x: ndarray) -> ndarray:
-    return 1 / cupy.sqrt(x)
+def rsqrt(x: _ndarray) -> _ndarray:
+    return 1 / _cupy.sqrt(x)

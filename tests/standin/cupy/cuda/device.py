@@ -1,7 +1,8 @@
 """``cupy.cuda.device``."""
 
-from .._state import Device, thread
+from .. import _state
+from .._state import Device
 
 
 def get_device_id() -> int:
-    return thread.device
+    return _state.thread.device

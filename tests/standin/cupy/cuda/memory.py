@@ -8,7 +8,6 @@ from .._state import (
     UnownedMemory,
     get_allocator,
     set_allocator,
-    using_allocator,
 )
 
 

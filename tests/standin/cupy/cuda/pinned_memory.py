@@ -29,7 +29,7 @@ class PinnedMemoryPointer:
     _pool: PinnedMemoryPool | None = None
 
     @staticmethod
-    def at(mem: PinnedMemory, offset: int, pool: PinnedMemoryPool | None = None) -> PinnedMemoryPointer:
+    def _at(mem: PinnedMemory, offset: int, pool: PinnedMemoryPool | None = None) -> PinnedMemoryPointer:
         made: PinnedMemoryPointer = _of_size(mem.size - offset).from_buffer(mem.raw, offset)
         made.mem, made.ptr, made._pool = mem, mem.ptr + offset, pool
         return made
@@ -62,8 +62,8 @@ class PinnedMemoryPool:
             for memory in self._free:
                 if memory.size == rounded:
                     self._free.remove(memory)
-                    return PinnedMemoryPointer.at(memory, 0, self)
-        return PinnedMemoryPointer.at(PinnedMemory(rounded), 0, self)
+                    return PinnedMemoryPointer._at(memory, 0, self)
+        return PinnedMemoryPointer._at(PinnedMemory(rounded), 0, self)
 
     def free_all_blocks(self) -> None:
         self._free.clear()
@@ -72,8 +72,8 @@ class PinnedMemoryPool:
         return len(self._free)
 
 
-default_pool = PinnedMemoryPool()
-_allocator: list[Any] = [default_pool.malloc]
+_default_pool = PinnedMemoryPool()
+_allocator: list[Any] = [_default_pool.malloc]
 
 
 def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
@@ -81,4 +81,4 @@ def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
 
 
 def set_pinned_memory_allocator(allocator: Any = None) -> None:
-    _allocator[0] = default_pool.malloc if allocator is None else allocator
+    _allocator[0] = _default_pool.malloc if allocator is None else allocator

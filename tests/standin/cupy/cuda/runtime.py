@@ -60,7 +60,7 @@ def deviceSynchronize() -> None:
 
 
 def memGetInfo() -> tuple[int, int]:
-    return _state.TOTAL_BYTES - _state.default_pool.held(_state.thread.device), _state.TOTAL_BYTES
+    return _state.TOTAL_BYTES - _state.default_pool._held(_state.thread.device), _state.TOTAL_BYTES
 
 
 def runtimeGetVersion() -> int:

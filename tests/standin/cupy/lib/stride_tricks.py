@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from .._array import ndarray, view
+from .._array import ndarray as _ndarray
+from .._array import view as _view
 
 
-def as_strided(x: ndarray, shape: Any = None, strides: Any = None) -> ndarray:
+def as_strided(x: _ndarray, shape: Any = None, strides: Any = None) -> _ndarray:
     array = np.lib.stride_tricks.as_strided(
         x._array, x.shape if shape is None else shape, x.strides if strides is None else strides
     )
-    return view(x, array)
+    return _view(x, array)
 
 
 def sliding_window_view(
-    x: ndarray, window_shape: Any, axis: Any = None, *, subok: bool = False, writeable: bool = False
-) -> ndarray:
-    return view(x, np.lib.stride_tricks.sliding_window_view(x._array, window_shape, axis, writeable=writeable))
+    x: _ndarray, window_shape: Any, axis: Any = None, *, subok: bool = False, writeable: bool = False
+) -> _ndarray:
+    return _view(x, np.lib.stride_tricks.sliding_window_view(x._array, window_shape, axis, writeable=writeable))
