@@ -140,6 +140,19 @@ def test_a_captured_call_runs_when_the_graph_does_and_has_a_workspace_of_its_own
         assert (backend.to_host(z) == backend.to_host(attention.packed_attention_forward(packed, 0.3, True)[0])).all()
 
 
+def test_a_new_plan_in_a_capture_is_an_error() -> None:
+    x, w = images()
+    scalars.now.slots = scalars.Slots()
+    try:
+        with pytest.raises(
+            phalanx.PhalanxError, match=r"cuDNN has not planned the forward .*\(2, 8, 6, 6\).* run a step"
+        ):
+            conv.conv_forward(x, w, None, WINDOW)
+    finally:
+        scalars.now.slots = None
+    assert right(conv.conv_forward(x, w, None, WINDOW), x, w)
+
+
 def test_nothing_runs_while_a_graph_is_fed() -> None:
     x, w = images()
     y = conv.conv_forward(x, w, None, WINDOW)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "mpi4py",
     "zmq",
+    "cudnn",
     "cupy",
     "rich",
     "numba",

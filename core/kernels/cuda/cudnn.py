@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...backend import cupy
+from ...errors import GraphError
 from ...op import Array
 from .scalars import now
 
@@ -167,6 +168,11 @@ class _Device:
         with self.lock:
             if request in self.plans:
                 return self.plans[request]
+            if now.slots is not None:
+                raise GraphError(
+                    f"cuDNN has not planned {request} yet, which cannot be done while a step is captured: run a step with these "
+                    "shapes and options before"
+                )
             try:
                 made = build(request, handle=self.handle)
             except library().cudnnGraphNotSupportedError as error:
