@@ -84,7 +84,7 @@ def evaluate(
     partials: dict[Node, list[Any] | None] = {}
 
     def measure(number: int) -> None:
-        inputs, targets, weights = _on_device_of(module, split_batch(chunks.batch(number)))
+        inputs, targets, weights = on_device_of(module, split_batch(chunks.batch(number)))
         output = call(module, inputs)
         state = [_measured(m, output, targets, weights, loss if m.name == "loss" else None) for m in measured]
         _push(partials, number, state, join)
@@ -125,7 +125,7 @@ def predict(
     module, forms, parts = _unwrapped(model), list[Any](), list[list[np.ndarray]]()
 
     def collect(number: int) -> None:
-        inputs = _on_device_of(module, split_batch(chunks.batch(number)))[0]
+        inputs = on_device_of(module, split_batch(chunks.batch(number)))[0]
         form, arrays = take_apart(call(module, inputs), chunks.samples(number))
         if forms:
             _expect_alike(forms[0], parts[0], form, arrays, number)
@@ -201,7 +201,7 @@ def _unwrapped(model: Any) -> Module:
     return model.module if isinstance(model, DataParallel) else model
 
 
-def _on_device_of(module: Module, value: Any) -> Any:
+def on_device_of(module: Module, value: Any) -> Any:
     """Tensors of a batch where the model is; nothing changes on the host."""
     parameter = next(module.parameters(), None)
     if parameter is None or device_kind(parameter.array) == "cpu":

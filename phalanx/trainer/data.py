@@ -85,9 +85,14 @@ def as_dataset(data: Any) -> Any:
 
 
 def training_loader(
-    data: Any, batch_size: int | None, shuffle: bool, sample_weight: Any, validation_split: float
+    data: Any,
+    batch_size: int | None,
+    shuffle: bool,
+    sample_weight: Any,
+    validation_split: float,
+    device: Any = None,
 ) -> tuple[DataLoader, Any]:
-    """(loader, validation data or None). A DataLoader is taken as it is; then batch_size and the like cannot be given too."""
+    """(loader, validation data or None); a loader that is made here sends to ``device``. A DataLoader is taken as it is; then batch_size and the like cannot be given too."""
     if isinstance(data, DataLoader):
         for name, given in (
             ("batch_size", batch_size is not None),
@@ -108,7 +113,8 @@ def training_loader(
     if validation_split:
         dataset, held_out = _split(dataset, validation_split)
     shuffle = shuffle and not is_stream(dataset)  # a stream has its own order
-    return DataLoader(dataset, batch_size=32 if batch_size is None else batch_size, shuffle=shuffle), held_out
+    size = 32 if batch_size is None else batch_size
+    return DataLoader(dataset, batch_size=size, shuffle=shuffle, device=device), held_out
 
 
 def _split(dataset: Any, share: float) -> tuple[Any, Any]:

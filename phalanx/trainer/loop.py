@@ -19,6 +19,7 @@ from ..core.errors import RangeError, StateError
 from ..core.nn.finite import first_non_finite
 from ..core.optim import clip
 from ..dist.chunks import call, split_batch
+from ..dist.evaluation import on_device_of
 from ..dist.run_shards import run_shards
 from ..dist.voting import agreed, vote
 from .batch import count, micro_batches
@@ -187,7 +188,7 @@ class FitLoop:
     def _shard(self, step: Step, batch: Any) -> None:
         """Forward and backward of one shard, in micro-batches."""
         trainer = self.trainer
-        x, y, given = split_batch(batch)
+        x, y, given = on_device_of(trainer.module, split_batch(batch))
         weight = given
         if self.plan.class_weights is not None:
             factors = self.plan.class_weights.of(y)

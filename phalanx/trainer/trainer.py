@@ -196,7 +196,8 @@ class Trainer:
             allow: what may differ from the saved run (``"batch_size"``, ...), as for ``Checkpointer.resume``.
             verbose: ``"auto"`` or 1: a progress bar on a terminal and a line an epoch; 2: the lines; 0: nothing.
         """
-        loader, held_out = training_loader(train, batch_size, shuffle, sample_weight, validation_split)
+        device = next((p.device for p in self.module.parameters()), None)
+        loader, held_out = training_loader(train, batch_size, shuffle, sample_weight, validation_split, device)
         if held_out is not None and validation is not None:
             raise RangeError("fit got validation data and validation_split: give one of them")
         plan = Plan(
