@@ -74,10 +74,10 @@ def _forward(each: Op, forward: Callable[..., Any]) -> Callable[..., Any]:
             output, saved = forward(*arrays, **attributes)
         elif served and x.__class__ is not np.ndarray:
             output, saved = forward(*arrays, **attributes)
-            output = _narrowed(each, output, arrays)
+            output = _narrowed(each, output, arrays, attributes)
         else:
             output, saved = forward(*map(_wide, arrays), **attributes)
-            output = _narrowed(each, output, arrays)
+            output = _narrowed(each, output, arrays, attributes)
         if each.differentiable == () or each.name in MOVE:
             return output, saved
         return output, _Saved(saved, arrays)
@@ -86,8 +86,13 @@ def _forward(each: Op, forward: Callable[..., Any]) -> Callable[..., Any]:
     return looking
 
 
-def _narrowed(each: Op, output: Any, arrays: Sequence[Any]) -> Any:
-    """Outputs that carry gradients, in bfloat16 where the first floating input is; others (statistics, counts) as they are."""
+def _narrowed(each: Op, output: Any, arrays: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """Outputs that carry gradients, in bfloat16 where the first floating input is; others (statistics, counts) as they are.
+
+    So are those of an op that was told their ``dtype``.
+    """
+    if attributes.get("dtype") is not None:
+        return output
     first = next(x.dtype for x in arrays if getattr(x, "dtype", None) is not None and x.dtype.kind in "fV")
     if first.char != _LETTER:
         return output

@@ -22,7 +22,7 @@ from ..op import Op
 from ..ops.arithmetic import CAST
 from ..ops.lower import LOWER
 from ..ops.shape import RESHAPE
-from .lists import FLOAT32, LOW, WIDEST
+from .lists import FIRST, FLOAT32, LOW, WIDEST
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FLOAT32 = np.dtype(np.float32)
@@ -55,14 +55,15 @@ class Casting:
     def __call__(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         name = op.name
         if name in LOW:
-            return tuple([self._low(x) for x in inputs])
+            count = FIRST.get(name, len(inputs))
+            return (*[self._low(x) for x in inputs[:count]], *inputs[count:])
         if name in FLOAT32:
             return tuple([self.cast(x, _FLOAT32) for x in inputs])
         if name in WIDEST:
             return self._widest(inputs)
         return inputs
 
-    def _takes(self, x: Any) -> bool:
+    def takes(self, x: Any) -> bool:
         """Whether ``x`` may be cast: a floating array on this device, not of float64."""
         dtype = getattr(x, "dtype", None)
         return dtype is not None and is_floating(dtype) and dtype != _FLOAT64 and device_kind(x) == self.device
@@ -71,8 +72,8 @@ class Casting:
         """``x`` in ``dtype`` if it may be cast; itself otherwise, and what is no array."""
         if isinstance(x, Variable):
             array = x.array
-            return apply(CAST, x, dtype=dtype) if self._takes(array) and array.dtype != dtype else x
-        return x.astype(dtype) if hasattr(x, "shape") and self._takes(x) and x.dtype != dtype else x
+            return apply(CAST, x, dtype=dtype) if self.takes(array) and array.dtype != dtype else x
+        return x.astype(dtype) if hasattr(x, "shape") and self.takes(x) and x.dtype != dtype else x
 
     def _low(self, x: Any) -> Any:
         """``x`` in the low dtype; a parameter from the copy of all that lie beside it."""

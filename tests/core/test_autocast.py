@@ -226,6 +226,31 @@ def test_a_weight_that_is_used_twice() -> None:
     np.testing.assert_array_equal(*gradients)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_last_layer_with_its_loss(dtype: str) -> None:
+    """Gradients that float16 cannot hold without a scale are not made before it is there."""
+    x = phalanx.tensor(RANDOM.normal(size=(64, 8)).astype(np.float32))
+    labels, factor = phalanx.arange(64) % 5, 2.0**-12
+    gradients = []
+    for together in (True, False):
+        phalanx.manual_seed(3)
+        layer = nn.Linear(8, 5, bias=False)
+        scaler = phalanx.amp.GradScaler("cpu", enabled=dtype == "float16")
+        optimizer = optim.SGD(layer.parameters(), lr=1.0)
+        class_weight = phalanx.tensor([1.0, 1.0009765625, 1.0, 1.0, 1.0])
+        with low(dtype):
+            if together:
+                loss = F.linear_cross_entropy(x, layer.weight, labels, class_weight)
+            else:
+                loss = F.cross_entropy(layer(x), labels, class_weight)
+            assert loss.dtype == np.float32 and loss.weight == pytest.approx(64, abs=0.1) and loss.weight != 64
+            loss = loss * factor
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        gradients.append(layer.weight.grad.numpy().copy() / factor)
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=0.02, atol=2e-4)
+
+
 # ---- together with the rest of the engine ------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.graph import unbroadcast
+from phalanx.core.hashing import hash_array
 from phalanx.core.op import TABLE
 from phalanx.core.tensor import Tensor
 from tests.core.op_cases import Case
@@ -186,4 +187,4 @@ def test_files_keep_it(tmp_path: Path) -> None:
     other.load_state_dict(state)
     wide.load_state_dict(state)
     assert phalanx.equal(other.weight, model.weight) and phalanx.equal(wide.weight, model.weight.float())
-    assert phalanx.core.hashing.hash_array(other.weight.array) == phalanx.core.hashing.hash_array(model.weight.array)
+    assert hash_array(other.weight.array) == hash_array(model.weight.array)
