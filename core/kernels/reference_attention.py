@@ -51,7 +51,7 @@ def attention_backward(
     scale: float,
     causal: bool,
     needs: Sequence[bool] = (True, True, True),
-) -> tuple[Array | None, ...]:
+) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of query, key and value, for those that ``needs`` names; ``saved``: what a forward of any kind gave."""
     dtypes = query.dtype, key.dtype, value.dtype
     gradient, query, key, value = _wide(gradient), _wide(query), _wide(key), _wide(value)
@@ -66,7 +66,8 @@ def attention_backward(
     dquery = matmul(scores, key) * scale if needs[0] else None
     dkey = matmul((query * scale).swapaxes(-1, -2), scores).swapaxes(-1, -2) if needs[1] else None
     found = zip((dquery, dkey, dvalue), dtypes, strict=True)
-    return tuple(None if g is None else g.astype(dtype, copy=False) for g, dtype in found)
+    dquery, dkey, dvalue = [None if g is None else g.astype(dtype, copy=False) for g, dtype in found]
+    return dquery, dkey, dvalue
 
 
 # ---- query, key and value of one product -----------------------------------------------------------------------------
