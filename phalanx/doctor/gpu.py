@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import gpu_libraries
 from .ask import ask
 from .finding import Finding, Surroundings
 
 TOPIC = "GPU"
 DRIVER_FOR = {12: "525.60", 13: "580.65"}
 """CUDA major -> the oldest Linux driver that runs it (NVIDIA's table of minor version compatibility)."""
+
+
+_LITTLE = 0.8
+"""Less free memory than this share is worth a word."""
 
 
 def check(here: Surroundings) -> list[Finding]:
@@ -41,7 +46,10 @@ def findings(answer: dict[str, Any]) -> list[Finding]:
     if not present and answer["driver_cuda"] is None:
         words = f"{_listed(packages)}, but no NVIDIA device or driver on this machine"
         return [Finding(TOPIC, "gpu-none", "note", words, 'device "cuda" cannot be used, "cpu" can', "", answer)]
-    return [_cupy(answer, packages), *_nccl(answer)]
+    found = _cupy(answer, packages)
+    if found.severity != "ok":
+        return [found, *_nccl(answer)]
+    return [found, *_memory(answer), *gpu_libraries.findings(answer), *_peers(answer), *_nccl(answer)]
 
 
 def _no_cupy(answer: dict[str, Any], present: bool) -> Finding:
@@ -110,6 +118,33 @@ def _cupy(answer: dict[str, Any], packages: dict[str, str]) -> Finding:
     return Finding(TOPIC, "cupy", "ok", words, data=answer)
 
 
+def _memory(answer: dict[str, Any]) -> list[Finding]:
+    """GPUs whose memory other processes hold."""
+    found = []
+    for index, (free, total) in enumerate(answer.get("memory", ())):
+        words = f"GPU {index}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        if free < _LITTLE * total:
+            means = "other processes hold the rest: training may run out of memory"
+            found.append(Finding(TOPIC, "memory", "warning", words, means, "nvidia-smi", {"gpu": index}))
+        else:
+            found.append(Finding(TOPIC, "memory", "ok", words, data={"gpu": index}))
+    return found
+
+
+def _peers(answer: dict[str, Any]) -> list[Finding]:
+    """Whether the GPUs of this machine reach each other's memory."""
+    if answer.get("gpus", 0) < 2:
+        return []
+    apart = answer.get("apart", [])
+    if not apart:
+        return [Finding(TOPIC, "peers", "ok", f"all {answer['gpus']} GPUs reach each other's memory")]
+    pairs = ", ".join(f"{a}-{b}" for a, b in apart if a < b)
+    means = "NCCL goes through the host's memory there: slower sums, the same bits"
+    return [
+        Finding(TOPIC, "peers", "note", f"GPUs {pairs} do not reach each other's memory", means, "nvidia-smi topo -m")
+    ]
+
+
 def _nccl(answer: dict[str, Any]) -> list[Finding]:
     if answer.get("nccl") is None:
         major = (answer["driver_cuda"] or 12000) // 1000
@@ -119,7 +154,7 @@ def _nccl(answer: dict[str, Any]) -> list[Finding]:
                 "nccl",
                 "note",
                 "no NCCL library",
-                "GPUs cannot exchange gradients by themselves",
+                "gradients of several GPUs go through the host's memory",
                 f"pip install nvidia-nccl-cu{min(13, max(12, major))}",
             )
         ]

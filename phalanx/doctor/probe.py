@@ -88,7 +88,7 @@ def gpu() -> dict[str, Any]:
     answer["nccl_packages"] = _packages("nvidia-nccl")
     if answer["cupy_packages"]:
         answer |= _cupy()
-    return answer | _nccl()
+    return answer | _nccl() | _products() | _cudnn()
 
 
 def _cupy() -> dict[str, Any]:
@@ -102,9 +102,59 @@ def _cupy() -> dict[str, Any]:
         count = int(runtime.getDeviceCount())
         names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
         one = cupy.arange(4, dtype=cupy.float32)
-        return answer | {"gpus": count, "names": names, "works": float((one * one).sum()) == 14.0}
+        answer |= {"gpus": count, "names": names, "works": float((one * one).sum()) == 14.0}
+        answer["memory"] = [_memory_of(cupy, index) for index in range(count)]
+        pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
+        answer["apart"] = [list(pair) for pair in pairs if not runtime.deviceCanAccessPeer(*pair)]
+        return answer
     except Exception as error:
         return answer | {"gpu_error": f"{type(error).__name__}: {error}"}
+
+
+def _memory_of(cupy: Any, index: int) -> list[int]:
+    """Free and all bytes of a GPU."""
+    with cupy.cuda.Device(index):
+        free, total = cupy.cuda.runtime.memGetInfo()
+    return [int(free), int(total)]
+
+
+def _library(*names: str) -> list[str]:
+    """Files of a library of NVIDIA's: loaded already, from pip's packages, from the loader."""
+    found = [path for name in names if (path := _mapped(name.partition("*")[0]))]
+    for place in sys.path:
+        for name in names:
+            found += sorted(glob.glob(os.path.join(place, "nvidia", "*", "lib", name)), reverse=True)
+    return [
+        *found,
+        *(f"{name.rstrip('*')}.{major}" for name in names for major in (13, 12, 9) if name.endswith(".so*")),
+    ]
+
+
+def _products() -> dict[str, Any]:
+    """cuBLASLt, which our products go to."""
+    answer: dict[str, Any] = {"cublaslt": None, "cublas_packages": _packages("nvidia-cublas")}
+    named = os.environ.get("PHALANX_CUBLASLT")
+    for path in [*([named] if named else []), *_library("libcublasLt.so*")]:
+        try:
+            library = ctypes.CDLL(path.replace(".so*", ".so"))
+            library.cublasLtGetVersion.restype = ctypes.c_size_t
+            return answer | {"cublaslt": int(library.cublasLtGetVersion()), "cublaslt_file": path}
+        except (OSError, AttributeError):
+            continue
+    return answer
+
+
+def _cudnn() -> dict[str, Any]:
+    """cuDNN, which convolutions and attention go to, and the package that speaks to it."""
+    answer: dict[str, Any] = {"cudnn": None, "cudnn_packages": _packages("nvidia-cudnn")}
+    for path in _library("libcudnn.so*"):
+        try:
+            library = ctypes.CDLL(path.replace(".so*", ".so"))
+            library.cudnnGetVersion.restype = ctypes.c_size_t
+            return answer | {"cudnn": int(library.cudnnGetVersion()), "cudnn_file": path}
+        except (OSError, AttributeError):
+            continue
+    return answer
 
 
 def _nccl() -> dict[str, Any]:

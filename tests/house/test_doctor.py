@@ -226,7 +226,39 @@ def test_gpus(name: str) -> None:
     found = gpu.findings(answer)
     assert (found[0].key, found[0].severity) == (key, severity) and fix in found[0].fix, found[0]
     if key == "cupy":
-        assert found[1].found == "NCCL 2.27.3 in /x/libnccl.so.2"
+        assert found[-1].found == "NCCL 2.27.3 in /x/libnccl.so.2"
+
+
+LIBRARIES = CUPY12 | {
+    "cublaslt": 120803, "cublaslt_file": "/x/libcublasLt.so.12", "cudnn": 91900, "gpus": 2, "names": ["H100"] * 2, "apart": [],
+    "cudnn_packages": {"nvidia-cudnn-frontend": "1.23.0", "nvidia-cudnn-cu12": "9.19.0.56"}, "memory": [[79 << 30, 80 << 30]] * 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "severity", "words"),
+    [
+        ({}, "cublaslt", "ok", "cuBLASLt 12.8.3 in /x/libcublasLt.so.12"),
+        ({}, "cudnn", "ok", "cuDNN 9.19.0 with nvidia-cudnn-frontend 1.23.0"),
+        ({}, "memory", "ok", "GPU 0: 79.0 of 80.0 GiB free"),
+        ({}, "peers", "ok", "all 2 GPUs reach each other's memory"),
+        ({"cublaslt": None}, "cublaslt", "warning", "no cuBLASLt library"),
+        ({"cublaslt": 130100}, "cublaslt-major", "warning", "cuBLASLt 13.1.0"),
+        ({"cudnn": None}, "cudnn", "warning", "no cuDNN"),
+        ({"cudnn_packages": {}}, "cudnn", "warning", "no nvidia-cudnn-frontend"),
+        ({"cudnn_packages": {"nvidia-cudnn-frontend": "1.32.0"}}, "cudnn-frontend", "warning", "1.32.0"),
+        ({"cudnn": 90100}, "cudnn-old", "warning", "cuDNN 9.1.0"),
+        (
+            {"cudnn_packages": {"nvidia-cudnn-frontend": "1.23.0", "nvidia-cudnn-cu13": "9.19.0"}}, "cudnn-major", "warning",
+            "cuDNN 9.19.0",
+        ),
+        ({"memory": [[79 << 30, 80 << 30], [12 << 30, 80 << 30]]}, "memory", "warning", "GPU 1: 12.0 of 80.0 GiB free"),
+        ({"apart": [[0, 1], [1, 0]]}, "peers", "note", "GPUs 0-1 do not reach each other's memory"),
+    ],
+)  # fmt: skip
+def test_libraries_of_gpus(change: dict[str, Any], key: str, severity: str, words: str) -> None:
+    found = [f for f in gpu.findings(LIBRARIES | change) if (f.key, f.severity) == (key, severity)]
+    assert any(words in f.found for f in found), gpu.findings(LIBRARIES | change)
 
 
 @pytest.mark.parametrize(
