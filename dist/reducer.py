@@ -172,7 +172,7 @@ class Reducer:
             )
         if not self._open:
             self._begin_cycle()
-        if self.with_shards and (self._pending is not None or not now.passes):
+        if self.forgets():
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
@@ -203,6 +203,10 @@ class Reducer:
                     self.spread.take(number, now.number or 0, now.weight)
             elif getattr(_backward, "reducers", 0) == 1:
                 self.fold.submit_while(now.weight, lambda number: not remaining[number])
+
+    def forgets(self) -> bool:
+        """Whether the next backward pass begins a shard, whose gradients are its own."""
+        return self.with_shards and (self._pending is not None or not self.now.passes)
 
     def bucket(self, leaf: Any) -> int | None:
         """Which bucket's sum ``leaf`` is part of, where it may begin within backward: a captured step lets go of the device there."""

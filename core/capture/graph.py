@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import rng
 from ..backend import cupy, is_array
+from ..errors import GraphError
 from ..kernels.cuda import scalars
 from ..node import wrap
 
@@ -32,7 +33,8 @@ class Graph:
         self.constants, self.numbers = scalars.Slots(), scalars.Slots()
         """What kernels read of numbers: those of options, and those that are new at each launch."""
         self._finals = finals
-        self._fresh: list[bool] = []
+        self._cleared: list[bool] = []
+        """Whether each of them had no gradient before."""
         self._first: list[Any] = []
         """Leaves that have no gradient before and one afterwards."""
         self._fed: list[tuple[Any, Any, Any]] = []
@@ -57,6 +59,11 @@ class Graph:
 
     def replay(self, values: dict[str, Any]) -> None:
         """Bring in what is new, and launch."""
+        if [leaf._grad is None for leaf in self._finals] != self._cleared:
+            raise GraphError(
+                "a captured step met gradients in another state than when its graphs were made (cleared where they were not, or the "
+                "other way round); capture it with graphs=False"
+            )
         for name, fixed in self.copies:
             value = values[name]
             if value is not fixed:
@@ -124,6 +131,7 @@ def captured(graph: Graph, function: Callable[[], Any], pool: Any) -> Any:
         scalars.now.slots = None
         for leaf, listener in zip(leaves, listeners, strict=True):
             leaf._listener = listener
+    graph._cleared = [before is None for before in gradients]
     pairs = zip(leaves, gradients, strict=True)
     graph._first = [leaf for leaf, before in pairs if before is None and leaf._grad is not None]
     return result

@@ -99,9 +99,10 @@ class Graphs:
         known: list[Any] = [t.array for t in self._tensors]
         states = []
         for leaf in self._leaves:
-            slot, gradient = leaf._slot, leaf._grad
-            known += (slot, leaf._listener)
-            states.append(_NONE if gradient is None else _SLOT if gradient.array is slot else _OTHER)
+            slot, gradient, listener = leaf._slot, leaf._grad, leaf._listener
+            known += (slot, listener)
+            forgotten = gradient is None or (listener is not None and listener.forgets())
+            states.append(_NONE if forgotten else _SLOT if gradient.array is slot else _OTHER)
             if slot is None:
                 self.reason = "a parameter that no optimizer holds has no fixed place for its gradient"
                 return None

@@ -8,6 +8,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.backend import to_host
+from phalanx.core.errors import RangeError
 
 F = nn.functional
 
@@ -251,6 +252,25 @@ def test_the_graphs_are_few(monkeypatch):
     (known,) = step._shapes.values()
     kinds = [piece.kind for piece in known.variants[0].graphs.pieces]
     assert kinds == ["call", "graph", "call", "return"]
+
+
+def test_masks_are_part_of_the_graph():
+    """What changes of a draw reaches it through memory: nothing is cut for dropout."""
+    step = compare((mlp, (12,)))
+    (known,) = step._shapes.values()
+    graphs = known.variants[0].graphs
+    assert [piece.kind for piece in graphs.pieces] == ["call", "graph", "call", "return"]
+    ((graph,),) = [tuple(chosen.graphs.values()) for chosen in graphs._sets.values()]
+    assert len(graph._fed) == 1
+
+
+def test_an_index_out_of_range_is_found_in_a_replay():
+    _, step = train(small(), True, 5)
+    x, y = next(batches((12,), 1))
+    y[3] = 9
+    with pytest.raises(RangeError, match="label 9 at position 3 is out of range"):
+        step(x, y).item()
+    assert step.why is None
 
 
 def test_a_wrong_graph_would_be_seen(monkeypatch):

@@ -103,6 +103,31 @@ def test_four_shards_alone_and_on_two_ranks(device):
     assert alone[0][0] == two[0][0] == two[1][0]
 
 
+def in_parts(capture, epochs=3):
+    """Two passes in each shard: the first one forgets the gradients of the shard before, the second one adds."""
+    model = phalanx.DataParallel(net().cuda())
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+    def learn(x, y):
+        loss = F.cross_entropy(model(x), y)
+        (loss / 2).backward()
+        return loss
+
+    run = phalanx.capture(learn) if capture else learn
+    for _ in range(epochs):
+        for step in DataLoader(data(), batch_size=16, shuffle=True, drop_last=True).steps():
+            optimizer.zero_grad()
+            for x, y in step:
+                for part in range(2):
+                    run(x[part * 2 : part * 2 + 2].cuda(), y[part * 2 : part * 2 + 2].cuda())
+            optimizer.step()
+    return digest(model), [model.step_loss], run if capture else None
+
+
+def test_parts_of_shards(device):
+    compare(1, 4, in_parts, 60)
+
+
 def test_alone_without_shards(device):
     compare(1, None, whole, 10)
 
