@@ -133,3 +133,31 @@ def test_channel_sum(device: str, shape: tuple[int, ...], last: bool, dtype: str
     found = beside("channel_sum", g, ulps=128 if dtype == "float32" else 2)
     slot = on_device(np.zeros_like(found))
     assert fast("channel_sum")(on_device(g), slot) is slot and bits(on_host(slot)) == bits(found)
+
+
+# ---- places of images ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((1, 1, 1), (1,)), ((2, 3, 4, 5), (2, 2)), ((2, 2, 40, 30), (9, 8)), ((3, 2, 2, 2, 2), (1, 50))],
+)
+def test_places(device: str, shape: tuple[int, ...], count: tuple[int, ...], dtype: str) -> None:
+    """Most places come several times."""
+    size = int(np.prod(shape[2:]))
+    index = np.minimum(np.random.default_rng(0).zipf(1.3, shape[:2] + count) - 1, size - 1)
+    x, values = draw(shape, dtype), draw(shape[:2] + count, dtype, 1)
+    assert bits(beside("take_places", x, index)) == bits(
+        on_host(fast("take_places")(*on_device((x, index.astype(np.int32)))))
+    )
+    beside("put_places", values, index, shape)
+    beside("add_places", values, index, shape, ulps=64 if dtype == "float32" else 4)
+
+
+def test_places_of_nothing(device: str) -> None:
+    index = np.empty((2, 3, 0), np.int64)
+    for name in ("put_places", "add_places"):
+        beside(name, index.astype(np.float32), index, (2, 3, 4))
+    beside("take_places", draw((2, 3, 4), "float32"), index)
+    beside("add_places", draw((2, 3, 4), "float32").astype(np.float64), np.zeros((2, 3, 4), np.int64), (2, 3, 5))

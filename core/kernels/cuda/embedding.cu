@@ -205,6 +205,29 @@ __device__ void embedding_edges(const unsigned* keys, i64 n, i64 rows, Table tab
     }
 }
 
+// ---- places of images -------------------------------------------------------------------------------------------------
+
+// y (planes, count) = elements of x (planes, size) at places of their own plane; NaN for what is out of range.
+template <typename T> __device__ void take_places(const T* x, const i64* places, T* y, i64 planes, i64 count, i64 size) {
+    for (i64 i = global_thread(); i < planes * count; i += global_threads()) {
+        const i64 place = places[i];
+        y[i] = place >= 0 && place < size ? x[i / count * size + place] : from_float<T>(NOT_A_NUMBER);
+    }
+}
+
+// Places within planes become places in all.
+extern "C" __global__ void __launch_bounds__(256) whole_places(const i64* places, i64* whole, i64 planes, i64 count, i64 size) {
+    for (i64 i = global_thread(); i < planes * count; i += global_threads())
+        whole[i] = places[i] >= 0 && places[i] < size ? i / count * size + places[i] : -1;
+}
+
+// Of each run of equal keys the last one's value; y is all zeros before.
+template <typename T>
+__device__ void put_last(const T* values, const unsigned* keys, const unsigned* places, i64 n, i64 rows, T* y) {
+    for (i64 i = global_thread(); i < n; i += global_threads())
+        if (keys[i] < rows && (i + 1 == n || keys[i + 1] != keys[i])) y[keys[i]] = values[places[i]];
+}
+
 #define EMBEDDING(s, T)                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256)                                                                          \
         embedding_forward_##s(const T* weight, const i64* indices, T* y, i64 n, i64 rows, i64 width) {                         \
@@ -219,6 +242,14 @@ __device__ void embedding_edges(const unsigned* keys, i64 n, i64 rows, Table tab
         const T* g, const unsigned* keys, const unsigned* places, i64 n, i64 rows, void* table, i64 width, int wide,           \
         float* edges) {                                                                                                        \
         embedding_runs<T, Full<T>::N>(g, keys, places, n, rows, Table{table, width, wide}, edges);                             \
+    }                                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(256)                                                                          \
+        take_places_##s(const T* x, const i64* places, T* y, i64 planes, i64 count, i64 size) {                                \
+        take_places<T>(x, places, y, planes, count, size);                                                                     \
+    }                                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(256)                                                                          \
+        put_last_##s(const T* values, const unsigned* keys, const unsigned* places, i64 n, i64 rows, T* y) {                   \
+        put_last<T>(values, keys, places, n, rows, y);                                                                         \
     }                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(256) embedding_edges_##s(                                                     \
         const unsigned* keys, i64 n, i64 rows, void* table, i64 width, int wide, const float* edges) {                         \

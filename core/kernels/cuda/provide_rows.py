@@ -12,6 +12,7 @@ MODULES: tuple[str, ...] = (
     ".embedding",
     ".linear_loss",
     ".norm",
+    ".places",
     ".recurrent",
     ".reduce",
     ".reports",
