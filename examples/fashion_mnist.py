@@ -58,6 +58,9 @@ MODELS = {"mlp": MLP, "cnn": CNN, "transformer": Transformer}
 OPTIMIZERS = {"sgd": lambda params, lr: optim.SGD(params, lr, momentum=0.9), "adam": optim.Adam, "adamw": optim.AdamW}
 
 
+PRECISIONS = {"float32": None, "bf16": "bfloat16", "fp16": "float16"}
+
+
 def accuracy(model, dataset, device, batch_size=1000):
     """Share of right answers; every sample counts once, whoever computes it."""
     model.eval()
@@ -82,6 +85,7 @@ def parse():
     parser.add_argument("--lr", type=float, default=1e-3, help="at the start; falls to zero in a straight line")
     parser.add_argument("--clip", type=float, default=5.0, help="largest norm of the gradient")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: a GPU, one for each rank")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of products; weights stay float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, help="train on the first so many images only")
     parser.add_argument("--test-samples", type=int, help="test on the first so many images only")
@@ -111,9 +115,12 @@ def main():
     model = phalanx.DataParallel(model, compression=args.compression, shard=args.zero)
     optimizer = OPTIMIZERS[args.optimizer](model.parameters(), lr=args.lr)
     criterion = nn.CrossEntropyLoss()
+    autocast = phalanx.autocast(args.device, PRECISIONS[args.precision], enabled=args.precision != "float32")
+    scaler = phalanx.amp.GradScaler(args.device, enabled=args.precision == "fp16")
     checkpoint = phalanx.Checkpointer(
-        args.checkpoint_dir, model=model, optimizer=optimizer, loader=loader, every=args.checkpoint_every
-    )
+        args.checkpoint_dir, model=model, optimizer=optimizer, loader=loader, every=args.checkpoint_every,
+        state={"scaler": scaler} if scaler.is_enabled() else None,
+    )  # fmt: skip
     checkpoint.resume(args.resume)
     ledger = phalanx.Ledger(args.ledger, model, optimizer, detail=args.ledger_detail)
 
@@ -123,10 +130,14 @@ def main():
         for step in phalanx.progress(loader.steps(), f"epoch {loader.epoch + 1}", total=len(loader)):
             optimizer.zero_grad()
             for x, y in step:
-                criterion(model(x.to(args.device)), y.to(args.device)).backward()
+                with autocast:
+                    loss = criterion(model(x.to(args.device)), y.to(args.device))
+                scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), args.clip)
             optimizer.param_groups[0]["lr"] = args.lr * (1 - step.index / (args.epochs * len(loader)))
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             ledger.record(loader.step)
             checkpoint.after_step()
             if loader.step == args.max_steps:
