@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.gpu import mutations_rows
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "core" / "kernels" / "cuda"
 LIMIT_S = 240
@@ -70,9 +72,11 @@ FAULTS = (
     Fault("batch_norm.cu", "    __syncthreads();\n    shares[threadIdx.x] = value;", "    shares[threadIdx.x] = value;", IMAGE, "batch_norm"),
     Fault("batch_norm.cu", "g[k] = y[k] > 0.0f ? g[k] : 0.0f;", "g[k] = g[k];", IMAGE, "batch_norm"),
     Fault("batch_norm.cu", "i % 2 * 2 + j % 2 ? g[k]", "i % 2 + j % 2 * 2 ? g[k]", IMAGE, "batch_norm"),
-    Fault("batch_norm.cu", "const bool met = i / 2 < down && j / 2 < across;", "const bool met = true;", IMAGE, "halves"),
+    Fault("batch_norm.cu", "if (i / 2 >= down || j / 2 >= across) return;", "", IMAGE, "halves"),
+    Fault("batch_norm.cu", "if (other) v = to_float(from_float<T>(v)) + added[k];", "", IMAGE, "added or residual"),
+    Fault("batch_norm.cu", "if (through) store_floats<N>(through + at, g);", "", IMAGE, "added or residual"),
+    Fault("batch_norm.cu", "if (channel == 0) *batches += 1;", "*batches += 1;", IMAGE, "running"),
     Fault("batch_norm.cu", "slope[channel] = training ? ", "slope[channel] = true ? ", IMAGE, "batch_norm"),
-    Fault("batch_norm.cu", "const float passed = winner.at[k] < SHUT ? g[k] : 0.0f;", "const float passed = g[k];", IMAGE, "halves"),
     Fault("pool.cu", "if (!(values[k] <= best[k]) && best[k] == best[k]) best[k] = values[k], winner.at[k] = number;",
           "if (values[k] >= best[k]) best[k] = values[k], winner.at[k] = number;", IMAGE, "pooling"),
     Fault("pool.cu", "if (!(best[k] > 0.0f)) winner.at[k] += SHUT;", "", IMAGE, "relu"),
@@ -86,12 +90,13 @@ FAULTS = (
     Fault("im2col.cu", "x[w.input(rest, p, q, r)] : from_float<T>(0.0f);", "x[w.input(rest, p, q, r)] : from_float<T>(1.0f);", IMAGE, "unfolding"),
     Fault("im2col.cu", "if (a < 0 || b < 0 || c < 0) continue;\n                    const i64 place", "if (a < 0 || b < 0) continue;\n                    const i64 place", IMAGE, "unfolding"),
     Fault("resample.cu", "tap < starts[j + 1]; ++tap", "tap + 1 < starts[j + 1]; ++tap", IMAGE, "resizing"),
-    Fault("resample.cu", "line / out * length * inner + i", "line / out * out * inner + i", IMAGE, "resizing"),
+    Fault("resample.cu", "rest * length * inner + i", "rest * out * inner + i", IMAGE, "resizing"),
     Fault("layout.cu", "columns + column + x];\n        __syncthreads();", "columns + column + x];", IMAGE, "transposition"),
     Fault("layout.cu", "row + i < rows && column + x < columns", "row + i < rows && column + x < columns - 1", IMAGE, "transposition"),
 )  # fmt: skip
 QUICK = (FAULTS[-4], FAULTS[-2])
 """Of texts that compile in no time: what ``make test`` plants."""
+FAULTS = (*FAULTS, *(Fault(*each) for each in mutations_rows.FAULTS))
 
 
 def planted(fault: Fault, folder: Path) -> None:

@@ -81,6 +81,19 @@ template <int N, typename T> __device__ __forceinline__ void store_floats(T* to,
 __device__ __forceinline__ i64 global_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ i64 global_threads() { return (i64)gridDim.x * blockDim.x; }
 
+// The last of mixed digits: `number` loses it. Divisions of 32 bits are several times faster.
+__device__ __forceinline__ i64 digit(i64& number, i64 base) {
+    if ((number | base) >> 32) {
+        const i64 rest = number / base;
+        const i64 found = number - rest * base;
+        number = rest;
+        return found;
+    }
+    const unsigned whole = (unsigned)number, rest = whole / (unsigned)base;
+    number = rest;
+    return whole - rest * (unsigned)base;
+}
+
 // ---- reductions -------------------------------------------------------------------------------------------------------
 
 #define EVERY_LANE 0xffffffffu

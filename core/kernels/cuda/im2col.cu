@@ -20,9 +20,9 @@ __device__ __forceinline__ void unfold_last(const T* __restrict__ x, i64 samples
     const i64 all = samples * w.places() * elements * (w.channels / N);
     for (i64 at = global_thread(); at < all; at += global_threads()) {
         i64 rest = at;
-        const int channel = digit(rest, w.channels / N) * N;
-        const int number = digit(rest, elements);
-        const int c = digit(rest, w.line[2].places), b = digit(rest, w.line[1].places), a = digit(rest, w.line[0].places);
+        const int channel = (int)digit(rest, w.channels / N) * N;
+        const int number = (int)digit(rest, elements);
+        const int c = (int)digit(rest, w.line[2].places), b = (int)digit(rest, w.line[1].places), a = (int)digit(rest, w.line[0].places);
         const int l = number % w.line[2].kernel, j = number / w.line[2].kernel % w.line[1].kernel;
         const int i = number / w.line[2].kernel / w.line[1].kernel;
         const int p = w.line[0].element(a, i), q = w.line[1].element(b, j), r = w.line[2].element(c, l);
@@ -70,8 +70,8 @@ __device__ __forceinline__ void unfold_first(const T* __restrict__ x, i64 sample
     const i64 all = samples * elements * w.places();
     for (i64 at = global_thread(); at < all; at += global_threads()) {
         i64 rest = at;
-        const int c = digit(rest, w.line[2].places), b = digit(rest, w.line[1].places), a = digit(rest, w.line[0].places);
-        const int number = digit(rest, elements);
+        const int c = (int)digit(rest, w.line[2].places), b = (int)digit(rest, w.line[1].places), a = (int)digit(rest, w.line[0].places);
+        const int number = (int)digit(rest, elements);
         const int l = number % w.line[2].kernel, j = number / w.line[2].kernel % w.line[1].kernel;
         const int i = number / w.line[2].kernel / w.line[1].kernel;
         const int p = w.line[0].element(a, i), q = w.line[1].element(b, j), r = w.line[2].element(c, l);

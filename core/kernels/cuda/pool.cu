@@ -228,37 +228,37 @@ __device__ __forceinline__ void bins_max_forward(
 // ---- names ------------------------------------------------------------------------------------------------------------
 
 #define POOL(suffix, T)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(256) max_forward_##suffix(                                           \
+    extern "C" __global__ void __launch_bounds__(256, 2) max_forward_##suffix(                                        \
         const T* x, i64 samples, WINDOW_ARGUMENTS, int packed, int relu, T* y, unsigned char* index) {                \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (max_forward<T, N>(x, samples, w, relu, y, index)))                                                 \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) max_backward_##suffix(                                          \
+    extern "C" __global__ void __launch_bounds__(256, 2) max_backward_##suffix(                                       \
         const T* gradient, i64 samples, WINDOW_ARGUMENTS, int packed, const unsigned char* index, T* dx) {            \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (max_backward<T, N>(gradient, index, samples, w, dx)))                                              \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) average_forward_##suffix(                                       \
+    extern "C" __global__ void __launch_bounds__(256, 2) average_forward_##suffix(                                    \
         const T* x, i64 samples, WINDOW_ARGUMENTS, int packed, int padding_counts, int divisor, T* y) {               \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (average_forward<T, N>(x, samples, w, padding_counts, divisor, y)))                                 \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) average_backward_##suffix(                                      \
+    extern "C" __global__ void __launch_bounds__(256, 2) average_backward_##suffix(                                   \
         const T* gradient, i64 samples, WINDOW_ARGUMENTS, int packed, int padding_counts, int divisor, T* dx) {       \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (average_backward<T, N>(gradient, samples, w, padding_counts, divisor, dx)))                        \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) bins_average_forward_##suffix(                                  \
+    extern "C" __global__ void __launch_bounds__(256, 2) bins_average_forward_##suffix(                               \
         const T* x, i64 samples, WINDOW_ARGUMENTS, int packed, T* y) {                                                \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (bins_average_forward<T, N>(x, samples, w, y)))                                                     \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) bins_average_backward_##suffix(                                 \
+    extern "C" __global__ void __launch_bounds__(256, 2) bins_average_backward_##suffix(                              \
         const T* gradient, i64 samples, WINDOW_ARGUMENTS, int packed, T* dx) {                                        \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (bins_average_backward<T, N>(gradient, samples, w, dx)))                                            \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256) bins_max_forward_##suffix(                                      \
+    extern "C" __global__ void __launch_bounds__(256, 2) bins_max_forward_##suffix(                                   \
         const T* x, i64 samples, WINDOW_ARGUMENTS, int packed, T* y, i64* index) {                                    \
         const Window w = WINDOW;                                                                                      \
         EITHER(T, (bins_max_forward<T, N>(x, samples, w, y, index)))                                                  \

@@ -9,7 +9,8 @@ __device__ __forceinline__ void gather(
     const float* __restrict__ weight, T* __restrict__ y) {
     const i64 all = outer * out * inner;
     for (i64 at = global_thread(); at < all; at += global_threads()) {
-        const i64 i = at % inner, line = at / inner, j = line % out, base = line / out * length * inner + i;
+        i64 rest = at;
+        const i64 i = digit(rest, inner), j = digit(rest, out), base = rest * length * inner + i;
         float total = 0.0f;
         for (int tap = starts[j]; tap < starts[j + 1]; ++tap) total += to_float(x[base + index[tap] * inner]) * weight[tap];
         y[at] = from_float<T>(total);

@@ -40,28 +40,15 @@ struct Window {
 #define WINDOW                                                                                                        \
     Window { {{s0, o0, k0, t0, p0, d0}, {s1, o1, k1, t1, p1, d1}, {s2, o2, k2, t2, p2, d2}}, channels }
 
-// The last of mixed digits: `number` loses it. Divisions of 32 bits are several times faster.
-__device__ __forceinline__ int digit(i64& number, int base) {
-    if (number >> 32) {
-        const i64 rest = number / base;
-        const int found = (int)(number - rest * base);
-        number = rest;
-        return found;
-    }
-    const unsigned whole = (unsigned)number, rest = whole / (unsigned)base;
-    number = rest;
-    return (int)(whole - rest * base);
-}
-
 // Pack number `at` of samples of `lines` places: its sample, place and first channel.
 struct Spot {
     i64 sample;
     int a, b, c, channel;
     __device__ __forceinline__ Spot(i64 at, int packs, int each, int second, int third, int first) {
-        channel = digit(at, packs) * each;
-        c = digit(at, third);
-        b = digit(at, second);
-        a = digit(at, first);
+        channel = (int)digit(at, packs) * each;
+        c = (int)digit(at, third);
+        b = (int)digit(at, second);
+        a = (int)digit(at, first);
         sample = at;
     }
 };
