@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import phalanx
 from phalanx.core import rng
 from tests.gpu.beside import DTYPES, beside, bits, close, dtype_of, fast, on_device, on_host, reference
 
+F = phalanx.nn.functional
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "relu": (), "sigmoid": (), "tanh": (), "silu": (), "softplus": (2.0, 5.0), "leaky_relu": (0.1,), "elu": (0.7,),
     "hardtanh": (-1.5, 0.5), "hardswish": (), "log_sigmoid": (), "mish": (), "gelu": ("none",),
@@ -142,3 +145,35 @@ def test_dropout_of_views(device: str) -> None:
         on_host(fast("dropout_apply")(on_device(x.reshape(5, 8)), on_device(channels), 2.0)),
         x.reshape(5, 8) * channels * 2,
     )
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("p", [0.3, 1.0])
+@pytest.mark.parametrize("name", ["dropout", "dropout1d", "alpha_dropout", "feature_alpha_dropout"])
+def test_layers_drop_what_they_drop_on_the_cpu(device: str, kernels: str, name: str, p: float, dtype: str) -> None:
+    def dropped(place: str) -> tuple[np.ndarray, np.ndarray]:
+        phalanx.manual_seed(3)
+        x = (phalanx.arange(60).reshape(3, 4, 5) + 1.0).to(place, dtype_of(dtype)).requires_grad_()
+        y = [getattr(F, name)(x, p, training=True) for _ in range(2)]
+        (y[0] * 2 + y[1]).sum().backward()
+        return np.stack([each.detach().cpu().numpy() for each in y]), x.grad.cpu().numpy()
+
+    (y, dx), (expected, slope) = dropped(device), dropped("cpu")
+    assert y.dtype == expected.dtype and (p == 1.0 or (y[0] != y[1]).any())
+    np.testing.assert_allclose(y, expected, rtol=2e-3 if dtype == "float16" else 1e-6)
+    np.testing.assert_allclose(dx, slope, rtol=2e-3 if dtype == "float16" else 1e-6)
+
+
+def test_no_mask_is_in_memory(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = importlib.import_module("phalanx.core.kernels.cuda.draws")
+    table = importlib.import_module("phalanx.core.kernels.table").table("cuda")
+    assert table["philox_mask"] is draws.philox_mask
+    for name in ("philox_mask", "dropout_apply"):
+        monkeypatch.setitem(table, name, None)
+    x = phalanx.ones(4, 5, device=device, requires_grad=True)
+    y = F.dropout(x, 0.5)
+    y.sum().backward()
+    assert bits(x.grad.cpu().numpy()) == bits(y.detach().cpu().numpy())

@@ -1,0 +1,51 @@
+"""Faults for the texts of kernels that go row by row: file, text, what it becomes, tests, and which of them."""
+
+from __future__ import annotations
+
+ROWS, NORM, ELEMENT, TABLE, STEP, HEAD = (
+    f"test_{name}.py" for name in ("rows", "norm", "elementwise", "embedding", "recurrent", "linear_loss")
+)
+FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
+    ("common.cuh", "k0 += 0x9E3779B9u;", "k0 += 0x9E3779B8u;", ELEMENT, "words"),
+    ("rows.cuh", "return blockDim.x == 32 ? warp_reduce<Join>(value) : block_reduce<Join>(value);", "return warp_reduce<Join>(value);", ROWS, "softmax"),
+    ("rows.cuh", "* sizeof(T)) | ... | (unsigned long long)arrays) % 16 == 0;", "* sizeof(T)) | ... | (unsigned long long)arrays) % 1 == 0;", ROWS, "softmax"),
+    ("rows.cuh", "each(&value, at, Count<1>());\n        to[at] = from_float<T>(value);", "", HEAD, "beside"),
+    ("rows.cu", "held[k] *= scale;", "held[k] *= scale * 1.001f;", ROWS, "softmax"),
+    ("rows.cu", "            sum *= share<T>(top, higher);\n", "", ROWS, "softmax"),
+    ("rows.cu", "        if (top != -INFINITE) {", "        {", ROWS, "infinity"),
+    ("rows.cu", "top == -INFINITE ? 0.0f : sum * share<T>(top, all)", "sum", ROWS, "softmax"),
+    ("rows.cu", "return c == label ? d - own : d;", "return d;", ROWS, "cross_entropy"),
+    ("rows.cu", "skips(row) ? 0.0f : fits(row) ? weight_of(labels[row]) : NOT_A_NUMBER;", "fits(row) ? weight_of(labels[row]) : NOT_A_NUMBER;", ROWS, "cross_entropy"),
+    ("rows.cu", "every = target.skips(row) ? 0.0f : g", "every = g", ROWS, "smoothing"),
+    ("rows.cu", "gradient[r * step], weight_sum", "gradient[0], weight_sum", ROWS, "cross_entropy"),
+    ("rows.cu", "total && *total != 0.0f ? 1.0f / *total : 1.0f", "total ? 1.0f / *total : 1.0f", HEAD, "ignored"),
+    ("rows.cu", "    __syncthreads();  // the label's logit has been read\n", "", HEAD, "beside"),
+    ("norm.cu", "                if (turn > 0) {", "                if (turn > 1) {", NORM, "test_norms"),
+    ("norm.cu", "        __syncthreads();\n    }\n    if (threadIdx.y + 1 < blockDim.y) return;", "    }\n    if (threadIdx.y + 1 < blockDim.y) return;", NORM, "test_norms"),
+    ("norm.cu", "p < count; p += 8) sum", "p < count - 1; p += 8) sum", NORM, "test_norms"),
+    ("norm.cu", "for (int k = 0; k < N; ++k) v[k] += xs[k];", ";", NORM, "test_norms"),
+    ("norm.cu", "const float centred = R::has(k, columns) ? R::at(held, k) - mean : 0.0f;", "const float centred = R::at(held, k) - mean;", NORM, "test_norms"),
+    ("norm.cu", "v[0] = more ? d + to_float(more[at + c]) : d;", "v[0] = d;", NORM, "test_norms"),
+    ("norm.cu", "return wide ? static_cast<const float*>(values)[c] : ", "return ", NORM, "floats"),
+    ("elementwise.cu", "    for (i64 i = packs * N + global_thread(); i < n; i += global_threads()) y[i]", "    for (i64 i = packs * N + 1 + global_thread(); i < n; i += global_threads()) y[i]", ELEMENT, "relu"),
+    ("elementwise.cu", "return x <= 0.0f ? 0.0f : x;", "return x > 0.0f ? x : 0.0f;", ELEMENT, "relu"),
+    ("elementwise.cu", "0.134145f", "0.044715f", ELEMENT, "gelu"),
+    ("elementwise.cu", "to_float(g[i * g_step])", "to_float(g[0])", ELEMENT, "binary"),
+    ("random.cu", "random_words(i * (N / 4) + block, draw);", "random_words(i * (N / 4), draw);", ELEMENT, "dropout"),
+    ("random.cu", "random_words(first_block + i, draw);", "random_words(i, draw);", ELEMENT, "words"),
+    ("random.cu", "values[block * 4 + k] *= words.at[k] >= threshold", "values[block * 4 + k] *= words.at[k] > threshold + 99999999u", ELEMENT, "dropout"),
+    ("reduce.cu", "for (int line = 1; line < LINES; ++line) sum += shares[line][k];", "for (int line = 2; line < LINES; ++line) sum += shares[line][k];", TABLE, "bias"),
+    ("reduce.cu", "n < samples && n < from + count; ++n", "n < samples && n < from + count - 1; ++n", TABLE, "channel"),
+    ("reduce.cu", "const float* x = blockIdx.y ? b : a;", "const float* x = a;", ROWS, "sums"),
+    ("embedding.cu", "entered = k == 0 && key_of[0] == key;", "entered = false;", TABLE, "backward"),
+    ("embedding.cu", "if (begin > 0 && keys[begin] == key && keys[begin - 1] == key) return;", "", TABLE, "backward"),
+    ("embedding.cu", "for (int w = 0; w < warp; ++w) to += ", "for (int w = 1; w < warp; ++w) to += ", TABLE, "sorting"),
+    ("embedding.cu", "            alike &= set ? lanes : ~lanes;", "            alike &= lanes;", TABLE, "sorting"),
+    ("embedding.cu", "index >= rows || index == padding ? (unsigned)rows", "index >= rows ? (unsigned)rows", TABLE, "sorting"),
+    ("embedding.cu", "(i + 1 == n || keys[i + 1] != keys[i])", "(i == 0 || keys[i - 1] != keys[i])", TABLE, "places"),
+    ("embedding.cu", "(value < 0 || value >= count)", "(value >= count)", "test_reports.py", "host_waits"),
+    ("recurrent.cu", "memory[i] = carried * forget;", "memory[i] = carried;", STEP, "lstm"),
+    ("recurrent.cu", "before_h[at] = hidden[i];", "", STEP, "lstm"),
+    ("recurrent.cu", "state[i] = now * z;", "state[i] = now;", STEP, "gru"),
+    ("recurrent.cu", "now = state[i] + (dy ? dy[at] : 0.0f);\n        gates[at]", "now = state[i];\n        gates[at]", STEP, "rnn"),
+)  # fmt: skip
