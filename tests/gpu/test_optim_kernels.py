@@ -161,8 +161,28 @@ def test_float64_goes_to_the_reference(device: str) -> None:
 
 
 def _dtype(name: str) -> Any:
-    if name == "float16":
-        return np.dtype(np.float16)
+    if name != "bfloat16":
+        return np.dtype(name)
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (7, 7)])
+def test_muon_is_the_references_and_tells_the_host_nothing(
+    device: str, shape: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    options = {"lr": 0.1, "rate": 0.2, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
+    options |= {"coefficients": (3.4445, -4.775, 2.0315), "steps": 5, "eps": 1e-7}
+    narrow = [draw.standard_normal(shape).astype(_dtype(dtype)) for _ in range(3)]
+    expected = [each.astype(np.float32) for each in narrow]
+    arrays = [backend.cupy().asarray(each) for each in narrow]
+    _reference("muon_update")(*expected, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.cupy().ndarray, "get", None)
+        table(device)["muon_update"](*arrays, **options)
+    tolerance = 1e-4 if dtype == "float32" else 3e-2
+    for mine, theirs in zip(arrays, expected, strict=True):
+        np.testing.assert_allclose(_host(mine), theirs, rtol=tolerance, atol=tolerance)

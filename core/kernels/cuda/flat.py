@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import array_module, cupy
-from ...flat import chunk_grid
+from ...flat import CHUNK, chunk_grid
 from .. import reference_optim, reference_optim_norms
 from .launch import launch, suffix
 from .optim import BLOCK, blocks_for, numbers, serves
@@ -68,18 +68,29 @@ def chunk_norms(flat: Array, norm_type: float) -> np.ndarray:
     return chunk_norms_of([flat], norm_type)
 
 
-def clip_by_norm(arrays: Sequence[Array], max_norm: float, norm_type: float) -> Array:
-    """As ``reference_optim_norms.clip_by_norm``, without a word from the device back to the host."""
-    if not _served(arrays) or sum(-(-array.size // 16384) for array in arrays) > MOST_CHUNKS:
-        return reference_optim_norms.clip_by_norm(arrays, max_norm, norm_type)
+def _joint(arrays: Sequence[Array], max_norm: float, norm_type: float) -> tuple[Array, Array, Array]:
+    """The table of chunks, the joint norm (float64), and what makes it at most ``max_norm`` (float32), on the device."""
     table, found = _norms(arrays, norm_type)
     norm, scale = cupy().empty((), np.float64), cupy().empty((), np.float32)
     power = np.float64(1.0 if norm_type == math.inf else norm_type)
     launch(
         "flat", "norm_of_chunks", 1, 1024, found, len(table), _kind(norm_type), power, np.float64(max_norm), norm, scale
     )
+    return table, norm, scale
+
+
+def clip_by_norm(arrays: Sequence[Array], max_norm: float, norm_type: float) -> Array:
+    """As ``reference_optim_norms.clip_by_norm``, without a word from the device back to the host."""
+    if not _served(arrays) or sum(-(-array.size // CHUNK) for array in arrays) > MOST_CHUNKS:
+        return reference_optim_norms.clip_by_norm(arrays, max_norm, norm_type)
+    table, norm, scale = _joint(arrays, max_norm, norm_type)
     launch("flat", f"scale_{suffix(arrays[0].dtype)}", len(table), BLOCK, table, scale)
     return norm
+
+
+def two_norm(flat: Array) -> Array:
+    """The Euclidean norm of one parameter over the chunk grid, float64 of no dimension, on the device."""
+    return _joint([flat], math.inf, 2.0)[1]
 
 
 # ---- whether all is finite, and hashes -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from .launch import describe
 
 __all__ = ["MODULES", "describe", "load"]
 
-MODULES: tuple[str, ...] = (".optim", ".flat", ".batch_norm", ".pool", ".im2col", ".resample")
+MODULES: tuple[str, ...] = (".optim", ".muon", ".flat", ".batch_norm", ".pool", ".im2col", ".resample")
 """Modules of this package; each lists its kernels in ``KERNELS``."""
 
 
