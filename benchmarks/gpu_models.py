@@ -56,12 +56,24 @@ def on(library: Library, device: str, half: bool) -> Any:
 
 
 def _gpt2(library: Library, size: Size) -> Any:
-    """Radford et al. 2019: tokens (B, T) -> logits (B * T, V); the head is the embedding."""
+    """Radford et al. 2019: tokens and those that follow (B, T) -> the loss; the head is the embedding."""
     layers, dim, heads, context, vocabulary = size.numbers
     nn, functional, root = library.nn, library.functional, library.root
 
+    ours = library.name == "phalanx"
+
+    def join(norm: Any, x: Any, branch: Any) -> tuple[Any, Any]:
+        if ours:
+            return functional.add_layer_norm(x, branch, dim, norm.weight, norm.bias)
+        x = x + branch
+        return x, norm(x)
+
+    def low(x: Any) -> Any:
+        """Ours keeps sums of branches in bfloat16; PyTorch's autocast would make its norms' output float32 again."""
+        return x.to(root.bfloat16) if ours else x
+
     class Block(nn.Module):
-        """(B, T, D) to the same."""
+        """A sum and a branch that has still to be added to it, to the same."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -69,14 +81,16 @@ def _gpt2(library: Library, size: Size) -> Any:
             self.joined, self.projection = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
             self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
 
-        def forward(self, x: Any) -> Any:
-            b, t, d = x.shape
-            x = x + self.projection(self.attend(self.joined(self.norm1(x)).reshape(b, t, 3, heads, d // heads)))
-            return x + self.mlp(self.norm2(x))
+        def forward(self, x: Any, branch: Any) -> tuple[Any, Any]:
+            x, y = join(self.norm1, x, branch)
+            b, t, d = y.shape
+            y = self.projection(self.attend(self.joined(y).reshape(b, t, 3, heads, d // heads)))
+            x, y = join(self.norm2, x, y)
+            return x, self.mlp(y)
 
         def attend(self, packed: Any) -> Any:
             b, t, _, h, width = packed.shape
-            if library.name == "phalanx":
+            if ours:
                 return functional.packed_attention(packed, is_causal=True).reshape(b, t, h * width)
             q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
             y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -90,13 +104,21 @@ def _gpt2(library: Library, size: Size) -> Any:
             self.norm = nn.LayerNorm(dim)
             self.register_buffer("places", root.arange(context))
 
-        def forward(self, tokens: Any) -> Any:
-            x = self.tokens(tokens) + self.positions(self.places)
+        def forward(self, tokens: Any, targets: Any) -> Any:
+            x, branch = low(self.tokens(tokens)), low(self.positions(self.places))
             for block in self.blocks:
-                x = block(x)
-            return functional.linear(self.norm(x), self.tokens.weight).reshape(-1, vocabulary)
+                x, branch = block(x, branch)
+            _, y = join(self.norm, x, branch)
+            if ours:
+                return functional.linear_cross_entropy(y, self.tokens.weight, targets)
+            logits = functional.linear(y, self.tokens.weight)
+            return functional.cross_entropy(logits.reshape(-1, vocabulary), targets.reshape(-1))
 
     return GPT2()
+
+
+def _own_loss(library: Library, model: Any, x: Any, y: Any) -> Any:
+    return model(x, y)
 
 
 def _text(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +213,7 @@ def _small(name: str, optimizer: str = "Adam") -> Workload:
 
 CASES = {
     "gpt2": Workload(
-        "GPT-2 124M, 32 x 1024 tokens, bfloat16", _gpt2, _text, _cross_entropy, Size(32, (12, 768, 12, 1024, 50304)),
+        "GPT-2 124M, 32 x 1024 tokens, bfloat16", _gpt2, _text, _own_loss, Size(32, (12, 768, 12, 1024, 50304)),
         Size(2, (1, 16, 2, 16, 64)), _adamw, True, "tokens", lambda size: size.batch * size.numbers[3], _gpt2_flops,
     ),
     "resnet50": Workload(

@@ -35,6 +35,11 @@ class Attention(nn.Module):
         return self.proj(F.packed_attention(packed, is_causal=True).reshape(B, T, C))
 
 
+def joined(norm, x, branch):
+    """x + branch, and its norm, in one pass."""
+    return F.add_layer_norm(x, branch, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
 class Block(nn.Module):
     def __init__(self, dim, heads):
         super().__init__()
@@ -42,29 +47,34 @@ class Block(nn.Module):
         self.attention = Attention(dim, heads)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Linear(4 * dim, dim))
 
-    def forward(self, x):
-        x = x + self.attention(self.ln1(x))
-        return x + self.mlp(self.ln2(x))
+    def forward(self, x, branch):
+        x, y = joined(self.ln1, x, branch)
+        x, y = joined(self.ln2, x, self.attention(y))
+        return x, self.mlp(y)
 
 
 class GPT2(nn.Module):
-    def __init__(self, vocab, context, layers, dim, heads):
+    def __init__(self, vocab, context, layers, dim, heads, dtype):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(vocab, dim), nn.Embedding(context, dim)
         self.blocks = nn.ModuleList([Block(dim, heads) for _ in range(layers)])
-        self.ln = nn.LayerNorm(dim)
+        self.ln, self.dtype = nn.LayerNorm(dim), dtype
         for name, weight in self.named_parameters():
             if weight.dim() > 1:  # ends of branches add up
                 ends = name.endswith(("proj.weight", "mlp.2.weight"))
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * layers) if ends else 0.02)
         self.register_buffer("places", phalanx.arange(context), persistent=False)
 
-    def forward(self, x):
-        x = x.to(self.wte.weight.device)
-        x = self.wte(x) + self.wpe(self.places[: x.shape[1]])
+    def forward(self, tokens, targets=None):
+        """Logits (B, T, V) of tokens (B, T), or with targets the loss, for which logits are never all in memory."""
+        tokens = tokens.to(self.wte.weight.device)
+        x, branch = self.wte(tokens).to(self.dtype), self.wpe(self.places[: tokens.shape[1]]).to(self.dtype)
         for block in self.blocks:
-            x = block(x)
-        return F.linear(self.ln(x), self.wte.weight)
+            x, branch = block(x, branch)
+        _, y = joined(self.ln, x, branch)
+        if targets is None:
+            return F.linear(y, self.wte.weight)
+        return F.linear_cross_entropy(y, self.wte.weight, targets)
 
 
 def drawn(path, vocab, count=200_000):
@@ -117,7 +127,8 @@ def main():
     train, held_out = Subset(data, range(border)), Subset(data, range(border, len(data))[: args.limit])
     loader = DataLoader(train, args.batch_size, shuffle=True)
 
-    model = GPT2(args.vocab, args.context, args.layers, args.dim, args.heads).to(args.device)
+    dtype = phalanx.bfloat16 if args.precision == "bf16" else phalanx.float32
+    model = GPT2(args.vocab, args.context, args.layers, args.dim, args.heads, dtype).to(args.device)
     parallel = phalanx.DataParallel(model)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0}
@@ -129,15 +140,12 @@ def main():
     ledger = phalanx.Ledger(args.ledger, parallel, optimizer)
     count = sum(p.numel() for p in model.parameters()) - model.wpe.weight.numel()
     flops = 6 * count + 12 * args.layers * args.dim * args.context  # of a token, forward and backward
-    precision = phalanx.autocast(args.device, phalanx.bfloat16, enabled=args.precision == "bf16")
+    precision = phalanx.autocast(args.device, dtype, enabled=args.precision == "bf16")
     peak = phalanx.cuda.peak_flops() if args.device == "cuda" and args.precision == "bf16" else None
-
-    def loss_of(logits, y):
-        return F.cross_entropy(logits.flatten(0, 1), y.to(args.device).flatten())
 
     def learn(x, y, share):
         with precision:
-            loss = loss_of(parallel(x), y)
+            loss = parallel(x, y)
         (loss * share).backward()
 
     learn = phalanx.capture(learn) if args.capture else learn
@@ -161,7 +169,13 @@ def main():
     if args.checkpoint_dir:
         checkpoint.save()
     with precision:
-        result = phalanx.evaluate(parallel, held_out, loss=loss_of, batch_size=min(8, args.batch_size))
+        loss_of = nn.CrossEntropyLoss()
+        result = phalanx.evaluate(
+            parallel,
+            held_out,
+            loss=lambda logits, y: loss_of(logits.flatten(0, 1), y.to(args.device).flatten()),
+            batch_size=8,
+        )
     if phalanx.rank() == 0:
         print(f"held-out loss {result['loss']:.4f}")
 
