@@ -20,6 +20,7 @@ from . import init
 from .attention import MultiheadAttention
 from .container import ModuleList
 from .dropout import Dropout
+from .fusion_norm import summed
 from .linear import Linear
 from .module import Module
 from .norm import LayerNorm
@@ -95,10 +96,10 @@ class TransformerEncoderLayer(Module):
         masks = (src_mask, src_key_padding_mask, is_causal)
         if self.norm_first:
             normed = self.norm1(src)
-            x = src + self.dropout1(_attended(self.self_attn, normed, normed, *masks))
-            return x + self._feed(self.norm2(x))
-        x = self.norm1(src + self.dropout1(_attended(self.self_attn, src, src, *masks)))
-        return self.norm2(x + self._feed(x))
+            x, normed = summed(src, self.dropout1(_attended(self.self_attn, normed, normed, *masks)), self.norm2)
+            return x + self._feed(normed)
+        _, x = summed(src, self.dropout1(_attended(self.self_attn, src, src, *masks)), self.norm1)
+        return summed(x, self._feed(x), self.norm2)[1]
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
@@ -197,12 +198,12 @@ class TransformerDecoderLayer(Module):
         x = tgt
         if self.norm_first:
             normed = self.norm1(x)
-            x = x + self.dropout1(_attended(self.self_attn, normed, normed, *own))
-            x = x + self.dropout2(_attended(self.multihead_attn, self.norm2(x), memory, *other))
-            return x + self._feed(self.norm3(x))
-        x = self.norm1(x + self.dropout1(_attended(self.self_attn, x, x, *own)))
-        x = self.norm2(x + self.dropout2(_attended(self.multihead_attn, x, memory, *other)))
-        return self.norm3(x + self._feed(x))
+            x, normed = summed(x, self.dropout1(_attended(self.self_attn, normed, normed, *own)), self.norm2)
+            x, normed = summed(x, self.dropout2(_attended(self.multihead_attn, normed, memory, *other)), self.norm3)
+            return x + self._feed(normed)
+        _, x = summed(x, self.dropout1(_attended(self.self_attn, x, x, *own)), self.norm1)
+        _, x = summed(x, self.dropout2(_attended(self.multihead_attn, x, memory, *other)), self.norm2)
+        return summed(x, self._feed(x), self.norm3)[1]
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))

@@ -19,7 +19,6 @@ FAULTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("rows.cu", "every = target.skips(row) ? 0.0f : g", "every = g", ROWS, "smoothing"),
     ("rows.cu", "gradient[r * step], weight_sum", "gradient[0], weight_sum", ROWS, "cross_entropy"),
     ("rows.cu", "total && *total != 0.0f ? 1.0f / *total : 1.0f", "total ? 1.0f / *total : 1.0f", HEAD, "ignored"),
-    ("rows.cu", "    __syncthreads();  // the label's logit has been read\n", "", HEAD, "beside"),
     ("norm.cu", "                if (turn > 0) {", "                if (turn > 1) {", NORM, "test_norms"),
     ("norm.cu", "        __syncthreads();\n    }\n    if (threadIdx.y + 1 < blockDim.y) return;", "    }\n    if (threadIdx.y + 1 < blockDim.y) return;", NORM, "test_norms"),
     ("norm.cu", "p < count; p += 8) sum", "p < count - 1; p += 8) sum", NORM, "test_norms"),
