@@ -31,10 +31,10 @@ PICK = frozenset(["index", "index_select", "gather"])
 """Ops that pick elements, whose gradients are sums."""
 SERVED = frozenset(
     """
-    add sub mul relu gelu silu sigmoid tanh linear linear_gelu linear_relu feed_forward matmul attention packed_attention
-    softmax log_softmax cross_entropy nll_loss dropout embedding
-    layer_norm rms_norm batch_norm_train batch_norm_eval batch_norm_relu batch_norm_add_relu batch_norm_relu_pool relu_pool conv1d conv2d conv3d
-    conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    add sub mul relu gelu silu sigmoid tanh linear linear_gelu linear_relu feed_forward matmul attention packed_attention softmax
+    log_softmax cross_entropy nll_loss linear_cross_entropy dropout dropout_draw embedding layer_norm rms_norm add_layer_norm
+    add_rms_norm batch_norm_train batch_norm_eval batch_norm_relu batch_norm_add_relu batch_norm_relu_pool relu_pool conv1d conv2d
+    conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d rnn lstm gru index index_select
     """.split()  # noqa: SIM905
 )

@@ -54,9 +54,11 @@ class Casting:
 
     def __call__(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         name = op.name
+        if name in FIRST:
+            first, rest = inputs[: FIRST[name]], inputs[FIRST[name] :]
+            return (*(map(self._low, first) if name in LOW else self._widest(first)), *rest)
         if name in LOW:
-            count = FIRST.get(name, len(inputs))
-            return (*[self._low(x) for x in inputs[:count]], *inputs[count:])
+            return tuple([self._low(x) for x in inputs])
         if name in FLOAT32:
             return tuple([self.cast(x, _FLOAT32) for x in inputs])
         if name in WIDEST:

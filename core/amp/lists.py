@@ -14,8 +14,8 @@ LOW = frozenset(
 )
 """Products: what tensor cores do, with sums in float32."""
 
-FIRST = {"linear_cross_entropy": 2}
-"""Of these only so many inputs become low: others are weights of classes."""
+FIRST = {"linear_cross_entropy": 2, "add_layer_norm": 2, "add_rms_norm": 2, "batch_norm_add_relu": 2}
+"""Of these only so many inputs are cast: others are weights of classes, or parameters that may stay float32."""
 
 FLOAT32 = frozenset(
     """
@@ -26,5 +26,9 @@ FLOAT32 = frozenset(
 )
 """What halves overflow or lose digits in."""
 
-WIDEST = frozenset("cat stack where index_put scatter_reduce atan2 add sub mul div maximum minimum".split())  # noqa: SIM905
+WIDEST = frozenset(
+    """
+    cat stack where index_put scatter_reduce atan2 add_layer_norm add_rms_norm batch_norm_add_relu add sub mul div maximum minimum
+    """.split()  # noqa: SIM905
+)
 """Whose inputs must be of one dtype: the widest among them."""

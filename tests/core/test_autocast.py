@@ -90,6 +90,20 @@ def test_two_dtypes_meet_in_the_wider() -> None:
         assert (b.double() @ b.double()).dtype == np.float64  # float64 is left alone, as in PyTorch
 
 
+def test_sums_before_norms() -> None:
+    """Input and residual meet in the wider dtype; weights stay float32 beside halves."""
+    norm = nn.LayerNorm(4)
+    x, residual = phalanx.randn(3, 4).bfloat16(), phalanx.randn(3, 4)
+    with low():
+        assert [out.dtype.name for out in F.add_layer_norm(x, residual, (4,), norm.weight, norm.bias)] == [
+            "float32"
+        ] * 2
+        h, y = F.add_layer_norm(x, residual.bfloat16(), (4,), norm.weight, norm.bias)
+    assert h.dtype == y.dtype == BFLOAT16
+    y.float().sum().backward()
+    assert norm.weight.grad.dtype == norm.bias.grad.dtype == np.float32 and norm.bias.grad.tolist() == [3.0] * 4
+
+
 def test_all_lists_name_ops() -> None:
     from phalanx.core.amp import lists
 

@@ -15,6 +15,7 @@ from phalanx import nn, optim
 from phalanx.amp import GradScaler
 from phalanx.data import DataLoader, TensorDataset
 from phalanx.dist.communicators.threads import run_threads
+from phalanx.dist.group import current
 from tests.ranks.zero_runs import digest, on_ranks
 
 SAMPLES, CLASSES, SHARDS = 45, 5, 4
@@ -161,7 +162,7 @@ def test_all_ranks_leave_out_the_same_step() -> None:
 
 def all_low(folder: Path) -> Any:
     """Parameters, gradients and optimizer state in bfloat16; saved, and gone on with."""
-    group = phalanx.joined()
+    group = current()
     model = phalanx.DataParallel(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 140), nn.ReLU(), nn.Linear(140, CLASSES)).bfloat16()
     )
@@ -178,9 +179,9 @@ def all_low(folder: Path) -> Any:
         optimizer.step()
     checkpointer.save()
     predicted = phalanx.predict(model, dataset.tensors[0])
-    total = np.full(3000, group.rank + 1, phalanx.bfloat16)  # type: ignore[union-attr]
-    group.communicator.all_reduce(total, name="total").wait()  # type: ignore[union-attr]
-    assert predicted.dtype == phalanx.bfloat16 and float(total[-1]) == group.size * (group.size + 1) / 2  # type: ignore[union-attr]
+    total = np.full(3000, group.rank + 1, phalanx.bfloat16)
+    group.communicator.all_reduce(total, name="total").wait()
+    assert predicted.dtype == phalanx.bfloat16 and float(total[-1]) == group.size * (group.size + 1) / 2
     return begun, digest(model, optimizer), predicted.tobytes()
 
 
