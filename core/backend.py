@@ -128,6 +128,11 @@ def device_kind(array: Any) -> str:
     return "cpu" if type(array) is np.ndarray or array_module(array) is np else "cuda"
 
 
+def address(array: Any) -> int:
+    """Where the array's first element lies in the memory of its device."""
+    return int(array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr)
+
+
 class Device:
     """A place for arrays: ``Device("cpu")``, ``Device("cuda")``, ``Device("cuda:1")`` or ``Device("cuda", 1)``.
 

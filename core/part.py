@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import address, array_module, device_kind, is_array
 from .kernels.table import chosen
 from .op import Array
 
@@ -86,7 +87,7 @@ class Part:
         if end != self.shape[axis]:  # type: ignore[index]
             return None
         gradients = [self.pieces[n][1] for n in order]
-        beside = self._beside(gradients, axis, single) if chosen() == "fast" else None
+        beside = self._beside(gradients, axis, single) if chosen(device_kind(gradients[0])) == "fast" else None
         if beside is not None:
             return beside
         strides = gradients[0].strides
@@ -101,9 +102,9 @@ class Part:
         """The memory that the gradients lie in, if they lie there as they would lie in the whole."""
         first, base = gradients[0], gradients[0].base
         strides = first.strides
-        if base.__class__ is not np.ndarray or not base.flags.c_contiguous or math.prod(self.shape) != base.size:
+        if not is_array(base) or not base.flags.c_contiguous or math.prod(self.shape) != base.size:
             return None
-        starts = [g.__array_interface__["data"][0] for g in gradients]
+        starts = [address(g) for g in gradients]
         if single:
             step = starts[1] - starts[0]
             steps, strides = [step] * len(gradients), strides[:axis] + (step,) + strides[axis:]
@@ -113,8 +114,11 @@ class Part:
             return None
         if any(b - a != step for a, b, step in zip(starts, starts[1:], steps, strict=False)) or min(strides) <= 0:
             return None
-        offset = starts[0] - base.__array_interface__["data"][0]
-        return None if offset else np.ndarray(self.shape, first.dtype, base, 0, strides)
+        if starts[0] != address(base) or first.dtype != base.dtype:
+            return None
+        if isinstance(base, np.ndarray):
+            return np.ndarray(self.shape, first.dtype, base, 0, strides)
+        return array_module(base).lib.stride_tricks.as_strided(base, self.shape, strides)
 
 
 def simple(key: Any) -> bool:

@@ -15,6 +15,7 @@ from phalanx.core.amp import precision
 from phalanx.core.kernels import reference_attention
 from phalanx.core.kernels.cuda import attention, cudnn
 from phalanx.core.kernels.table import kernel
+from phalanx.core.part import Part
 
 F = phalanx.nn.functional
 DTYPES = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
@@ -142,7 +143,40 @@ def test_operands_cut_out_of_a_product_are_not_copied() -> None:
     got = kernel("attention_backward", "cuda")(on_device(g, "bfloat16"), q, k, v, saved, 0.2, True)
     for mine, theirs in zip(got, reference_attention.attention_backward(g, *parts, weights, 0.2, True), strict=True):
         close(mine, theirs, "bfloat16")
-        assert mine.swapaxes(1, 2).flags.c_contiguous
+        assert mine.strides == q.strides
+
+
+@pytest.mark.parametrize("cut", ["split", "index"])
+def test_gradients_of_one_product_lie_where_the_product_does(cut: str) -> None:
+    """As scripts for PyTorch cut it: the graph finds the three gradients side by side and copies nothing."""
+    (product,) = draw("float16", (2, 9, 3 * 32))
+    x = phalanx.tensor(product.astype(np.float16), device="cuda", requires_grad=True)
+    joined = x * 1.0
+    if cut == "split":
+        q, k, v = (part.view(2, 9, 2, 16).transpose(1, 2) for part in joined.split(32, dim=2))
+    else:
+        q, k, v = joined.reshape(2, 9, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    (g,) = draw("float16", (2, 2, 9, 16))
+    y.backward(phalanx.tensor(g.astype(np.float16), device="cuda"))
+    packed = product.reshape(2, 9, 3, 2, 16)
+    _, saved = reference_attention.packed_attention_forward(packed, 0.25, True)
+    expected = reference_attention.packed_attention_backward(g.swapaxes(1, 2), packed, saved, 0.25, True)
+    assert x.grad is not None
+    close(x.grad.array, expected.reshape(product.shape), "float16")
+    arrays = [part.array for part in (q, k, v)]
+    _, kept = kernel("attention_forward", "cuda")(*arrays, 0.25, True)
+    made = kernel("attention_backward", "cuda")(on_device(g, "float16"), *arrays, kept, 0.25, True)
+    if cut == "index":
+        part = Part((3, 2, 2, 9, 16), [(i, made[i]) for i in (1, 0, 2)])
+        whole = part.whole()
+        assert backend.address(whole) == backend.address(made[0]) and whole.shape == part.shape
+        assert (host(whole) == np.stack([host(one) for one in made])).all()
+    else:
+        flat = [one.swapaxes(1, 2).reshape(2, 9, 32) for one in made]
+        part = Part((2, 9, 96), [((Ellipsis, slice(32 * i, 32 * i + 32)), flat[i]) for i in range(3)])
+        assert backend.address(part.whole()) == backend.address(made[0])
+        assert (host(part.whole()) == np.concatenate([host(one) for one in flat], -1)).all()
 
 
 def test_what_does_not_lie_in_rows_is_copied() -> None:

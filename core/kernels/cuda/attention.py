@@ -144,6 +144,24 @@ def _like(x: Array, width: int) -> Array:
     return made.transpose([order.index(axis) for axis in range(x.ndim)])
 
 
+def _beside(arrays: Sequence[Array]) -> list[Array]:
+    """New arrays like these three; parts of one array if these are (cut out of one product), and then in the same places."""
+    first = arrays[0]
+    if first.base is not None and all(
+        x.base is first.base and x.shape == first.shape and x.strides == first.strides for x in arrays
+    ):
+        starts = [x.data.ptr for x in arrays]
+        step = starts[1] - starts[0]
+        if step == starts[2] - starts[1] > 0:
+            shape, strides = (3, *first.shape), (step, *first.strides)
+            order = sorted(range(len(shape)), key=lambda axis: (-strides[axis], axis))
+            whole = array_module(first).empty([shape[axis] for axis in order], first.dtype)
+            parts = list(whole.transpose([order.index(axis) for axis in range(len(order))]))
+            if all(_in_rows(x) is x for x in parts):
+                return parts
+    return [_like(x, x.shape[-1]) for x in arrays]
+
+
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +213,7 @@ def attention_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """As ``reference_attention.attention_backward``; cuDNN makes all three gradients whatever is needed."""
     if isinstance(saved, Kept) and gradient.dtype == query.dtype:
-        made = [_like(x, x.shape[-1]) for x in (query, key, value)]
+        made = _beside((query, key, value))
         if _backward(gradient, query, key, value, saved, made, scale, causal):
             dquery, dkey, dvalue = (x if needed else None for x, needed in zip(made, needs, strict=True))
             return dquery, dkey, dvalue
