@@ -7,6 +7,7 @@ step returns is copied out. Where anything cannot be captured the program runs w
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from operator import is_
 from typing import Any
@@ -23,6 +24,20 @@ MOST = 8
 _NONE, _SLOT, _OTHER = range(3)
 
 
+class Memory:
+    """The pool of all graphs of a captured step, which never run at the same time: what one leaves another takes."""
+
+    def __init__(self) -> None:
+        self.pool: Any = None
+        self.busy = threading.Lock()
+        """Held while graphs run: what they read and write is in one place, which two threads cannot share."""
+
+    def ready(self) -> None:
+        """Before a capture: what plain steps have left in the usual pool is given back, or a model would need its memory twice."""
+        self.pool = self.pool or cupy().cuda.MemoryPool()
+        cupy().get_default_memory_pool().free_all_blocks()
+
+
 class _Set:
     """The graphs for one state of the gradients, by piece."""
 
@@ -37,7 +52,7 @@ class _Set:
 class Graphs:
     """All graphs of one program: a set for each state that gradients are in when it begins."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, memory: Memory) -> None:
         self.pieces, self.source = cut(recorder, {"fed": self._fed, "observed": self._observed})
         self.reason: str | None = None
         """Why there are none."""
@@ -47,7 +62,7 @@ class Graphs:
         self._known: list[Any] | None = None
         self._sets: dict[Any, _Set] = {}
         self._remade = 0
-        self._pool: Any = None
+        self._memory = memory
         self._making: Graph | None = None
         self._by_host: list[set[str]] = []
         """For each piece what those behind it that are no graphs take."""
@@ -115,12 +130,16 @@ class Graphs:
                 self.reason = "parameters, gradients or buffers keep moving to other memory"
                 return None
             self._known, self._sets = known, {}
-            self._pool = cupy().cuda.MemoryPool()
         key = (*states, statistics.collecting())
         found = self._sets.get(key)
         if found is None:
+            self._memory.ready()
             found = self._sets[key] = _Set()
         return found
+
+    def release(self) -> None:
+        """Give the memory back; graphs are captured anew at the next call."""
+        self._sets = {}
 
     def _graph(self, chosen: _Set, number: int, piece: Piece, values: dict[str, Any]) -> bool:
         """Launch the graph of a piece, which is made if there is none; False if that fails."""
@@ -140,7 +159,7 @@ class Graphs:
         if self.reason is None:
             self._making = found
             try:
-                results = captured(found, lambda: piece.function(*given), self._pool)
+                results = captured(found, lambda: piece.function(*given), self._memory.pool)
             except Exception as error:
                 first = str(error).partition("\n")[0]
                 self.reason = f"{type(error).__name__} in the capture: {first[:200]}"

@@ -12,7 +12,7 @@ from ..kernels.table import chosen
 from ..live import now
 from ..mode import mode
 from ..node import Variable
-from .graphs import Graphs
+from .graphs import Graphs, Memory
 from .guard import Guard
 from .program import compiled
 from .recorder import Recorder
@@ -70,7 +70,7 @@ class CapturedStep:
         """Calls that were replayed."""
         self.graphs = 0
         """Of these, those that CUDA graphs did."""
-        self._with_graphs = graphs
+        self._with_graphs, self._memory = graphs, Memory()
         self._shapes: dict[Any, _Shape] = {}
         self._program = ""
         self._lock = threading.Lock()
@@ -122,15 +122,18 @@ class CapturedStep:
 
     def _launch(self, variant: _Variant, graphs: Graphs, arrays: list[Any]) -> Any:
         """Replay by CUDA graphs where that goes."""
-        if graphs.reason is None:
-            result = graphs(arrays)
+        if graphs.reason is None and self._memory.busy.acquire(blocking=False):
+            try:
+                result = graphs(arrays)
+            finally:
+                self._memory.busy.release()
             if graphs.reason is None:
                 self.graphs += 1
                 return result
             self._warn(f"the step is replayed without CUDA graphs: {graphs.reason}")
         else:
             result = variant.replay(arrays)
-        self.why = f"replayed, without CUDA graphs: {graphs.reason}"
+        self.why = f"replayed, without CUDA graphs: {graphs.reason or 'another thread is in them'}"
         return result
 
     # -- recording -------------------------------------------------------------------------------------------------------
@@ -145,6 +148,8 @@ class CapturedStep:
             checked = next((v for v in known.variants if v.guard.difference() is None), None)
             earlier = checked.recorder if checked else earlier
             known.replays = 0
+            if checked is not None and checked.graphs is not None:
+                checked.graphs.release()  # the plain step needs as much memory
         guard = None
         if earlier is not None:
             guard = Guard(self.step, list(earlier.modules.values()), list(earlier.leaves.values()))
@@ -187,7 +192,7 @@ class CapturedStep:
             return f"what the step depends on keeps changing: {differs}"
         known.attempts = 0
         replay, source = compiled(recorder)
-        graphs = Graphs(recorder) if recorder.on_device else None
+        graphs = Graphs(recorder, self._memory) if recorder.on_device else None
         known.variants.append(_Variant(guard, replay, recorder, source, graphs))
         return None
 
