@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phalanx.core.kernels import reference, reference_norm
+from phalanx.core.kernels import reference, reference_add_norm, reference_norm
 
 pytest.importorskip("numba")
 from phalanx.core.kernels.cpu import compiled, loops_embedding, loops_norm, loops_rows, threads
 
 FAST: dict[str, Callable[..., Any]] = loops_rows.KERNELS | loops_norm.KERNELS | loops_embedding.KERNELS
-REFERENCE: dict[str, Callable[..., Any]] = reference.KERNELS | reference_norm.KERNELS
+REFERENCE: dict[str, Callable[..., Any]] = reference.KERNELS | reference_norm.KERNELS | reference_add_norm.KERNELS
 IGNORE = -100
 many = settings(max_examples=20, derandomize=True, deadline=None)
 shapes = st.tuples(st.integers(1, 150), st.integers(1, 150))
@@ -59,10 +59,14 @@ class Work:
             "layer_norm_backward": lambda: (g, x, *self.moments(), self.weight, (columns,), (True,) * 3, (None,) * 3),
             "rms_norm_forward": lambda: (x, self.weight, columns, 1e-5),
             "rms_norm_backward": lambda: (g, x, self.root(), self.weight, (columns,), (True,) * 2, (None,) * 2),
+            "add_layer_norm_forward": lambda: (x, g, self.weight, self.bias, columns, 1e-5),
+            "add_rms_norm_forward": lambda: (x, g, self.weight, columns, 1e-5),
             "bias_gradient": lambda: (g,),
             "embedding_forward": lambda: (self.indices, x),
             "embedding_backward": lambda: (g, self.indices, 65 + len(x)),
         }
+        if name.startswith("add_") and name.endswith("_backward"):
+            return (x, *kinds[name.removeprefix("add_")]())
         return kinds[name]()
 
     def saved(self) -> Arrays:
