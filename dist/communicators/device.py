@@ -31,19 +31,24 @@ Program = Callable[[Messages], Any]
 class DeviceWork(Work):
     """A running operation on arrays of a GPU. After ``wait()`` the caller's stream has its result, the host need not."""
 
-    __slots__ = ("_inner", "_kept", "_value", "_verbs")
+    __slots__ = ("_inner", "_kept", "_read", "_value", "_verbs")
 
-    def __init__(self, inner: Work, verbs: DeviceVerbs, value: Any, kept: Any) -> None:
+    def __init__(self, inner: Work, verbs: DeviceVerbs, value: Any, kept: Any, read: Any) -> None:
         super().__init__(inner.name)
-        self._inner, self._verbs, self._value, self._kept = inner, verbs, value, kept
+        self._inner, self._verbs, self._value, self._kept, self._read = inner, verbs, value, kept, read
 
     def wait(self, timeout_s: float | None = None) -> Any:
         """The result. Raises the operation's own error (deadline, mismatch, lost peer) or TimeoutError."""
         event, outcome = self._inner.wait(timeout_s)
         self._verbs.complete(event, self.name)
         cupy().cuda.get_current_stream().wait_event(event)
-        self._kept, self.done = None, True
+        self._kept, self._read, self.done = None, None, True
         return outcome if self._value is None else self._value
+
+    def __del__(self) -> None:
+        """Not waited for, or failed: what it has from the caller is let go when nothing reads it any more."""
+        if self._read is not None:
+            self._read.synchronize()
 
 
 class DeviceVerbs(ABC):
@@ -149,10 +154,14 @@ class DeviceVerbs(ABC):
         *,
         value: Any = None,
         kept: Any = None,
+        read: Any = None,
         start: str = "now",
         pair: tuple[int, int] | None = None,
     ) -> Work:
-        """Submit ``program``; the work's result is ``value``, or the program's outcome. ``kept`` lives until it was waited for."""
+        """Submit ``program``; the work's result is ``value``, or the program's outcome. ``kept`` lives until it was waited for.
+
+        ``read``: the event after which nothing reads ``kept`` that was begun before the program.
+        """
 
         def run(messages: Messages) -> Any:
             with self.api.cuda.Device(self.index):
@@ -163,7 +172,7 @@ class DeviceVerbs(ABC):
             inner = self.comm._pair(pair[0], pair[1], run, name)
         else:
             inner = (self.comm.queue if start == "when waited for" else self.comm.run)(run, name=name)
-        return DeviceWork(inner, self, value, kept)
+        return DeviceWork(inner, self, value, kept, read)
 
     def _ready(self) -> Any:
         """An event for all that the caller's stream has been given so far."""

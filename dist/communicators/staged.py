@@ -168,7 +168,7 @@ class StagedVerbs(DeviceVerbs):
             return done, present
 
         fingerprint_ = f"{name} {out.dtype}[{out.size}] on GPUs"
-        return self._run(program, fingerprint_, kept=(brought, out), start=start)
+        return self._run(program, fingerprint_, kept=(brought, out), read=pieces[-1][2], start=start)
 
     def _room(self, out: Any, count: int) -> tuple[Any, list[np.ndarray]]:
         """(result, rows, (mirror, offset)) for a sum into ``out`` of ``count`` terms; and what of it must be given back."""
@@ -226,7 +226,7 @@ class StagedVerbs(DeviceVerbs):
                 self._give_back(memory)
             return done
 
-        return self._run(program, name, value=value, kept=arrays)
+        return self._run(program, name, value=value, kept=arrays, read=fetched)
 
     def all_reduce(self, array: Any, *, name: str) -> Work:
         words = fingerprint("all_reduce", name, array)
