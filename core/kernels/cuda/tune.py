@@ -14,7 +14,7 @@ import numpy as np
 from ...backend import cupy
 from ...op import Op
 from . import products
-from .cublaslt import TYPES, Algorithm, Heuristic
+from .cublaslt import PLAIN, TYPES, Algorithm, Heuristic
 from .products import Plan, Problem
 
 ROUNDS = 3
@@ -35,6 +35,8 @@ class Timed:
     chosen: int
     first_us: float
     best_us: float
+    plain_us: float
+    """Of the product without its epilogue: what the epilogue costs."""
     algorithm: bytes
 
     def line(self) -> str:
@@ -45,6 +47,7 @@ class Timed:
             f"{problem.rows} x {problem.columns} x {problem.inner}{f' x {problem.batch}' if problem.batch > 1 else ''} "
             f"epilogue {problem.epilogue}: {self.first_us:.1f} us by the heuristic, {self.best_us:.1f} us by candidate "
             f"{self.chosen + 1} of {self.candidates}, {rate:.1f} TFLOP/s"
+            f"{'' if problem.epilogue == PLAIN else f'; {self.plain_us:.1f} us without the epilogue'}"
         )
 
 
@@ -75,8 +78,16 @@ def _timed(plan: Plan, candidates: list[Heuristic], repeat: int) -> Timed:
         chosen = 0
     best = candidates[chosen]
     plan.use(best.algorithm, best.workspace)
+    plain_us = times[chosen] if problem.epilogue == PLAIN else _plain_us(problem, a, b, d, repeat)
     words = ctypes.string_at(ctypes.addressof(best.algorithm), ctypes.sizeof(Algorithm))
-    return Timed(problem, len(candidates), chosen, times[0], times[chosen], words)
+    return Timed(problem, len(candidates), chosen, times[0], times[chosen], plain_us, words)
+
+
+def _plain_us(problem: Problem, a: int, b: int, d: int, repeat: int) -> float:
+    plan = Plan(problem._replace(epilogue=PLAIN, ld_aux=0), products.context())
+    (best,) = plan.candidates(1)
+    plan.use(best.algorithm, best.workspace)
+    return min(_elapsed_us(lambda: plan.run(a, b, d), repeat) for _ in range(ROUNDS))
 
 
 def _elapsed_us(run: Callable[[], None], repeat: int) -> float:
