@@ -64,7 +64,7 @@ def checkpoint(
     edges = [edge for edge in _borders(tensors, floor) if id(edge) not in inside]
     given = [x for x in _tensors((args, kwargs)) if x.requires_grad]
     shapes = tuple(x.array.shape for x in tensors)
-    casting = None if mode.autocast is None else mode.autocast.again()
+    casting = mode.autocast
 
     def replay(gradients: Sequence[Any]) -> list[Any]:
         fresh = [_leaf(x) for x in inputs]

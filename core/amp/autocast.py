@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -55,11 +56,12 @@ class autocast:
             self._dtype = as_dtype(DEFAULT[kind] if dtype is None else dtype)
             if self._dtype.name not in ("float16", "bfloat16"):
                 raise DTypeError(f"autocast expects dtype float16 or bfloat16, got {self._dtype}")
-        self._before: list[Any] = []
+        self._before: dict[int, list[Any]] = {}
+        """Thread -> what was around each block that it is in: shards that are under way together share this object."""
 
     def __enter__(self) -> autocast:
         outer = mode.autocast
-        self._before.append(outer)
+        self._before.setdefault(threading.get_ident(), []).append(outer)
         if not self.enabled or self._dtype is None:
             mode.autocast = None
             return self
@@ -70,9 +72,10 @@ class autocast:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        inner, mode.autocast = mode.autocast, self._before.pop()
-        if inner is not None and inner is not mode.autocast:
-            inner.forget()
+        mine = self._before[threading.get_ident()]
+        mode.autocast = mine.pop()
+        if not mine:
+            del self._before[threading.get_ident()]
 
     def __call__(self, function: F) -> F:
         @functools.wraps(function)

@@ -30,27 +30,20 @@ _FLOAT64 = np.dtype(np.float64)
 
 
 class Casting:
-    """The casts of one autocast block. ``device``: "cpu" or "cuda", other arrays are left alone; ``dtype``: what is low."""
+    """The casts of one autocast block, and of what runs a part of it again.
+
+    ``device``: "cpu" or "cuda", other arrays are left alone; ``dtype``: what is low; ``keep``: the copies of parameters.
+    """
 
     def __init__(self, device: str, dtype: np.dtype, keep: bool) -> None:
         self.device, self.dtype, self.keep = device, dtype, keep
         self._copies: dict[Any, tuple[int, Any]] = {}
         """Store, or parameter outside of stores -> (version, what it was cast to)."""
 
-    def forget(self) -> None:
-        """The block is over: parameters may change. Who holds this object for a second run of a part keeps the copies."""
-        self._copies = {}
-
     @property
     def signature(self) -> tuple[str, str, bool]:
         """What a recorded step depends on."""
         return self.device, self.dtype.name, self.keep
-
-    def again(self) -> Casting:
-        """For running a part of the block again after its end: with the copies of now."""
-        twin = Casting(self.device, self.dtype, self.keep)
-        twin._copies = self._copies
-        return twin
 
     def __call__(self, op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         name = op.name

@@ -146,6 +146,30 @@ def test_other_threads_are_other_ranks() -> None:
     assert seen == [False]
 
 
+def test_one_object_in_several_threads() -> None:
+    """As shards that are under way together: one enters, then the other, and the first leaves first."""
+    shared, seen = low(), []
+    turns = [threading.Event() for _ in range(3)]
+
+    def other() -> None:
+        with low("float16"):
+            turns[0].wait(20)
+            with shared:
+                turns[1].set()
+                turns[2].wait(20)
+            seen.append(phalanx.get_autocast_dtype("cpu"))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with shared:
+        turns[0].set()
+        turns[1].wait(20)
+    seen.append(phalanx.is_autocast_enabled("cpu"))
+    turns[2].set()
+    thread.join()
+    assert seen == [False, np.float16]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [

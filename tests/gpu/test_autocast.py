@@ -134,3 +134,29 @@ def test_weight_gradients_are_not_rounded(device: str, kernels: str, dtype: str)
     np.testing.assert_allclose(
         to_host(layer.weight.grad.array), np.ones((8, 64), np.float32) @ halves, rtol=1e-5, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_captured_steps_have_the_same_bits(device: str, dtype: str) -> None:
+    found = []
+    for capture in (False, True):
+        phalanx.manual_seed(0)
+        model = images().to(device)
+        optimizer = optim.AdamW(model.parameters(), lr=3e-3)
+        scaler = GradScaler(device, init_scale=2.0**20, growth_interval=2, enabled=dtype == "float16")
+        x, y = (phalanx.tensor(array).to(device) for array in data("images"))
+
+        def one(x: Any, y: Any, model: Any = model, optimizer: Any = optimizer, scaler: Any = scaler) -> Any:
+            with phalanx.autocast(device, dtype=dtype):
+                loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            return loss
+
+        step = phalanx.capture(one) if capture else one
+        rows = [(step(x, y).item(), scaler.get_scale()) for _ in range(8)]
+        found.append((rows, [to_host(p.array).tobytes() for p in model.parameters()]))
+    assert step.replays == 6, step.why  # type: ignore[attr-defined]
+    assert found[0] == found[1]
