@@ -124,7 +124,9 @@ def complaints(cupy: Any, device: bool) -> list[str]:
             found.append(f"{expression}: {kind.__name__} expected, got {error!r}")
     for expression in (*DONE, *LAUNCHED):
         error = raised(expression, cupy)
-        driver = any(words in str(error) for words in ("cudaErrorInsufficientDriver", "Failure finding"))  # or a library
+        driver = any(
+            words in str(error) for words in ("cudaErrorInsufficientDriver", "Failure finding")
+        )  # or a library
         far = error is None or (not device and expression in LAUNCHED and driver)
         if not far:
             found.append(f"{expression}: {error!r}")

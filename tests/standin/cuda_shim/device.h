@@ -17,6 +17,7 @@
 #include <vector>
 #include <link.h>
 
+#define EXPORTED extern "C" __attribute__((visibility("default")))
 #define __device__
 #define __host__
 #define __constant__ static const
@@ -203,6 +204,8 @@ inline std::string launch(dim3 grid, dim3 block, size_t dynamic, const std::func
     }
     std::vector<char> memory(dynamic + 16);
     dynamic_shared = (char*)(((uintptr_t)memory.data() + 15) & ~(uintptr_t)15);
+    static thread_local volatile char first;
+    first = 0;  // a thread gets its share of them when it first touches one
     Range fixed = shared_memory();
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
@@ -219,7 +222,7 @@ inline std::string launch(dim3 grid, dim3 block, size_t dynamic, const std::func
 // ---- arguments: what a kernel's parameters are, and how they come out of an array of pointers --------------------------
 
 template <class T> constexpr char kind() {
-    if (std::is_pointer<T>::value) return 'p';
+    if (std::is_pointer<T>::value) return std::is_const<std::remove_pointer_t<T>>::value ? 'c' : 'p';  // c: read only
     if (std::is_same<T, float>::value) return 'f';
     if (std::is_same<T, double>::value) return 'd';
     if (std::is_integral<T>::value) return sizeof(T) == 8 ? 'q' : sizeof(T) == 4 ? 'i' : sizeof(T) == 2 ? 'h' : 'b';

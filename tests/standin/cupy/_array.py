@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _names, _state
+from . import _names, _order, _state
 from ._state import Memory, MemoryPointer, run
 
 _SUPPORTED = frozenset("?bhilqBHILQefdFD")
@@ -166,7 +166,10 @@ class ndarray:
         elif not out.flags.c_contiguous and not out.flags.f_contiguous:
             raise RuntimeError("`out` cannot be specified when copying to non-contiguous ndarray")
         source = self._array
+        _order.of_array(self, False, stream)
         run(lambda: np.copyto(out, source), stream, host=True)
+        if stream is None or blocking:
+            _order.host_waits_for(stream)
         return out
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
@@ -178,10 +181,13 @@ class ndarray:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
         if not self._array.flags.forc:
             raise RuntimeError("Cannot set to non-contiguous array")
+        _order.of_array(self, True, stream)
         run(lambda: np.copyto(self._array, arr), stream, host=True)
 
     def _host(self) -> np.ndarray:
         _state.refuse_while_capturing("a copy to the host")
+        _order.of_array(self, False)
+        _order.host_waits_for()
         return self._array
 
     def item(self, *args: Any) -> Any:
@@ -241,7 +247,10 @@ class ndarray:
         key, waits = _index(self, key)
         if waits:
             _state.refuse_while_capturing("a boolean mask as an index")
-        return call(lambda a: a[key() if callable(key) else key], (self,), {})
+        if not callable(key):
+            _check_device(self)
+            return view(self, self._array[_open(key)])
+        return call(lambda a: a[key()], (self,), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
         key, _ = _index(self, key)
@@ -249,9 +258,10 @@ class ndarray:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
 
         def assign(a: np.ndarray, v: Any) -> None:
-            a[key() if callable(key) else key] = v
+            a[key() if callable(key) else ...] = v
 
-        call(assign, (self, value if isinstance(value, ndarray) else np.asarray(value)[()]), {}, writes=True)
+        target = self if callable(key) else view(self, self._array[_open(key)])
+        call(assign, (target, value if isinstance(value, ndarray) else np.asarray(value)[()]), {}, writes=True)
 
     def fill(self, value: Any) -> None:
         self[...] = value
@@ -433,6 +443,12 @@ def _index(array: ndarray, key: Any) -> tuple[Any, bool]:
     return made, waits
 
 
+def _open(key: Any) -> Any:
+    """A key of numbers and slices, so that NumPy gives a view and not a number."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return parts if any(p is Ellipsis for p in parts) else (*parts, ...)
+
+
 def _check_device(array: ndarray) -> None:
     if array._memory.device_id != _state.thread.device:
         raise ValueError(
@@ -464,6 +480,8 @@ def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
     out = kwargs.get("out")
     recording = _state.recording_of()
     if recording is None:
+        if _order._switch["on"]:
+            return _in_order(function, plain, named, arrays, args[0] if writes else out)
         with np.errstate(all="ignore"):
             result = function(*plain, **named)
         return out if out is not None else wrap(result, arrays)
@@ -491,6 +509,28 @@ def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
 
         recording.add(again, stream)
     return result
+
+
+def _in_order(function: Callable[..., Any], plain: Any, named: Any, arrays: Sequence[ndarray], written: Any) -> Any:
+    """The call where there are several streams: what it reads and writes must be ordered. Views read nothing."""
+    if written is not None:
+        for array in arrays:
+            if array is not written:
+                _order.of_array(array, False)
+        for array in written if isinstance(written, tuple) else (written,):
+            _order.of_array(array, True)
+    with np.errstate(all="ignore"):
+        result = function(*plain, **named)
+    if written is not None:
+        return written if named.get("out") is not None else None
+    found = wrap(result, arrays)
+    made = [x for x in (found if isinstance(found, tuple | list) else (found,)) if isinstance(x, ndarray)]
+    fresh = [x for x in made if not any(x._memory is a._memory for a in arrays)]
+    for array in arrays if fresh or not made else ():
+        _order.of_array(array, False)
+    for array in fresh:
+        _order.of_array(array, True)
+    return found
 
 
 def wrap(result: Any, arrays: Sequence[ndarray]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _state
+from . import _order, _state
 from ._array import ndarray
 
 _one_at_a_time = threading.Lock()  # threads of a rank each: the shim has one set of fibers
@@ -24,6 +24,8 @@ _DYNAMIC = re.compile(
     r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s*|alignas\s*\(\s*\d+\s*\)\s*)?([\w:\s]+?)\s+(\w+)\s*\[\s*\]\s*;"
 )
 _KINDS = {np.dtype(np.float32): "f", np.dtype(np.float64): "d"}
+_OWN = ("-fvisibility=hidden", "-fno-gnu-unique")
+"""Texts share nothing, not even the statics of templates."""
 _SHARED_BYTES, _MOST_SHARED_BYTES = 48 << 10, 227 << 10
 _lock = Lock()
 
@@ -75,15 +77,15 @@ class RawModule:
             expanded = compiled.preprocessed(text, (*flags, "-D__launch_bounds__(...)="))
             names = list(dict.fromkeys(_KERNEL.findall(expanded)))
             table = "".join(
-                f'extern "C" int sim_launch_{n}(const unsigned* g, const unsigned* b, size_t s, void** a, char* t, size_t z)'
+                f"EXPORTED int sim_launch_{n}(const unsigned* g, const unsigned* b, size_t s, void** a, char* t, size_t z)"
                 f" {{ return sim::start_kernel(&{n}, g, b, s, a, t, z); }}\n"
-                f'extern "C" void sim_kinds_{n}(char* t, size_t z) {{ snprintf(t, z, "%s", sim::kinds(&{n}).c_str()); }}\n'
+                f'EXPORTED void sim_kinds_{n}(char* t, size_t z) {{ snprintf(t, z, "%s", sim::kinds(&{n}).c_str()); }}\n'
                 for n in names
             )
             whole = f'#include "device.h"\n#define __global__\n{text}\n{table}'
             headers = "".join(f"// {p.name} {p.read_text()!r}\n" for p in sorted(_SHIM.glob("*.h")))
             try:
-                path = compiled.library(f"{whole}\n{headers}", (*flags, "-fsanitize=alignment"))
+                path = compiled.library(f"{whole}\n{headers}", (*flags, "-fsanitize=alignment", *_OWN))
             except compiled.CompileError as error:
                 raise RuntimeError(f"g++ cannot compile the kernels:\n{error}") from None
             self._names = frozenset(names)
@@ -153,6 +155,9 @@ class RawKernel:
         recording = _state.recording_of(stream)
         for array in arrays if recording is not None else ():
             recording.touch(array._memory)
+        for value, kind in zip(args, self._kinds, strict=True):
+            if isinstance(value, ndarray):
+                _order.of_array(value, kind == "p", stream)
         memories = [array._memory for array in arrays if recording is None]
         raws = [array._memory.raw for array in arrays]
 
@@ -171,7 +176,7 @@ class RawKernel:
         if isinstance(value, ndarray):
             if value._memory.device_id != _state.thread.device:
                 raise _state.CUDARuntimeError("cudaErrorIllegalAddress", f"{self.name}: an array of another device")
-            raw, kind = np.uint64(value._array.ctypes.data if value.size else 0), "p"
+            raw, kind = np.uint64(value._array.ctypes.data if value.size else 0), wanted if wanted in "pc" else "p"
         else:
             if isinstance(value, bool):
                 value = np.bool_(value)
@@ -183,7 +188,7 @@ class RawKernel:
                 raise TypeError(f"Unsupported type {type(value)}")
             raw = value
             kind = _KINDS.get(value.dtype) or {8: "q", 4: "i", 2: "h", 1: "b"}[value.itemsize]
-        if kind != wanted and not (kind == "q" and wanted == "p"):
+        if kind != wanted and not (kind == "q" and wanted in "pc"):
             raise TypeError(
                 f"{self.name}: parameter {index} is {wanted!r} and was given {kind!r} ({type(value).__name__})"
             )

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _order
+
 UNIT = 512
 """CuPy's pool hands out memory in these units, at addresses that are multiples of them."""
 GUARD = 64
@@ -91,6 +93,7 @@ class Device:
 
     def synchronize(self) -> None:
         refuse_while_capturing("cudaDeviceSynchronize")
+        _order.host_waits_for_all()
 
     @property
     def compute_capability(self) -> str:
@@ -119,6 +122,7 @@ class Memory:
         self.size, self.device_id, self.pool = size, device_id, pool
         self.raw = raw
         self.guard: np.ndarray | None = None
+        _order.track(self)
 
     def allocate(self) -> None:
         raw = np.empty(self.size + UNIT + GUARD, np.uint8)
@@ -142,6 +146,7 @@ class Memory:
         return self.guard is None or bool((self.guard == _GUARD_BYTE).all())
 
     def __del__(self) -> None:
+        _order.freed(self)
         pool = self.pool
         if pool is not None:
             pool._give_back(self)
@@ -192,16 +197,21 @@ class MemoryPointer:
 
     def copy_from_host(self, mem: Any, size: int) -> None:
         refuse_while_capturing("a copy between host and device")
+        _order.at_address(self.ptr, size, True)
         copy_bytes(self.ptr, _address(mem), size)
 
     def copy_from_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
+        _order.at_address(self.ptr, size, True, stream)
         self._copy(self.ptr, _address(mem), size, stream, host=True)
 
     def copy_to_host(self, mem: Any, size: int) -> None:
         refuse_while_capturing("a copy between host and device")
+        _order.at_address(self.ptr, size, False)
+        _order.host_waits_for()
         copy_bytes(_address(mem), self.ptr, size)
 
     def copy_to_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
+        _order.at_address(self.ptr, size, False, stream)
         self._copy(_address(mem), self.ptr, size, stream, host=True)
 
     def copy_from_device(self, src: MemoryPointer, size: int) -> None:
@@ -399,6 +409,8 @@ class Stream:
         self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
     ) -> None:
         self.ptr = 0 if null else 2 if ptds else next(_numbers) * 64
+        if self.ptr > 2:
+            _order.begin()
         self.device_id = -1 if null or ptds else thread.device
         self.is_non_blocking, self.priority = non_blocking, priority or 0
         self.recording: Recording | None = None
@@ -441,6 +453,7 @@ class Stream:
 
     def synchronize(self) -> None:
         self._refuse("cudaStreamSynchronize")
+        _order.host_waits_for(self)
 
     def record(self, event: Event | None = None) -> Event:
         event = Event() if event is None else event
@@ -450,6 +463,7 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         recording = event.recording
         if recording is None:
+            _order.wait(self, event.order)
             return
         if recording not in _recordings:
             raise CUDARuntimeError("cudaErrorCapturedEvent", "the event was recorded in a capture that is over")
@@ -532,12 +546,14 @@ class Event:
         self.time: float | None = None
         self.recording: Recording | None = None
         self.seen: dict[int, int] = {}
+        self.order: dict[Any, int] = {}
 
     def record(self, stream: Stream | None = None) -> None:
         stream = current_stream() if stream is None else stream
         self.recording = stream.recording
         if self.recording is None:
             self.time = time.perf_counter()
+            self.order = _order.snapshot(stream)
         elif stream is not self.recording.origin:
             self.seen = {id(stream): self.recording.forks[id(stream)][0]}
         else:
@@ -546,10 +562,12 @@ class Event:
     @property
     def done(self) -> bool:
         self._refuse()
+        _order.host_waits(self.order)
         return True
 
     def synchronize(self) -> None:
         self._refuse()
+        _order.host_waits(self.order)
 
     def _refuse(self) -> None:
         if self.recording is not None:
@@ -579,6 +597,8 @@ class Graph:
                 raise CUDARuntimeError(
                     "cudaErrorIllegalAddress", "the graph uses memory that was freed after its capture"
                 )
+            if (held := memory()) is not None:
+                _order.access(held, 0, held.size, True, stream)
         for call in self._calls:
             run(call, stream)
 

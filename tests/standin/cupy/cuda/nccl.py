@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _state
+from .. import _order, _state
 
 available = True
 NCCL_CHAR = NCCL_INT8 = 0
@@ -251,15 +251,19 @@ class NcclCommunicator:
 
     def send(self, sendbuf: int, count: int, datatype: int, peer: int, stream: int) -> None:
         source = _at(sendbuf, count, datatype)
+        _reads(source, stream)
         _submit(stream, lambda: self._post(peer, source, datatype), None)
 
     def recv(self, recvbuf: int, count: int, datatype: int, peer: int, stream: int) -> None:
         out = _at(recvbuf, count, datatype)
+        _writes(out, stream)
         _submit(stream, None, lambda: self._take(peer, out, datatype))
 
     def allReduce(self, sendbuf: int, recvbuf: int, count: int, datatype: int, op: int, stream: int) -> None:
         """In the order of ranks, one after the other: another order than the tree's."""
         source, out = _at(sendbuf, count, datatype), _at(recvbuf, count, datatype)
+        _reads(source, stream)
+        _writes(out, stream)
 
         def receive() -> None:
             rows = np.empty((self._size, count), out.dtype)
@@ -276,6 +280,8 @@ class NcclCommunicator:
 
     def allGather(self, sendbuf: int, recvbuf: int, count: int, datatype: int, stream: int) -> None:
         source, out = _at(sendbuf, count, datatype), _at(recvbuf, count * self._size, datatype)
+        _reads(source, stream)
+        _writes(out, stream)
 
         def receive() -> None:
             rows = out.reshape(self._size, count)
@@ -287,6 +293,8 @@ class NcclCommunicator:
 
     def broadcast(self, sendbuff: int, recvbuff: int, count: int, datatype: int, root: int, stream: int) -> None:
         source, out = _at(sendbuff, count, datatype), _at(recvbuff, count, datatype)
+        _reads(source, stream)
+        _writes(out, stream)
 
         def send() -> None:
             if self._rank == root:
@@ -303,6 +311,14 @@ class NcclCommunicator:
 def _at(pointer: int, count: int, datatype: int) -> np.ndarray:
     dtype = _dtype(datatype)
     return _state._bytes_at(pointer, count * dtype.itemsize).view(dtype)
+
+
+def _reads(array: np.ndarray, stream: int) -> None:
+    _order.at_address(array.ctypes.data, array.nbytes, False, stream)
+
+
+def _writes(array: np.ndarray, stream: int) -> None:
+    _order.at_address(array.ctypes.data, array.nbytes, True, stream)
 
 
 def _gone() -> NcclError:

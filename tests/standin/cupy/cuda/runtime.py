@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import _state
+from .. import _order, _state
 from .._state import CUDARuntimeError as CUDARuntimeError
 
 is_hip = False
@@ -57,6 +57,7 @@ def deviceCanAccessPeer(device: int, peer: int) -> int:
 
 def deviceSynchronize() -> None:
     _state.refuse_while_capturing("cudaDeviceSynchronize")
+    _order.host_waits_for_all()
 
 
 def memGetInfo() -> tuple[int, int]:
@@ -78,10 +79,15 @@ def _host(kind: int) -> bool:
 def memcpy(dst: int, src: int, size: int, kind: int) -> None:
     if _host(kind):
         _state.refuse_while_capturing("cudaMemcpy")
+    _order.at_address(src, size, False)
+    _order.at_address(dst, size, True)
+    _order.host_waits_for()
     _state.run(lambda: _state.copy_bytes(dst, src, size))
 
 
 def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
+    _order.at_address(src, size, False, stream)
+    _order.at_address(dst, size, True, stream)
     _state.run(lambda: _state.copy_bytes(dst, src, size), stream, host=_host(kind))
 
 
@@ -90,6 +96,7 @@ def memset(ptr: int, value: int, size: int) -> None:
 
 
 def memsetAsync(ptr: int, value: int, size: int, stream: int) -> None:
+    _order.at_address(ptr, size, True, stream)
     _state.run(lambda: _state._bytes_at(ptr, size).fill(value), stream)
 
 
@@ -100,6 +107,7 @@ def streamIsCapturing(stream: int) -> bool:
 def streamSynchronize(stream: int) -> None:
     if _state.recording_of(stream) is not None:
         raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing")
+    _order.host_waits_for(stream)
 
 
 def hostRegister(ptr: int, size: int, flags: int) -> None:
