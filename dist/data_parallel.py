@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.backend import device_kind
 from ..core.data.scope import Observer, observers
 from ..core.errors import GraphError, NonFiniteError, RangeError
 from ..core.live import live
@@ -23,6 +24,7 @@ from .compression import Scheme, scheme
 from .compression.fold import CompressedFold
 from .errors import MismatchError
 from .group import Group, current
+from .processor import of_gpu
 from .reducer import Reducer
 from .step_end import StepEnd
 from .zero.memory import memory_report
@@ -252,12 +254,16 @@ def _compression(given: str | Scheme | None, shard: str | None) -> Scheme | None
 
 def _same_start(module: Module, group: Group, options: str) -> None:
     """Same structure on all ranks, or an error that names the odd one; then rank 0's values everywhere."""
+    state = module.state_dict()
+    gpu = of_gpu() if any(device_kind(t.array) == "cuda" for t in state.values()) else {}
+    group.fingerprint = group.fingerprint | gpu
     if group.size == 1:
         return
-    state = module.state_dict()
     table = [[name, str(t.array.dtype), list(t.array.shape)] for name, t in state.items()]
     digest = zlib.crc32(repr(table).encode())
-    rows = group.control.all_gather_object(digest, name=f"DataParallel({options}): structure").wait()
+    found = group.control.all_gather_object([digest, gpu], name=f"DataParallel({options}): structure").wait()
+    _same_gpus([row[1] for row in found])
+    rows = [row[0] for row in found]
     if any(row != rows[0] for row in rows):
         tables = group.control.all_gather_object(table, name="DataParallel tables").wait()
         odd = next(rank for rank, row in enumerate(rows) if row != rows[0])
@@ -267,6 +273,21 @@ def _same_start(module: Module, group: Group, options: str) -> None:
         group.control.broadcast(array, root=0, name=f"initial {name}").wait()
         if array is not tensor.array:
             tensor.array[...] = array
+
+
+def _same_gpus(rows: list[dict[str, Any]]) -> None:
+    """Updates are computed by every rank: on unequal GPUs the replicas would drift apart."""
+    for rank, row in enumerate(rows):
+        keys = [key for key in rows[0] | row if row.get(key) != rows[0].get(key)]
+        if keys:
+            shown = "; ".join(
+                f"{key}: {rows[0].get(key, 'none')!r} on rank 0, {row.get(key, 'none')!r} on rank {rank}"
+                for key in keys
+            )
+            raise MismatchError(
+                f"DataParallel: rank {rank} differs from rank 0: {shown}. All ranks must compute on GPUs of one model with the same "
+                "libraries, or all on the CPU."
+            )
 
 
 def _differences(ours: list[Any], theirs: list[Any], odd: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from ..core.amp import precision
+from ..core.cuda import get_device_name
 from ..core.kernels.cpu import threads
 from ..core.kernels.table import chosen, describe
 from .errors import LaunchError
@@ -89,6 +90,11 @@ def fingerprint() -> dict[str, Any]:
         **precision.described(),
     }
     return found if chosen() == "reference" else found | {"kernels": describe()}
+
+
+def of_gpu() -> dict[str, Any]:
+    """The same for this rank's GPU: its model, and the kernels and libraries that compute on it."""
+    return {"gpu": get_device_name(), "gpu kernels": describe("cuda")}
 
 
 def _model() -> str:
