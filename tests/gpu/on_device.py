@@ -10,6 +10,7 @@ of each part, on the stand-ins where there is no GPU.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -40,6 +41,8 @@ SMALL = {
 def command(part: str, rehearse: bool) -> list[str]:
     """How pytest is called."""
     given = (SMALL if rehearse else PARTS)[part]
+    if part == "kernels" and not rehearse and importlib.util.find_spec("xdist"):
+        given = ["-n", "4", "--dist", "loadgroup", *given]
     files = [] if any(word.startswith("tests/") for word in given) else ["tests/gpu"]
     return [
         sys.executable,
