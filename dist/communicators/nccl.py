@@ -194,10 +194,16 @@ class NcclVerbs(DeviceVerbs):
 
     def complete(self, event: Any, name: str) -> None:
         """Wait on the host until the GPUs are through: a rank that dies within leaves no step half done."""
-        if not event.done:
-            self.comm.call(
-                lambda m: m.poll(lambda: self._is_done(event), "the GPUs are not through"), name=f"end of {name}"
+        if not event.done:  # without a number of its own: on other ranks it may be done already
+            comm = self.comm
+            wait = comm._submit(
+                lambda m: m.poll(lambda: self._is_done(event), "the GPUs are not through"),
+                f"end of {name}",
+                comm._sequence,
+                flush=False,
+                wake=False,
             )
+            wait.wait()
 
     def _is_done(self, event: Any) -> bool:
         if self._aborted:

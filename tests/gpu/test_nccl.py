@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from phalanx.core import own_gpu
-from phalanx.core.backend import to_device
+from phalanx.core.backend import cupy, to_device
 from phalanx.dist.communicators.base import Communicator
 from phalanx.dist.communicators.gpus import _why_not_nccl
 from phalanx.dist.communicators.threads import current_communicator, run_threads
@@ -77,6 +78,24 @@ def test_who_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     on_ranks(late, 3)
     lines = [line for line in capfd.readouterr().err.splitlines() if "waits for" in line]
     assert any("rank 1" in line and "all_reduce 'bucket 4' float64[10] on GPUs" in line for line in lines), lines
+
+
+def test_ranks_may_find_their_gpus_done_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has to wait for its GPU does so alone: the others' operations keep their numbers."""
+    monkeypatch.setenv("PHALANX_GPU_SUMS", "nccl")
+    asked: Counter[int] = Counter()
+
+    def done(event: object) -> bool:
+        asked[id(event)] += 1
+        return asked[id(event)] > (0 if own_gpu.index_of(cupy()) != 1 else 700)
+
+    def many(comm: Communicator) -> None:
+        comm.on_gpu()
+        monkeypatch.setattr("cupy.cuda.Event.done", property(done))
+        wire.checks(comm, "nccl", ["many_in_flight", "all_reduce_shapes", "tree_of_terms"])
+
+    on_ranks(many, 3)
+    assert max(asked.values()) > 700
 
 
 def test_a_gpu_that_does_not_come_through_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
