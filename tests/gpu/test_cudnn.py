@@ -15,7 +15,16 @@ import pytest
 import phalanx
 from phalanx.core import backend
 from phalanx.core.kernels import reference_attention, reference_conv, table
-from phalanx.core.kernels.cuda import attention, attention_products, conv, cudnn, im2col, provide_cudnn, scalars
+from phalanx.core.kernels.cuda import (
+    attention,
+    attention_products,
+    conv,
+    cublaslt,
+    cudnn,
+    im2col,
+    provide_cudnn,
+    scalars,
+)
 from phalanx.core.kernels.window import Window
 
 WINDOW = Window((3, 3), (1, 1), (1, 1))
@@ -103,6 +112,7 @@ def test_work_goes_to_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     x, w = images()
     stream = xp.cuda.Stream(non_blocking=True)
+    xp.cuda.Stream.null.synchronize()
     for where in (stream, stream, xp.cuda.Stream.null):
         with where:
             y = conv.conv_forward(x, w, None, WINDOW)
@@ -113,31 +123,35 @@ def test_work_goes_to_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_captured_call_runs_when_the_graph_does_and_has_a_workspace_of_its_own() -> None:
     xp = backend.cupy()
-    x, w = images(2, "bfloat16")
-    conv.conv_forward(x, w, None, WINDOW)  # plans are made before a capture
-    (packed,) = (xp.asarray(np.random.default_rng(1).normal(size=(1, 5, 3, 2, 8)).astype(phalanx.bfloat16)),)
-    attention.packed_attention_forward(packed, 0.3, True)
     pool, stream = xp.cuda.MemoryPool(), xp.cuda.Stream(non_blocking=True)
-    scalars.now.slots = scalars.Slots()
-    try:
-        with xp.cuda.using_allocator(pool.malloc), stream:
-            stream.begin_capture()
-            y = conv.conv_forward(x, w, None, WINDOW)
-            z, _ = attention.packed_attention_forward(packed, 0.3, True)
-            graph = stream.end_capture()
-    finally:
-        scalars.now.slots = None
-    assert stream.ptr not in cudnn._here().workspaces
-    conv.conv_forward(*images(5, "bfloat16"), None, WINDOW)  # the workspace of eager calls moves on
-    for seed in (1, 2):
-        rng = np.random.default_rng(seed)
-        x[...] = xp.asarray(rng.normal(size=x.shape).astype(phalanx.bfloat16))
-        packed[...] = xp.asarray(rng.normal(size=packed.shape).astype(phalanx.bfloat16))
-        with stream:
+    with stream:
+        x, w = images(2, "bfloat16")
+        packed = xp.asarray(np.random.default_rng(1).normal(size=(1, 5, 3, 2, 8)).astype(phalanx.bfloat16))
+
+        def run() -> tuple[Any, Any]:
+            return conv.conv_forward(x, w, None, WINDOW), attention.packed_attention_forward(packed, 0.3, True)[0]
+
+        run()  # plans are made before a capture
+        workspaces = cudnn._here().workspaces
+        before = dict(workspaces)
+        workspaces.clear()
+        scalars.now.slots = scalars.Slots()
+        try:
+            with xp.cuda.using_allocator(pool.malloc):
+                stream.begin_capture()
+                made = run()
+                graph = stream.end_capture()
+        finally:
+            scalars.now.slots = None
+        assert stream.ptr in before and not workspaces
+        conv.conv_forward(*images(5, "bfloat16"), None, WINDOW)  # the workspace of eager calls moves on
+        for seed in (1, 2):
+            rng = np.random.default_rng(seed)
+            x[...] = xp.asarray(rng.normal(size=x.shape).astype(phalanx.bfloat16))
+            packed[...] = xp.asarray(rng.normal(size=packed.shape).astype(phalanx.bfloat16))
             graph.launch(stream)
-        stream.synchronize()
-        assert (backend.to_host(y) == backend.to_host(conv.conv_forward(x, w, None, WINDOW))).all()
-        assert (backend.to_host(z) == backend.to_host(attention.packed_attention_forward(packed, 0.3, True)[0])).all()
+            for got, eager in zip(made, run(), strict=True):
+                assert (backend.to_host(got) == backend.to_host(eager)).all()
 
 
 def test_a_new_plan_in_a_capture_is_an_error() -> None:
@@ -288,6 +302,21 @@ def test_without_it_the_table_has_other_kernels(loading: Any) -> None:
         got = found["packed_attention_backward"](loss, on, kept, 0.3, True)
         assert got.dtype == dtype
         assert np.abs(backend.to_host(got).astype(np.float64) - dpacked).max() < 4 * error
+
+
+def test_without_cublaslt_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN would end the process: "Invalid handle. Cannot load symbol cublasLtGetVersion"."""
+
+    def missing() -> Any:
+        raise cublaslt.Unavailable("no such file")
+
+    monkeypatch.setattr(cublaslt, "load", missing)
+    with pytest.warns(
+        UserWarning, match=r"left alone: it ends the process where it finds no cuBLASLt \(no such file\)"
+    ):
+        assert provide_cudnn.load() is attention_products.KERNELS
+    with pytest.raises(ImportError):
+        provide_cudnn.describe()
 
 
 def test_versions_are_told() -> None:
