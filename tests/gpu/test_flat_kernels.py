@@ -90,6 +90,14 @@ def test_the_norm_of_many_chunks_is_the_tree_sum_of_them(device: str) -> None:
         assert float(flat.clip_by_norm(arrays, 1e9, 2.0)) == math.sqrt(tree_sum(chunks.tolist()))
 
 
+def test_the_norm_of_nothing_is_zero(device: str) -> None:
+    nothing = backend.cupy().empty(0, np.float32)
+    for norm_type in (1.0, 2.0, math.inf):
+        assert str(float(flat.clip_by_norm([nothing], 1.0, norm_type))) == "0.0"
+        assert flat.chunk_norms(nothing, norm_type).shape == (0,)
+    assert flat.all_finite(nothing)
+
+
 def test_clipping_by_a_norm_that_is_no_number_makes_all_gradients_so(device: str) -> None:
     first, second = _put(np.array([1.0, np.nan], np.float32)), _put(np.ones(3, np.float32))
     assert np.isnan(float(flat.clip_by_norm([first, second], 1.0, 2.0)))

@@ -165,8 +165,8 @@ __device__ __forceinline__ void apply(
 struct Halves {
     int height, width;
     __device__ __forceinline__ i64 corner(i64 at) const {
-        const int across = width / 2, down = height / 2;
-        return (at / across / down * height + at / across % down * 2) * width + at % across * 2;
+        const i64 j = digit(at, width / 2), i = digit(at, height / 2);
+        return (at * height + i * 2) * width + j * 2;
     }
     __device__ __forceinline__ i64 element(i64 corner, int number) const { return corner + number / 2 * width + number % 2; }
 };
@@ -255,11 +255,11 @@ template <typename T> struct Pooled {
     Halves image;
     template <int N> __device__ __forceinline__ void load(i64 row, int channels, int channel, float* g) const {
         const int across = image.width / 2, down = image.height / 2;
-        const int j = (int)(row % image.width), i = (int)(row / image.width % image.height);
+        const int j = (int)digit(row, image.width), i = (int)digit(row, image.height);
 #pragma unroll
         for (int k = 0; k < N; ++k) g[k] = 0.0f;
         if (i / 2 >= down || j / 2 >= across) return;  // odd sizes leave a rest
-        const i64 at = ((row / image.width / image.height * down + i / 2) * across + j / 2) * channels + channel;
+        const i64 at = ((row * down + i / 2) * across + j / 2) * channels + channel;
         const Pack<unsigned char, N> winner = load_pack<N>(index + at);
         load_floats<N>(gradient + at, g);
 #pragma unroll

@@ -99,8 +99,8 @@ extern "C" __global__ void __launch_bounds__(1024) norm_of_chunks(
         if (threadIdx.x == 0) parts[begin / 1024] = part;
     }
     __syncthreads();
-    const double total = block_tree(parts[threadIdx.x], top);
-    const double found = kind == 2 ? sqrt(total) : kind == 3 ? pow(total, 1.0 / p) : total + 0.0;
+    const double total = block_tree(parts[threadIdx.x], top) + 0.0;  // no chunks: 0, not -0
+    const double found = kind == 2 ? sqrt(total) : kind == 3 ? pow(total, 1.0 / p) : total;
     if (threadIdx.x == 0) {
         *norm = found;
         *scale = (float)(most / (found + 1e-6));
