@@ -327,8 +327,15 @@ class pygraph:
         for ptr in (*pack.values(), workspace):
             if type(ptr) is not int or ptr == 0 or ptr % ALIGNMENT:
                 raise RuntimeError(f"an address that is a multiple of {ALIGNMENT} expected, got {ptr!r}")
+        from cupy import _order
         from cupy._state import run
 
+        outputs = {out.uid for node in self._nodes for out in node.outputs}
+        for t in self._pack():
+            _order.at_address(
+                pack[t.uid], _compute.extent(t.dim, t.stride, t.kind.name), t.uid in outputs, _streams[handle]
+            )
+        _order.at_address(workspace, WORKSPACE_BYTES, True, _streams[handle])
         run(lambda: self._compute_all(pack, workspace), _streams[handle])
 
     def _compute_all(self, pack: dict[int, int], workspace: int) -> None:

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 
 
+def extent(dim: list[int], stride: list[int], kind: str) -> int:
+    """Bytes from a tensor's first element to its last."""
+    return (1 + sum((n - 1) * step for n, step in zip(dim, stride, strict=True))) * (4 if kind == "FLOAT" else 2)
+
+
 def view(address: int, dim: list[int], stride: list[int], kind: str) -> np.ndarray:
     """The elements at an address, by shape and strides."""
     if kind == "BFLOAT16":
@@ -17,8 +22,7 @@ def view(address: int, dim: list[int], stride: list[int], kind: str) -> np.ndarr
         dtype = np.dtype(ml_dtypes.bfloat16)
     else:
         dtype = np.dtype({"HALF": np.float16, "FLOAT": np.float32}[kind])
-    count = 1 + sum((n - 1) * step for n, step in zip(dim, stride, strict=True))
-    raw = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address)
+    raw = (ctypes.c_uint8 * extent(dim, stride, kind)).from_address(address)
     flat = np.frombuffer(raw, np.uint8).view(dtype)
     return np.lib.stride_tricks.as_strided(flat, dim, [step * dtype.itemsize for step in stride])
 
