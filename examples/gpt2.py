@@ -125,7 +125,7 @@ def main():
     data = TokenDataset(args.tokens or drawn(Path(args.folder, f"tokens-{args.vocab}.bin"), args.vocab), args.context)
     border = len(data) * 9 // 10
     train, held_out = Subset(data, range(border)), Subset(data, range(border, len(data))[: args.limit])
-    loader = DataLoader(train, args.batch_size, shuffle=True)
+    loader = DataLoader(train, args.batch_size, shuffle=True, device=args.device)
 
     dtype = phalanx.bfloat16 if args.precision == "bf16" else phalanx.float32
     model = GPT2(args.vocab, args.context, args.layers, args.dim, args.heads, dtype).to(args.device)
@@ -155,7 +155,7 @@ def main():
             optimizer.zero_grad()
             for x, y in step:
                 for some, next_ones in zip(x.chunk(args.accumulate), y.chunk(args.accumulate), strict=True):
-                    learn(some.to(args.device), next_ones.to(args.device), len(some) / len(x))
+                    learn(some, next_ones, len(some) / len(x))
             nn.utils.clip_grad_norm_(parallel.parameters(), args.clip)
             optimizer.step()
             schedule.step()

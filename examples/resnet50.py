@@ -130,7 +130,8 @@ def main():
     args = parse()
     phalanx.init(shards=args.shards, seed=args.seed)
     train, test = load(args)
-    loader = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, num_workers=args.workers)
+    options = {"shuffle": True, "drop_last": True, "num_workers": args.workers, "device": args.device}
+    loader = DataLoader(train, args.batch_size, **options)
     classes = len(train.classes) if args.images else args.classes
     parallel = phalanx.DataParallel(ResNet(args.layers, args.width, classes).to(args.device))
     rate = optim.scale_lr(args.lr, args.batch_size)
@@ -154,7 +155,7 @@ def main():
         for step in loader.steps():
             optimizer.zero_grad()
             for x, y in step:
-                learn(x.to(args.device), y.to(args.device))
+                learn(x, y)
             optimizer.step()
             schedule.step()
             ledger.record(loader.step)

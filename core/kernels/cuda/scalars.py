@@ -17,7 +17,7 @@ from ...backend import cupy
 from ...errors import GraphError
 
 RING_BYTES = 1 << 18
-SLOTS_BYTES = 1 << 16
+SLOTS_BYTES = 1 << 15
 """What one graph may take; the numbers of a step with a hundred dropouts are a few KiB."""
 _ALIGNMENT = 16
 _MIRRORS = 4
@@ -92,8 +92,8 @@ class Slots:
     """The numbers of one graph: filled in order while it is captured, and again before each launch."""
 
     def __init__(self) -> None:
-        self._device: Any = None
-        self._mirrors: list[np.ndarray] = []
+        self._device = cupy().empty(SLOTS_BYTES, np.uint8)
+        self._mirrors = [pinned(SLOTS_BYTES) for _ in range(_MIRRORS)]
         self._copied: list[Any] = [None] * _MIRRORS
         self._turn = 0
         self._places: list[tuple[int, int]] = []
@@ -112,9 +112,6 @@ class Slots:
     def take(self, values: np.ndarray) -> Any:
         """The next place, which now has ``values``."""
         nbytes, count = values.nbytes, self._count
-        if self._device is None:
-            self._device = cupy().empty(SLOTS_BYTES, np.uint8)
-            self._mirrors = [pinned(SLOTS_BYTES) for _ in range(_MIRRORS)]
         if not self._complete:
             if self._end + nbytes > SLOTS_BYTES:
                 raise GraphError(
