@@ -16,6 +16,15 @@ F = nn.functional
 IGNORE = -100
 
 
+@pytest.fixture(params=[True, False])
+def whole(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: str) -> bool:
+    """Whether rows of logits lie side by side, as where products are CuPy's, or begin at multiples of 64."""
+    module = importlib.import_module("phalanx.core.kernels.cuda.linear_loss")
+    if not request.param:
+        monkeypatch.setattr(module, "matmul", None)
+    return bool(request.param)
+
+
 @pytest.fixture(params=[1 << 30, 1])
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: str) -> int:
     """All rows at once, and 128 at a time."""
@@ -36,7 +45,9 @@ def inputs(rows: int, classes: int, width: int, dtype: str) -> tuple[np.ndarray,
 @pytest.mark.parametrize(("rows", "classes"), [(1, 1), (7, 10), (300, 64), (129, 1001), (3, 9001)])
 @pytest.mark.parametrize("mean", [True, False])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_beside_the_reference(parts: int, rows: int, classes: int, mean: bool, weighted: bool, dtype: str) -> None:
+def test_beside_the_reference(
+    parts: int, whole: bool, rows: int, classes: int, mean: bool, weighted: bool, dtype: str
+) -> None:
     x, weight, labels = inputs(rows, classes, 16, dtype)
     class_weight = np.random.default_rng(1).uniform(0.5, 2, classes).astype(np.float32) if weighted else None
     smoothing = 0.1 if weighted else 0.0

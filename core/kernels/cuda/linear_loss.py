@@ -7,6 +7,7 @@ from typing import Any
 
 from ...backend import Array, array_module
 from .. import reference_linear_loss as reference
+from ..reference import matmul
 from ..table import kernel
 from .dense import FLOAT32, THREADS, blocks_for, contiguous, dense, filled, over_elements, plain, served
 from .launch import launch, strided, suffix
@@ -33,7 +34,10 @@ def linear_cross_entropy(
     total, _ = row_sums(weights, weights)
     sum_of_classes = weight_sum(class_weight)
     size = reference.chunk_rows(classes, x.itemsize, CHUNK_BYTES)
-    padded = -(-classes // PADDING) * PADDING
+    multiply = kernel("matmul", "cuda")
+    padded = (
+        classes if multiply is matmul else -(-classes // PADDING) * PADDING
+    )  # CuPy's product wants its output whole
     logits = xp.empty((min(size, len(x)), padded), x.dtype)
     losses = xp.empty(len(x), FLOAT32)
     dx = xp.empty_like(x) if wanted[0] else None
@@ -44,7 +48,7 @@ def linear_cross_entropy(
     for lo in range(0, len(x), size):
         hi = min(lo + size, len(x))
         part = logits[: hi - lo, :classes]
-        kernel("matmul", "cuda")(x[lo:hi], weight.T, out=part)
+        multiply(x[lo:hi], weight.T, out=part)
         pack = 16 // x.itemsize
         launch(
             "rows", f"cross_entropy_in_place_{suffix(x.dtype)}", hi - lo, min(ROW_THREADS, 32 * -(-classes // (32 * pack))),
