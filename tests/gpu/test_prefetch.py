@@ -86,13 +86,16 @@ def test_what_a_loop_keeps_stays_as_it_is(device: str) -> None:
 
 
 def test_memory_is_used_again(device: str) -> None:
-    loader, places = loaders("arrays", device), set()
+    """And only behind what reads it, which the host does not wait for here."""
+    loader, places, sums = loaders("arrays", device), set(), []
     for _ in range(3):
         for step in loader.steps():
             for x, _ in step:
                 places.add(x.array.data.ptr)
+                sums.append((x * 2).sum())
                 del x
     assert len(places) <= 6
+    assert sum(total.item() for total in sums) == 3 * 2 * sum(range(4 * N))
     feed = loader._batch_maker().feed  # type: ignore[union-attr]
     assert len(feed._places) <= 6
 
