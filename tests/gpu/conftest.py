@@ -25,7 +25,8 @@ _modules: dict[str, ModuleType] = {}
 def _real() -> bool:
     if importlib.util.find_spec("cupy") is None:
         return False
-    return bool(importlib.import_module("cupy").is_available())
+    found = importlib.import_module("cupy")
+    return not hasattr(found, "_standin") and bool(found.is_available())
 
 
 REAL = _real()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -271,6 +274,30 @@ def test_memory_freed_under_another_stream(cupy: Any) -> None:
         cupy.ones(3, np.float32) + 1
     side.synchronize()
     assert y.get()[0] == 2
+
+
+@pytest.mark.parametrize(
+    "leaning", ["test_nccl.py::test_contract[nccl-2]", "test_prefetch.py::test_the_same_batches_on_the_gpu[arrays]"]
+)
+def test_work_that_leans_on_events_fails_without_them(leaning: str) -> None:
+    """Sums over ranks and the feed of batches are really watched."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.gpu.without_events",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name(leaning)),
+    ]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1, done.stdout
+    # of two ranks that race the other may be heard first
+    assert "waits for no event of it" in done.stdout or "phalanx.dist.errors" in done.stdout
 
 
 def test_events_measure_time(cupy: Any) -> None:
