@@ -371,10 +371,6 @@ class Reducer:
         fault_point("after-reduce")
         self._commit(state)
 
-    def loss_was_scaled(self, scale: float) -> None:
-        """The loss of the step that was completed last had been multiplied by ``scale``, for its gradients' sake."""
-        self.step_loss.was_scaled(scale)
-
     def updated(self, optimizer: Any) -> None:
         """An optimizer has moved the parameters."""
         if not self.trivial:

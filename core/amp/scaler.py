@@ -99,7 +99,7 @@ class GradScaler:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         want_gradients(parameters)
         for listener in listeners(parameters):
-            listener.loss_was_scaled(self._value)
+            listener.step_loss.was_scaled(self._value)
         present = [p for p in parameters if p._grad is not None]
         if any(p._store is not None and p._store.gradient_owned for p in present):
             finite = math.isfinite(joint_norm(present, math.inf))  # each rank sees a part: they tell each other
