@@ -7,6 +7,7 @@ host nor the training stream waits: an event tells the streams what is ready and
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,27 +29,36 @@ Program = Callable[[Messages], Any]
 """Gives the event of its end, or that and an outcome."""
 
 
+_held: dict[int, Any] = {}
+"""Arrays of operations that are under way, by the operation's number. Those of aborted ones stay here: NCCL may still be at them."""
+_numbers = itertools.count()
+
+
 class DeviceWork(Work):
     """A running operation on arrays of a GPU. After ``wait()`` the caller's stream has its result, the host need not."""
 
-    __slots__ = ("_inner", "_kept", "_read", "_value", "_verbs")
+    __slots__ = ("_inner", "_number", "_read", "_value", "_verbs")
 
     def __init__(self, inner: Work, verbs: DeviceVerbs, value: Any, kept: Any, read: Any) -> None:
         super().__init__(inner.name)
-        self._inner, self._verbs, self._value, self._kept, self._read = inner, verbs, value, kept, read
+        self._inner, self._verbs, self._value, self._read = inner, verbs, value, read
+        self._number = next(_numbers)
+        _held[self._number] = kept
 
     def wait(self, timeout_s: float | None = None) -> Any:
         """The result. Raises the operation's own error (deadline, mismatch, lost peer) or TimeoutError."""
         event, outcome = self._inner.wait(timeout_s)
         self._verbs.complete(event, self.name)
         cupy().cuda.get_current_stream().wait_event(event)
-        self._kept, self._read, self.done = None, None, True
+        self.done = True
+        _held.pop(self._number, None)
         return outcome if self._value is None else self._value
 
     def __del__(self) -> None:
-        """Not waited for, or failed: what it has from the caller is let go when nothing reads it any more."""
-        if self._read is not None:
+        """Not waited for, or failed: what it has from the caller is let go when no copy reads it any more."""
+        if self._read is not None and not self.done:
             self._read.synchronize()
+            _held.pop(self._number, None)
 
 
 class DeviceVerbs(ABC):

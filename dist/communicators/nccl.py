@@ -251,7 +251,7 @@ class NcclVerbs(DeviceVerbs):
                         self._hand_out(group, out, bounds)
                 return self._record(self.stream), any_present
 
-        return self._run(program, f"{name} {out.dtype}[{out.size}] on GPUs", kept=(sums, present), start=start)
+        return self._run(program, f"{name} {out.dtype}[{out.size}] on GPUs", kept=(sums, present, out), start=start)
 
     def _in_slices(
         self,
@@ -332,12 +332,12 @@ class NcclVerbs(DeviceVerbs):
             self._sum_over_ranks(group, flat, bounds)
             self._hand_out(group, flat, bounds)
 
-        return self._plainly(words, action, array)
+        return self._plainly(words, action, array, array)
 
     def reduce_scatter(self, array: Any, *, name: str) -> Work:
         words, bounds = fingerprint("reduce_scatter", name, array), slices(array.size, self.comm.size)
         mine = array[slice(*bounds[self.comm.rank])]
-        return self._plainly(words, lambda group: self._sum_over_ranks(group, array, bounds), mine)
+        return self._plainly(words, lambda group: self._sum_over_ranks(group, array, bounds), mine, array)
 
     def _sum_over_ranks(self, group: Any, array: Any, bounds: Ranges) -> None:
         """This rank's slice of the sum, in place, by the tree over ranks."""
@@ -360,11 +360,11 @@ class NcclVerbs(DeviceVerbs):
             if flat.size:
                 group.allGather(flat.data.ptr, rows.data.ptr, flat.size, self._code(flat.dtype), self.stream.ptr)
 
-        return self._plainly(words, action, out, array)
+        return self._plainly(words, action, out, (array, out))
 
     def all_gather_slices(self, array: Any, cut: Ranges, *, name: str) -> Work:
         words = fingerprint("all_gather_slices", name, array)
-        return self._plainly(words, lambda group: self._hand_out(group, array, cut), array)
+        return self._plainly(words, lambda group: self._hand_out(group, array, cut), array, array)
 
     def broadcast(self, array: Any, root: int, *, name: str) -> Work:
         words, flat = fingerprint(f"broadcast from {root}", name, array), array.reshape(-1)
@@ -375,4 +375,4 @@ class NcclVerbs(DeviceVerbs):
                 code = self._code(np.uint8)
                 group.broadcast(pointer, pointer, flat.nbytes, code, root, self.stream.ptr)
 
-        return self._plainly(words, action, array)
+        return self._plainly(words, action, array, array)

@@ -17,7 +17,12 @@ from tests.ranks.launching import MPIRUN, OPEN_MPI, Outcome, environment, launch
 from tests.ranks.test_mpi import pytestmark as needs_mpi
 
 SCRIPT = str(Path(__file__).with_name("device_training.py"))
-WAYS = [pytest.param("nccl", marks=pytest.mark.skipif(REAL, reason="needs a GPU for each rank")), "host"]
+QUICK = ("plain", "zero-2", "batch norm")
+MATRIX = [
+    pytest.param(form, way, marks=[*needs, *([] if way == "nccl" or form in QUICK else [pytest.mark.whole])])
+    for form in FORMS
+    for way, needs in (("nccl", [pytest.mark.skipif(REAL, reason="needs a GPU for each rank")]), ("host", []))
+]
 _alone: dict[str, Any] = {}
 
 
@@ -28,8 +33,7 @@ def alone(form: str) -> Any:
     return _alone[form]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "way"), MATRIX)
 def test_equal_bits_on_threads(device: str, monkeypatch: pytest.MonkeyPatch, form: str, way: str) -> None:
     monkeypatch.setenv("PHALANX_GPU_SUMS", way)
     monkeypatch.setenv("STANDIN_DEVICES", "4")
@@ -79,7 +83,7 @@ def result(outcome: Outcome) -> tuple[str, str]:
     return found[1], found[2]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["host" if REAL else "nccl", pytest.param("host", marks=pytest.mark.whole)])
 def test_killed_and_resumed_on_another_number_of_ranks(device: str, tmp_path: Path, way: str) -> None:
     """One of 2 ranks is killed within step 4 and the job started anew, then gone on with alone: the bits of a run that nothing befell."""
     whole = result(job(tmp_path / "whole", "any", "zero-1", 1))
@@ -92,7 +96,7 @@ def test_killed_and_resumed_on_another_number_of_ranks(device: str, tmp_path: Pa
 
 
 @pytest.mark.skipif(*needs_mpi.args, **needs_mpi.kwargs)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["host"] if REAL else ["host", pytest.param("nccl", marks=pytest.mark.whole)])
 def test_equal_bits_under_mpirun(device: str, tmp_path: Path, way: str) -> None:
     one = result(job(tmp_path / "one", "any", "plain", 1, steps=4))
     two = job(tmp_path / "two", way, "plain", 2, steps=4, mpi=True)
