@@ -236,8 +236,24 @@ def test_a_refusal_of_the_library_has_a_name_and_the_product() -> None:
     a, b = draw(8, 16), draw(16, 8)
     gemm.matmul(a, b)
     (plan,) = plans()
-    plan._workspace_bytes = 1
     with pytest.raises(
         RuntimeError, match=r"cuBLASLt: Matmul returned INVALID_VALUE for Problem\(rows=8, columns=8, inner=16"
     ):
-        gemm.matmul(a, b)
+        plan.run(0, 0, 0)
+
+
+def test_an_algorithm_that_is_found_but_does_not_run_is_passed_over() -> None:
+    switch = getattr(cublaslt.load(), "standin_break", None)
+    if switch is None:
+        pytest.skip("a real cuBLASLt cannot be told to fail")
+    a, b = draw(8, 16), draw(16, 8)
+    expected = backend.to_host(gemm.matmul(a, b))
+    try:
+        switch(2)
+        for _ in range(2):
+            assert np.array_equal(backend.to_host(gemm.matmul(a, b)), expected)
+        switch(3)
+        with pytest.raises(RuntimeError, match="cuBLASLt: Matmul returned NOT_SUPPORTED"):
+            gemm.matmul(a, b)
+    finally:
+        switch(0)

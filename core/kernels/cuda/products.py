@@ -176,6 +176,18 @@ class Plan:
             self._point(cublaslt.SIDE_POINTER, self._side, side)
         if aux and self._aux.value != aux:
             self._point(cublaslt.AUX_POINTER, self._aux, aux)
+        operands = a, b, d, self._one if add else self._zero
+        status = self._launch(*operands)
+        if status in (cublaslt.NOT_SUPPORTED, cublaslt.INVALID_VALUE):
+            # that an algorithm was found for a problem does not promise that it runs
+            for other in self.candidates(CANDIDATES):
+                self.use(other.algorithm, other.workspace)
+                status = self._launch(*operands)
+                if not status:
+                    return
+        check(status, "Matmul", self.problem)
+
+    def _launch(self, a: int, b: int, d: int, beta: Any) -> int:
         stream = self._stream().ptr
         place, space = 0, None
         if self._workspace_bytes:
@@ -187,12 +199,11 @@ class Plan:
                 else workspaces.of(self.context.device, stream)
             )
             place = space.data.ptr
-        status = self._matmul(
-            self.context.handle, self._desc, self._one, a, self._a, b, self._b, self._one if add else self._zero,
-            d, self._d, d, self._d, self._algorithm, place, self._workspace_bytes, stream,
+        status: int = self._matmul(
+            self.context.handle, self._desc, self._one, a, self._a, b, self._b, beta, d, self._d, d, self._d,
+            self._algorithm, place, self._workspace_bytes, stream,
         )  # fmt: skip
-        if status:
-            check(status, "Matmul", self.problem)
+        return status
 
 
 def _run_all(functions: list[Callable[[], None]]) -> None:
