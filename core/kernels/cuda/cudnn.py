@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ... import gpu_memory
 from ...backend import cupy
 from ...errors import GraphError
 from ...op import Array
@@ -157,12 +158,18 @@ def build(request: Request, **place: Any) -> Plan:
 class _Device:
     """What cuDNN keeps on one device."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.lock = RLock()
         self.handle: int = library().create_handle()
         self.stream: int | None = None
         self.plans: dict[Request, Plan | None] = {}
         self.workspaces: dict[int, Array] = {}
+        gpu_memory.holds(self)
+
+    def held(self) -> list[tuple[str, int, int]]:
+        """What this takes of the device's memory, for reports."""
+        return [("workspaces", self.number, array.nbytes) for array in list(self.workspaces.values())]
 
     def plan(self, request: Request) -> Plan | None:
         with self.lock:
@@ -210,7 +217,7 @@ def _here() -> _Device:
     found = _devices.get(number)
     if found is None:
         with _making:
-            found = _devices.get(number) or _Device()
+            found = _devices.get(number) or _Device(number)
             _devices[number] = found
     return found
 
@@ -232,11 +239,6 @@ def run(plan: Plan, *arrays: Array) -> None:
             here.stream = stream
         space = here.workspace(stream, plan.nbytes)
         plan.execute(here.handle, [array.data.ptr for array in arrays], 0 if space is None else space.data.ptr)
-
-
-def workspace_bytes() -> int:
-    """Bytes of workspace that cuDNN holds, over all devices and streams."""
-    return sum(array.nbytes for one in _devices.values() for array in one.workspaces.values())
 
 
 def reset() -> None:
