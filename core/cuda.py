@@ -111,7 +111,7 @@ def current_device() -> int:
 class DeviceProperties:
     """What :func:`get_device_properties` returns; ``total_memory`` is in bytes, ``major.minor`` the compute capability.
 
-    >>> DeviceProperties("a card", 9, 0, 80 << 30, 132).multi_processor_count
+    >>> phalanx.cuda.DeviceProperties("a card", 9, 0, 80 << 30, 132).multi_processor_count
     132
     """
 
@@ -364,8 +364,8 @@ def mem_get_info(device: Which = None) -> tuple[int, int]:
 def memory_summary(device: Which = None) -> str:
     """What holds the memory of a GPU: parameters, gradients, optimizer state, sums, activations, what the pool keeps.
 
-    >>> print(phalanx.cuda.memory_summary() if phalanx.cuda.is_available() else "no GPU")  # doctest: +ELLIPSIS
-    ...
+    >>> len(phalanx.cuda.memory_summary().splitlines()) >= 1
+    True
     """
     if not is_available():
         return "no GPU can be used here"

@@ -19,7 +19,11 @@ KINDS = ("parameters", "gradients", "optimizer state", "sums over shards", "work
 
 
 class GpuMemoryError(PhalanxError, MemoryError):
-    """A GPU has no memory for an array: says what was asked, what holds the rest, and what to do."""
+    """A GPU has no memory for an array: says what was asked, what holds the rest, and what to do.
+
+    >>> issubclass(phalanx.cuda.OutOfMemoryError, MemoryError)
+    True
+    """
 
 
 class _Watched:
