@@ -41,7 +41,7 @@ def _gives_cupy(node: ast.expr) -> bool:
 
 
 def _bound(scope: ast.AST) -> set[str]:
-    """Names that hold CuPy in a function, those of the functions around it included."""
+    """Names that hold CuPy in a function and in those within it."""
     found = set()
     for node in ast.walk(scope):
         if isinstance(node, ast.Assign):
@@ -55,8 +55,11 @@ def _bound(scope: ast.AST) -> set[str]:
 
 def used_names(source: str) -> Iterator[tuple[str, int]]:
     """(full name, line) of what a file takes from CuPy."""
+    if "cupy" not in source and "array_module" not in source:
+        return
     tree = ast.parse(source)
-    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)] or [tree]
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
+    scopes: list[ast.AST] = [node for body in bodies for node in body if not isinstance(node, ast.ClassDef)]
     seen: set[tuple[int, int, str]] = set()
     for scope in scopes:
         names = _bound(scope)
