@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = {
     "kernels": ["-m", "not whole", "--ignore=tests/gpu/test_device_ranks.py", "--ignore=tests/gpu/test_nccl.py"],
-    "capture": ["tests/gpu/test_capture.py", "tests/gpu/test_capture_ranks.py"],
+    "capture": ["tests/gpu/test_capture.py", "tests/gpu/test_capture_ranks.py", "tests/gpu/test_capture_refusals.py"],
     "ranks": ["tests/gpu/test_device_ranks.py", "tests/gpu/test_nccl.py"],
     "training": ["tests/gpu/test_examples_on_device.py"],
     "pytorch": ["tests/gpu/test_beside_pytorch.py"],

@@ -1,119 +1,15 @@
-"""A captured step on the device: CUDA graphs give the bits of the step itself, and where there can be none the reason is said."""
+"""A captured step on the device: CUDA graphs give the bits of the step itself."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 import phalanx
 from phalanx import nn, optim
-from phalanx.core.backend import to_host
 from phalanx.core.errors import RangeError
+from tests.gpu.captured_training import MODELS, batches, compare, host, mlp, plain_step, small, train
 
 F = nn.functional
-
-
-def mlp():
-    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4))
-
-
-def cnn():
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Dropout(0.2),
-        nn.Linear(16, 4),
-    )
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(6, 10, num_layers=2, batch_first=True, dropout=0.2)
-        self.head = nn.Linear(10, 4)
-
-    def forward(self, x):
-        return self.head(self.lstm(x)[0][:, -1])
-
-
-class Attending(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
-        self.head = nn.Linear(8, 11)
-        self.head.weight = self.embedding.weight  # tied: two contributions to one gradient
-
-    def forward(self, x):
-        return self.head(self.block(self.embedding(x)).mean(dim=1))[:, :4]
-
-
-MODELS = {"mlp": (mlp, (12,)), "cnn": (cnn, (2, 6, 6)), "lstm": (Recurrent, (5, 6)), "transformer": (Attending, None)}
-
-
-def batches(shape, count, size=8, seed=3):
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        x = rng.integers(0, 11, (size, 5)) if shape is None else rng.standard_normal((size, *shape)).astype(np.float32)
-        yield phalanx.tensor(x).cuda(), phalanx.tensor(rng.integers(0, 4, size)).cuda()
-
-
-def plain_step(model, optimizer):
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def host(value):
-    """The bytes of a tensor, an array or a number."""
-    return np.asarray(to_host(getattr(value, "array", value))).tobytes()
-
-
-def train(make, capture, count, make_step=plain_step, optimizer_of=None):
-    """All that training leaves, as bytes, and the step."""
-    build, shape = make
-    phalanx.manual_seed(1)
-    model = build().cuda()
-    optimizer = optimizer_of(model) if optimizer_of else optim.Adam(model.parameters(), lr=0.01)
-    step = make_step(model, optimizer)
-    step = phalanx.capture(step) if capture else step
-    losses = [step(x, y) for x, y in batches(shape, count)]
-    left = {name: host(tensor) for name, tensor in model.state_dict().items()}
-    state = optimizer.state_dict()["state"]
-    left |= {f"{k} {n}": host(v) for k in state for n, v in state[k].items()}
-    grads = [None if p.grad is None else host(p.grad) for p in model.parameters()]
-    return ([(loss.item(), loss.weight) for loss in losses], left, grads, phalanx.rand(2).tolist()), step
-
-
-def compare(make, count=12, make_step=plain_step, graphs=None, **options):
-    """Captured and eager training leave the same; returns the captured step."""
-    expected, _ = train(make, False, count, make_step, **options)
-    got, step = train(make, True, count, make_step, **options)
-    for a, b in zip(got, expected, strict=True):
-        assert a == b
-    assert step.graphs == (count - 2 if graphs is None else graphs) and step.why is None, step.why
-    return step
-
-
-def fails(reason, count=6):
-    """A check of a step that is replayed without graphs, and says why."""
-
-    def check(make, make_step, **options):
-        expected, _ = train(make, False, count, make_step, **options)
-        with pytest.warns(UserWarning, match="without CUDA graphs"):
-            got, step = train(make, True, count, make_step, **options)
-        assert got == expected
-        assert step.graphs == 0 and step.replays == count - 2 and reason in step.why
-
-    return check
 
 
 @pytest.fixture(autouse=True)
@@ -133,10 +29,6 @@ def test_graphs_give_the_bits_of_the_step(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_fifty_steps(name):
     compare(MODELS[name], 50)
-
-
-def small():
-    return (lambda: nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4))), (12,)
 
 
 # ---- what steps are made of ------------------------------------------------------------------------------------------
@@ -382,80 +274,3 @@ def test_results_stay_what_they_were():
     for x, y in batches((12,), 3, seed=9):
         step(x, y)
     assert first.item() == value and step.why is None
-
-
-# ---- where there can be no graphs ------------------------------------------------------------------------------------
-
-
-def test_inputs_in_host_memory():
-    def make_step(model, optimizer):
-        inner = plain_step(model, optimizer)
-
-        def step(x, y):
-            return inner(x.cuda(), y.cuda())
-
-        return step
-
-    given = [(phalanx.tensor(x.cpu().numpy()), phalanx.tensor(y.cpu().numpy())) for x, y in batches((12,), 6)]
-    phalanx.manual_seed(1)
-    model = small()[0]().cuda()
-    step = phalanx.capture(make_step(model, optim.SGD(model.parameters(), lr=0.1)))
-    with pytest.warns(UserWarning, match="without CUDA graphs"):
-        for x, y in given:
-            step(x, y)
-    assert step.graphs == 0 and step.replays == 4 and "host memory" in step.why
-
-
-def test_parameters_that_no_optimizer_holds():
-    phalanx.manual_seed(1)
-    model = small()[0]().cuda()
-
-    def learn(x, y):
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        return loss
-
-    step = phalanx.capture(learn)
-    with pytest.warns(UserWarning, match="no optimizer holds"):
-        for x, y in batches((12,), 4):
-            step(x, y)
-    assert step.graphs == 0 and step.replays == 2
-
-
-def test_a_capture_that_fails_leaves_no_trace(monkeypatch):
-    """Dropout has drawn and gradients were given when it fails: the step then runs as if nothing had been."""
-    from phalanx.core.capture import graphs
-
-    captured = graphs.captured
-
-    def failing(graph, function, pool):
-        def then_fail():
-            function()
-            raise RuntimeError("as the driver would say")
-
-        return captured(graph, then_fail, pool)
-
-    monkeypatch.setattr(graphs, "captured", failing)
-    fails("as the driver would say")((mlp, (12,)), plain_step)
-
-
-def test_without_graphs_where_that_is_asked():
-    phalanx.manual_seed(1)
-    model = small()[0]().cuda()
-    step = phalanx.capture(plain_step(model, optim.SGD(model.parameters(), lr=0.1)), graphs=False)
-    for x, y in batches((12,), 4):
-        step(x, y)
-    assert (step.graphs, step.replays, step.why) == (0, 2, None)
-
-
-def test_values_are_watched_on_the_device():
-    def reads(x, y):
-        if x.array.sum() > 0:  # the array itself, past the tensor
-            return x * 2
-        return x * 3
-
-    step = phalanx.capture(reads)
-    with pytest.warns(UserWarning, match="depends on values"):
-        for x, y in batches((12,), 3):
-            step(x, y)
-    assert step.replays == 0
