@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from phalanx.core.backend import nccl
+from phalanx.dist.communicators.alone import AloneCommunicator
 from phalanx.dist.communicators.threads import run_threads
+from tests.gpu import wire
 from tests.gpu.conftest import REAL
 from tests.gpu.device_training import FORMS, train
 from tests.ranks.launching import MPIRUN, OPEN_MPI, Outcome, environment, launch
@@ -108,3 +111,14 @@ def test_ranks_that_share_a_gpu_sum_through_the_host(device: str, tmp_path: Path
     two = job(tmp_path, "any", "plain", 2, steps=2, STANDIN_DEVICES="1", CUDA_VISIBLE_DEVICES="0")
     result(two)
     assert "through the host's memory: ranks 0, 1 share a GPU" in two.output or "cannot load NCCL" in two.output
+
+
+@pytest.mark.parametrize("way", ["nccl", "host"])
+def test_the_contract_on_one_rank(device: str, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """What one GPU can show of NCCL itself: its begin, its calls, its streams."""
+    if way == "nccl" and nccl() is None:
+        pytest.skip("NCCL is not installed")
+    monkeypatch.setenv("PHALANX_GPU_SUMS", way)
+    comm = AloneCommunicator()
+    assert list(wire.checks(comm, way)) == wire.CHECKS
+    comm.close()
