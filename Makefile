@@ -58,14 +58,18 @@ bench: $(VENV)/.bench $(VENV)/.torch
 	$(BIN)/python benchmarks/bench.py
 
 # cuDNN's plans for what the examples need on an H100, made where there is none: supported, and with how much workspace?
+# And our bindings and stand-ins beside the real cuBLASLt and CuPy, as far as those go without a device.
 plans-cuda: $(VENV)/.test $(PLANS)/.made
 	LD_LIBRARY_PATH=$(PLANS)/absent:$(PLANS)/site/nvidia/cudnn/lib:$(PLANS)/site/nvidia/cu13/lib PYTHONPATH=.:$(PLANS)/site \
 	    $(BIN)/python tests/gpu/plans.py
+	CUDA_HOME=$(abspath $(PLANS))/site/nvidia/cu13 PYTHONPATH=.:$(abspath $(PLANS))/site \
+	    $(BIN)/python -m pytest -q tests/gpu/test_cublaslt_header.py tests/gpu/test_standin_honest.py
 
-# 700 MB, in a folder of its own: no user of the CPU needs any of it
+# 1.3 GB, in a folder of its own: no user of the CPU needs any of it
 $(PLANS)/.made: tests/gpu/absent_driver.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(PLANS)/site \
-	    nvidia-cudnn-frontend==1.23.0 nvidia-cudnn-cu13==9.19.0.56 nvidia-cuda-nvrtc==13.0.88
+	    nvidia-cudnn-frontend==1.23.0 nvidia-cudnn-cu13==9.19.0.56 nvidia-cuda-nvrtc==13.0.88 nvidia-cublas==13.1.0.3 \
+	    nvidia-cuda-runtime==13.0.96 nvidia-nccl-cu13==2.28.9 cupy-cuda13x==14.2.0 "cuda-pathfinder>=1.3.4,<2"
 	$(BIN)/python tests/gpu/absent_driver.py $(PLANS)/site $(PLANS)/absent
 	@touch $@
 
