@@ -399,33 +399,33 @@ extern "C" __global__ void __launch_bounds__(THREADS) move_running(
         const T* x, i64 rows, int channels, int lanes, int packed, float* means, float* deviations, float* counts) {  \
         EITHER(T, (statistics<T, N>(x, rows, channels, lanes, means, deviations, counts)))                            \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) apply_##suffix(                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) apply_##suffix(                                          \
         const T* x, i64 rows, int channels, int lanes, int packed, const float* mean, const float* inverse_std,       \
         const float* weight, const float* bias, const T* other, int relu, T* y) {                                     \
         EITHER(T, (apply<T, N>(x, rows, channels, lanes, mean, inverse_std, weight, bias, other, relu, y)))           \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) apply_relu_pool_##suffix(                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) apply_relu_pool_##suffix(                                \
         const T* x, i64 rows, int height, int width, int channels, int lanes, int packed, const float* mean,          \
         const float* inverse_std, const float* weight, const float* bias, T* y, unsigned char* index) {               \
         const Halves image = {height, width};                                                                         \
         EITHER(T, (apply_relu_pool<T, N>(                                                                             \
                       x, rows, image, channels, lanes, mean, inverse_std, weight, bias, y, index)))                   \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) sums_##suffix(                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) sums_##suffix(                                           \
         const T* gradient, const T* x, i64 rows, int channels, int lanes, int packed, const float* mean,              \
         const float* inverse_std, const float* weight, const float* bias, int mode, const T* positive, float* out) {  \
         const Given<T> given = {gradient};                                                                            \
         const Relu<T> relu = {mode, positive};                                                                        \
         EITHER(T, (sums<T, N>(given, x, rows, channels, lanes, mean, inverse_std, weight, bias, relu, out)))          \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) pooled_sums_##suffix(                                       \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) pooled_sums_##suffix(                                    \
         const T* gradient, const unsigned char* index, const T* x, i64 rows, int height, int width, int channels,     \
         int lanes, int packed, const float* mean, float* out) {                                                       \
         const Pooled<T> given = {gradient, index, {height, width}};                                                   \
         const Relu<T> all = {0, nullptr};                                                                             \
         EITHER(T, (sums<T, N>(given, x, rows, channels, lanes, mean, nullptr, nullptr, nullptr, all, out)))           \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) input_gradient_##suffix(                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) input_gradient_##suffix(                                 \
         const T* gradient, const T* x, i64 rows, int channels, int lanes, int packed, const float* mean,              \
         const float* inverse_std, const float* weight, const float* bias, int mode, const T* positive,                \
         const float* scale, const float* slope, const float* constant, T* dx, T* through) {                           \
@@ -434,7 +434,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) move_running(
         EITHER(T, (input_gradient<T, N>(given, x, rows, channels, lanes, mean, inverse_std, weight, bias, relu,       \
                                         scale, slope, constant, dx, through)))                                        \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) pooled_input_gradient_##suffix(                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) pooled_input_gradient_##suffix(                          \
         const T* gradient, const unsigned char* index, const T* x, i64 rows, int height, int width, int channels,     \
         int lanes, int packed, const float* mean, const float* scale, const float* slope, const float* constant,      \
         T* dx) {                                                                                                      \
