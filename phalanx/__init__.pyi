@@ -27,7 +27,6 @@ from .core.amp.precision import use_deterministic_algorithms as use_deterministi
 from .core.autograd import grad as grad
 from .core.bfloat16 import bfloat16 as bfloat16
 from .core.capture import capture as capture
-from .core.cuda import local_device as local_device
 from .core.compat import BoolTensor as BoolTensor
 from .core.compat import ByteTensor as ByteTensor
 from .core.compat import DoubleTensor as DoubleTensor
@@ -37,6 +36,7 @@ from .core.compat import LongTensor as LongTensor
 from .core.compat import compile as compile
 from .core.compat import get_default_dtype as get_default_dtype
 from .core.compat import set_default_dtype as set_default_dtype
+from .core.cuda import local_device as local_device
 from .core.dtype_limits import finfo as finfo
 from .core.dtype_limits import iinfo as iinfo
 from .core.dtype_limits import promote_types as promote_types
