@@ -13,6 +13,7 @@ from tests.gpu.conftest import REAL, STANDIN
 from tests.jobs import ROOT, Job, launch_command, run_job
 
 GPT2 = "--layers 2 --dim 32 --heads 2 --context 16 --vocab 64 --batch-size 8 --limit 8 --lr 1e-2 --accumulate 2"
+FASHION = "--model cnn --epochs 1 --batch-size 32 --test-samples 20"
 RESNET = "--layers 1 1 1 1 --width 4 --size 32 --classes 4 --batch-size 16"
 
 
@@ -21,6 +22,8 @@ def words(name: str, steps: int, folder: Path) -> list[str]:
     given = ["--device", "cuda", "--shards", "4", "--ledger", str(folder / "ledger")]
     if name == "gpt2.py":
         return [*GPT2.split(), "--steps", str(steps), "--folder", str(folder.parent / "gpt2"), *given]
+    if name == "fashion_mnist.py":
+        return [*FASHION.split(), "--samples", str(32 * steps), *given]
     return [*RESNET.split(), "--epochs", "1", "--count", str(16 * steps), *given]
 
 
@@ -53,6 +56,12 @@ def ledger(how: str, name: str, steps: int, folder: Path, *further: str) -> list
 def test_equal_ledgers(device: str, name: str, tmp_path: Path) -> None:
     eager = ledger("alone", name, 3, tmp_path / "eager")
     assert ledger("threads 2", name, 3, tmp_path / "two", "--capture") == eager
+
+
+@pytest.mark.skipif(REAL, reason="its pictures come over the network")
+def test_the_main_example(device: str, tmp_path: Path) -> None:
+    eager = ledger("alone", "fashion_mnist.py", 3, tmp_path / "alone")
+    assert ledger("threads 2", "fashion_mnist.py", 3, tmp_path / "two") == eager
 
 
 @pytest.mark.whole
