@@ -117,7 +117,7 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """The sum ``input + residual`` and its :func:`layer_norm`, in one pass on a GPU: what stands between two blocks of a transformer.
 
-    Returns both, of the shape of ``input``.
+    ``normalized_shape`` are the last dimensions, ``weight`` and ``bias`` of that shape. Returns both, of the shape of ``input``.
 
     >>> both, normed = F.add_layer_norm(phalanx.tensor([[1.0, 1.0]]), phalanx.tensor([[0.0, 2.0]]), 2, eps=0.0)
     >>> both.tolist(), normed.tolist()
@@ -138,6 +138,8 @@ def add_rms_norm(
     eps: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The sum ``input + residual`` and its :func:`rms_norm`, in one pass on a GPU.
+
+    ``normalized_shape`` are the last dimensions, ``weight`` of that shape. Returns both, of the shape of ``input``.
 
     >>> both, normed = F.add_rms_norm(phalanx.tensor([[1.0, 3.0]]), phalanx.tensor([[0.0, 4.0]]), 2, eps=0.0)
     >>> both.tolist(), normed.tolist()
