@@ -69,12 +69,15 @@ def test_a_plan_is_made_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> 
 def test_threads_share_plans_and_the_handle(monkeypatch: pytest.MonkeyPatch) -> None:
     made, build = [], cudnn.build
     monkeypatch.setattr(cudnn, "build", lambda request, **place: made.append(place) or build(request, **place))
-    x, w = images()
+    stream = backend.cupy().cuda.Stream(non_blocking=True)
+    with stream:
+        x, w = images()
     found: list[Any] = []
 
     def work() -> None:
-        for _ in range(5):
-            found.append(conv.conv_forward(x, w, None, WINDOW))
+        with stream:
+            for _ in range(5):
+                found.append(conv.conv_forward(x, w, None, WINDOW))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -82,7 +85,8 @@ def test_threads_share_plans_and_the_handle(monkeypatch: pytest.MonkeyPatch) -> 
     for thread in threads:
         thread.join(timeout=60)
     assert len(made) == 1 and len(found) == 20
-    assert all(right(y, x, w) for y in found)
+    with stream:
+        assert all(right(y, x, w) for y in found)
 
 
 def test_each_stream_has_a_workspace_that_grows_and_is_not_kept_twice() -> None:
