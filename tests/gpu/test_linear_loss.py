@@ -42,9 +42,8 @@ def inputs(rows: int, classes: int, width: int, dtype: str) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (7, 10), (300, 64), (129, 1001), (3, 9001)])
-@pytest.mark.parametrize("mean", [True, False])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (140, 10), (129, 501), (3, 9001)])
+@pytest.mark.parametrize(("mean", "weighted"), [(True, False), (False, True), (True, True)])
 def test_beside_the_reference(
     parts: int, whole: bool, rows: int, classes: int, mean: bool, weighted: bool, dtype: str
 ) -> None:
