@@ -50,6 +50,7 @@ class Worker:
             raise SystemExit(f"{side}: {self.library.name} sees no GPU here")
         self.task: Task | None = None
         root.set_float32_matmul_precision("high")  # TF32 on both sides
+        root.backends.cudnn.allow_tf32 = True
         if self.torch:
             root.backends.cudnn.benchmark = True
 
