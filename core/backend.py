@@ -196,6 +196,11 @@ def to_device(array: Any, device: Device | str | int | None) -> Array:
         return module.asarray(array)
 
 
+def current_index() -> int:
+    """The number of the GPU that this thread works on. Raises RangeError without CuPy."""
+    return int(cupy().cuda.runtime.getDevice())
+
+
 def on(device: Device) -> AbstractContextManager[Any]:
     """Within, what is made on a GPU is made on this one.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import CodeType
 from typing import Any
 
-from .backend import Array, common_shape, device_of, is_array, to_device
+from .backend import Array, Device, common_shape, current_index, device_of, is_array, to_device
 from .errors import DeviceError, DTypeError, PhalanxError, ShapeError
 from .op import TABLE, Op
 
@@ -95,12 +95,22 @@ def on_one_device(op: Op, arrays: Sequence[Any], error: Exception) -> Any:
     """
     found = dict.fromkeys(device_of(a) for a in arrays if is_array(a))
     if len(found) < 2:
-        raise explained(op, arrays, error) from error
+        raise _elsewhere(op, next(iter(found), None)) or explained(op, arrays, error) from error
     gpus = [device for device in found if device != "cpu"]
     if len(gpus) == 1 and all(device_of(a) != "cpu" or not a.ndim for a in arrays if is_array(a)):
         return gpus[0]
     where = " and ".join(f"{tuple(a.shape)} on {device_of(a)}" for a in arrays if is_array(a))
     raise DeviceError(f'{op.name}: all inputs must lie on one device, got {where}; move one by .to("{gpus[0]}")')
+
+
+def _elsewhere(op: Op, place: Device | None) -> DeviceError | None:
+    """The error of inputs that lie on a GPU which is not this thread's; None if that is not it."""
+    if place is None or place == "cpu" or place.index == (here := current_index()):
+        return None
+    return DeviceError(
+        f"{op.name}: the inputs lie on {place}, and this thread works on cuda:{here}; "
+        f"phalanx.cuda.set_device({place.index}) before, or move them"
+    )
 
 
 def moved(value: Any, device: Any, apply: Callable[..., Any]) -> Any:

@@ -346,3 +346,30 @@ def test_dtypes_on_the_device(device: str) -> None:
     assert (x.double() + x).dtype == phalanx.float64
     assert (x.half() * 2.0).dtype == phalanx.float16
     assert (x.bfloat16() * 2.0).dtype == phalanx.bfloat16
+
+
+def test_another_gpu_than_the_current_one(device: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module may lie there and come back; computing there wants that GPU to be the thread's."""
+    if phalanx.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    net = model().to("cuda:1")
+    assert all(p.device == "cuda:1" for p in net.parameters())
+    x = phalanx.ones(2, 4, device="cuda:1")
+    for call in (lambda: net[0](x), lambda: x + x, lambda: nn.functional.softmax(x, dim=1), lambda: x.mean()):
+        with pytest.raises(
+            DeviceError, match=r"lie on cuda:1, and this thread works on cuda:0; phalanx\.cuda\.set_device\(1\)"
+        ):
+            call()
+    with pytest.raises(DeviceError, match=r"cuda:0.*cuda:1|cuda:1.*cuda:0"):
+        x + phalanx.ones(2, 4, device="cuda:0")
+    before = phalanx.cuda.current_device()
+    try:
+        phalanx.cuda.set_device(1)
+        optimizer = optim.Adam(net.parameters(), lr=0.1)
+        losses = [step(net, optimizer, "cuda:1", turn) for turn in range(3)]
+        assert all(p.device == "cuda:1" for p in net.parameters())
+    finally:
+        phalanx.cuda.set_device(before)
+    still = model()
+    fixed = optim.Adam(still.parameters(), lr=0.1)
+    assert losses == pytest.approx([step(still, fixed, "cpu", turn) for turn in range(3)], rel=1e-4)

@@ -22,6 +22,7 @@ from ...op import Array
 from .. import reference, reference_linear_loss
 from . import cublaslt, products
 from .cublaslt import BIAS, PACK, PLAIN
+from .launch import require_here
 from .products import Problem
 
 Numbers = tuple[int, ...]
@@ -143,6 +144,7 @@ def product(
     None if cuBLASLt has no algorithm for it.
     """
     api = cupy()
+    require_here(a)
     if out is None:
         out = api.empty((a.shape[0], b.shape[1]), a.dtype)
     types = _types(a.dtype, out.dtype, precision.tf32())

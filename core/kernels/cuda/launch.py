@@ -115,6 +115,19 @@ def _array(array: Array) -> Array:
     return array
 
 
+@cache
+def _device() -> Callable[[], int]:
+    """What tells the number of the current device."""
+    found: Callable[[], int] = cupy().cuda.runtime.getDevice
+    return found
+
+
+def require_here(array: Array) -> None:
+    """Raise ValueError for an array that lies on another device than the current one, where its address means nothing."""
+    if array.data.device_id != _device()():
+        raise ValueError(f"a kernel's array lies on device {array.data.device_id}, the current one is {_device()()}")
+
+
 _NULL = np.uint64(0)
 _ARGUMENTS: dict[type, Callable[[Any], Any]] = {
     int: np.int64,
@@ -154,4 +167,9 @@ def launch(
     if shared > _SHARED_BYTES and shared > _most.get((source, name), 0):
         kernel.max_dynamic_shared_size_bytes = _most[source, name] = shared
     threads = (block,) if isinstance(block, int) else block
+    for value in arguments:
+        if value.__class__ is Strided:
+            require_here(value.array)
+        elif hasattr(value, "shape") and not isinstance(value, np.generic):
+            require_here(value)
     kernel(blocks, threads, tuple([_argument(value) for value in arguments]), shared_mem=shared)
