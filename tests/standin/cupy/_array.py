@@ -555,7 +555,7 @@ def wrap(result: Any, arrays: Sequence[ndarray]) -> Any:
 
 
 def fresh_array(array: np.ndarray) -> ndarray:
-    """An array that NumPy has just made, on the current device: moved to an address such as CuPy gives."""
+    """An array that NumPy has just made, on the current device: moved to what the allocator gives."""
     if array.size == 0:
         return ndarray(array.shape, array.dtype)
     made: ndarray = _new(ndarray)
@@ -563,12 +563,10 @@ def fresh_array(array: np.ndarray) -> ndarray:
     while isinstance(root.base, np.ndarray):
         root = root.base
     offset = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
-    memory = np.empty(root.nbytes + _state.UNIT, np.uint8)
-    start = -memory.ctypes.data % _state.UNIT
-    memory = memory[start : start + root.nbytes]
-    made._array = np.ndarray(array.shape, array.dtype, memory.data, offset, array.strides)
+    at = _state.get_allocator()(root.nbytes)
+    made._memory = at.mem
+    made._array = np.ndarray(array.shape, array.dtype, at.mem.raw.data, at._offset + offset, array.strides)
     np.copyto(made._array, array)
-    made._memory = _state.counted(memory)
     made.base = None
     return made
 

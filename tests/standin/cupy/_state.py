@@ -352,18 +352,6 @@ class using_allocator:
         thread.allocators = thread.allocators[:-1]
 
 
-def counted(raw: np.ndarray) -> Memory:
-    """Memory of an array that NumPy has made, counted in the current pool."""
-    pool = getattr(get_allocator(), "__self__", None)
-    if isinstance(pool, MemoryPool):
-        memory = pool._take(raw.nbytes, thread.device)
-    else:
-        memory = Memory(raw.nbytes, thread.device, None)
-    memory.raw = raw
-    _keep(raw)
-    return memory
-
-
 # ---- streams, events, captures ---------------------------------------------------------------------------------------
 
 
