@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -136,6 +137,7 @@ def trained(device: str) -> Any:
 
 
 def test_what_holds_the_memory(device: str) -> None:
+    gc.collect()  # what other tests have left in circles
     kept = trained(device)
     text = cuda.memory_summary()
     rows = {line[2:34].strip(): line[34:].strip() for line in text.splitlines()[1:]}
