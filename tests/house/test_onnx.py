@@ -34,7 +34,7 @@ WITHOUT = {
     "sync_batch_norm", "gather_over_shards", "index_put", "scatter_reduce", "cumprod", "cummax", "cummin",
     "logcumsumexp", "erfinv", "lgamma", "digamma", "nextafter", "bitwise_left_shift", "bitwise_right_shift", "gcd", "lcm", "inv",
     "solve", "cholesky", "slogdet", "eigh", "svd", "qr", "batch_norm_relu", "batch_norm_relu_pool", "relu_pool",
-    "lower",
+    "lower", "batch_norm_add_relu", "dropout_draw", "linear_cross_entropy",
 }  # fmt: skip
 """Ops that ONNX has no words for, that no model needs after training, or that an export sees the parts of."""
 

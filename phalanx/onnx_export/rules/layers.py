@@ -132,27 +132,42 @@ def standardized(graph: Graph, call: Call, x: str, axes: list[int], eps: float) 
 
 @rule("layer_norm")
 def _layer_norm(graph: Graph, call: Call) -> str:
+    return _layer_normed(graph, call, first(graph, call), 1)
+
+
+@rule("add_layer_norm")
+def _add_layer_norm(graph: Graph, call: Call) -> tuple[str, str]:
+    both = graph.node(call, "Add", first(graph, call), graph.array(call, call.inputs[1]))
+    return both, _layer_normed(graph, call, both, 2)
+
+
+def _layer_normed(graph: Graph, call: Call, x: str, at: int) -> str:
+    """Layer norm of ``x``; weight and bias, if any, are inputs ``at`` and behind it."""
     shape = tuple(call.get("shape"))
-    weight, bias = scale_and_shift(graph, call, 1, shape)
-    return graph.node(
-        call,
-        "LayerNormalization",
-        first(graph, call),
-        weight,
-        bias,
-        axis=-len(shape),
-        epsilon=float(call.get("eps", 1e-5)),
-    )
+    weight, bias = scale_and_shift(graph, call, at, shape)
+    epsilon = float(call.get("eps", 1e-5))
+    return graph.node(call, "LayerNormalization", x, weight, bias, axis=-len(shape), epsilon=epsilon)
 
 
 @rule("rms_norm")
 def _rms_norm(graph: Graph, call: Call) -> str:
-    x, ndim, dtype = first(graph, call), call.inputs[0].value.ndim, output_dtype(call)
+    return _rms_normed(graph, call, first(graph, call), 1)
+
+
+@rule("add_rms_norm")
+def _add_rms_norm(graph: Graph, call: Call) -> tuple[str, str]:
+    both = graph.node(call, "Add", first(graph, call), graph.array(call, call.inputs[1]))
+    return both, _rms_normed(graph, call, both, 2)
+
+
+def _rms_normed(graph: Graph, call: Call, x: str, at: int) -> str:
+    """RMS norm of ``x``; its weight, if any, is input ``at``."""
+    ndim, dtype = call.inputs[0].value.ndim, output_dtype(call)
     axes = list(range(ndim - len(call.get("shape")), ndim))
     square = reduced(graph, call, "ReduceMean", graph.node(call, "Mul", x, x), axes, True)
     shifted = graph.node(call, "Add", square, graph.constant(call.get("eps", 1e-5), dtype))
     y = graph.node(call, "Div", x, graph.node(call, "Sqrt", shifted))
-    return graph.node(call, "Mul", y, graph.array(call, call.inputs[1])) if present(call, 1) else y
+    return graph.node(call, "Mul", y, graph.array(call, call.inputs[at])) if present(call, at) else y
 
 
 @rule("dropout")
