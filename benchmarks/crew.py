@@ -89,7 +89,7 @@ class Crew:
             connection.settimeout(timeout_s)
             stream = connection.makefile("rw")
             who = json.loads(stream.readline())
-            self._teams[who["team"]][who["rank"]] = (connection, stream)
+            self._teams.setdefault(who["team"], {})[who["rank"]] = (connection, stream)
 
     def _check(self, team: str, deadline: float) -> None:
         for process in self._processes[team]:

@@ -82,8 +82,7 @@ def _forward(each: Op, forward: Callable[..., Any]) -> Callable[..., Any]:
             return output, saved
         return output, _Saved(saved, arrays)
 
-    looking.as_defined = forward  # type: ignore[attr-defined]
-    return looking
+    return _marked(looking, forward, lambda own: _forward(each, own))
 
 
 def _narrowed(each: Op, output: Any, arrays: Sequence[Any], attributes: dict[str, Any]) -> Any:
@@ -122,7 +121,15 @@ def _vjp(each: Op, vjp: Callable[..., Any]) -> Callable[..., Any]:
             for g, slot, form in zip(found, slots, saved.forms, strict=False)
         )
 
-    looking.as_defined = vjp  # type: ignore[attr-defined]
+    return _marked(looking, vjp, lambda own: _vjp(each, own))
+
+
+def _marked(looking: Any, own: Any, look: Callable[[Any], Any]) -> Any:
+    """``looking`` with what it stands around. What a profile left there and somebody put back is passed by as it would be alone."""
+    looking.as_defined = own
+    untimed = getattr(own, "untimed", None)
+    if untimed is not None:
+        looking.untimed = untimed if hasattr(untimed, "as_defined") else look(untimed)
     return looking
 
 
