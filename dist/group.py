@@ -203,7 +203,7 @@ def init(
     rng.manual_seed(rng.initial_seed() if seed is None else seed)
     group.shards, group.seed = shards, rng.initial_seed()
     set_placement(Placement(group.rank, group.size, shards))
-    precision.promise(int(shards is not None))
+    precision.promise(shards is not None)
     if shards is not None:
         processor.fix_threads(1)
     elif group.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -342,8 +342,8 @@ def shutdown() -> None:
     """
     group, _local.group = _local.group, None
     set_placement(Placement())
+    precision.promise(False)
     if group is not None:
-        precision.promise(-int(group.shards is not None))
         if group in _listening:
             _listening.remove(group)
         if group.control is not group.communicator:

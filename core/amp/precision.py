@@ -1,11 +1,15 @@
 """How exact products of float32 matrices are on a GPU, and whether equal runs must give equal bits there.
 
-Both belong to the process. On the CPU float32 is float32 and every kernel gives the same bits each time, whatever stands here.
+Both belong to the process, but that a rank has shards to the rank. On the CPU float32 is float32 and every kernel gives the same bits
+each time, whatever stands here.
 """
 
 from __future__ import annotations
 
+import threading
+
 from ..errors import RangeError
+from ..rank_local import of_rank
 
 PRECISIONS = ("highest", "high", "medium")
 
@@ -14,11 +18,15 @@ class _Settings:
     precision = "highest"
     convolution_tf32 = False
     deterministic = False
-    promises = 0
-    """Ranks of this process whose bits must be equal everywhere."""
+
+
+class _OfRank(threading.local):
+    has_shards = False
+    """Whether its bits must be equal everywhere."""
 
 
 _settings = _Settings()
+_rank = of_rank(_OfRank())
 
 
 def set_float32_matmul_precision(precision: str) -> None:
@@ -81,7 +89,7 @@ def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None
     True
     >>> phalanx.use_deterministic_algorithms(False)
     """
-    if not mode and _settings.promises:
+    if not mode and _rank.has_shards:
         raise RangeError(
             "use_deterministic_algorithms(False): this job runs with shards, whose equal bits need deterministic kernels; "
             "leave shards= out of phalanx.init() for the fast mode"
@@ -95,15 +103,15 @@ def deterministic() -> bool:
     >>> phalanx.are_deterministic_algorithms_enabled()
     False
     """
-    return _settings.promises > 0 or _settings.deterministic
+    return _rank.has_shards or _settings.deterministic
 
 
 are_deterministic_algorithms_enabled = deterministic
 
 
-def promise(change: int) -> None:
-    """One rank of this process more, or less, has shards: ``phalanx.init()`` and ``phalanx.shutdown()`` say so."""
-    _settings.promises += change
+def promise(has_shards: bool) -> None:
+    """Whether this rank has shards: ``phalanx.init()`` and ``phalanx.shutdown()`` say so."""
+    _rank.has_shards = has_shards
 
 
 def described() -> dict[str, object]:

@@ -8,49 +8,12 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.backend import to_host
+from tests.core.test_capture import MODELS
 
 F = nn.functional
 
 
-def mlp():
-    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 4))
-
-
-def cnn():
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Dropout(0.2),
-        nn.Linear(16, 4),
-    )
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(6, 10, num_layers=2, batch_first=True, dropout=0.2)
-        self.head = nn.Linear(10, 4)
-
-    def forward(self, x):
-        return self.head(self.lstm(x)[0][:, -1])
-
-
-class Attending(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(11, 8)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
-        self.head = nn.Linear(8, 11)
-        self.head.weight = self.embedding.weight  # tied: two contributions to one gradient
-
-    def forward(self, x):
-        return self.head(self.block(self.embedding(x)).mean(dim=1))[:, :4]
-
-
-MODELS = {"mlp": (mlp, (12,)), "cnn": (cnn, (2, 6, 6)), "lstm": (Recurrent, (5, 6)), "transformer": (Attending, None)}
+mlp = MODELS["mlp"][0]
 
 
 def batches(shape, count, size=8, seed=3):

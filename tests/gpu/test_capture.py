@@ -7,6 +7,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.errors import RangeError
+from tests.core.test_capture import never_cleared, noisy, twice
 from tests.gpu.captured_training import MODELS, batches, compare, host, mlp, plain_step, small, train
 
 F = nn.functional
@@ -57,49 +58,6 @@ def clipped(model, optimizer):
         nn.utils.clip_grad_value_(model.parameters(), 0.05)
         optimizer.step()
         return loss.detach() + norm
-
-    return step
-
-
-def noisy(model, optimizer):
-    average = optim.EMA(model, decay=0.9)
-    schedule = optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5)
-
-    def step(x, y):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x + phalanx.randn_like(x) * 0.1), y)
-        loss.backward()
-        optimizer.step()
-        average.update()
-        schedule.step()
-        return loss
-
-    return step
-
-
-def never_cleared(model, optimizer):
-    """Gradients go on adding up."""
-
-    def step(x, y):
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def twice(model, optimizer):
-    """Two walks over one graph."""
-
-    def step(x, y):
-        optimizer.zero_grad()
-        hidden = model[0](x).tanh()
-        first, second = F.cross_entropy(model[2](hidden), y), hidden.square().mean()
-        first.backward(retain_graph=True)
-        (second + first).backward()
-        optimizer.step()
-        return first
 
     return step
 

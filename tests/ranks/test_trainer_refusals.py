@@ -63,7 +63,7 @@ def test_refusals_of_the_trainer() -> None:
     model = net()
     for options, error, words in (
         ({"clip_norm": 0}, RangeError, "clip_norm"),
-        ({"precision": "bf8"}, RangeError, "precision \"float32\", \"bf16\" or \"fp16\", got 'bf8'"),
+        ({"precision": "bf8"}, RangeError, 'precision "float32", "bf16" or "fp16", got \'bf8\''),
         ({"metrics": "accurate"}, RangeError, "is no metric"),
         ({"optimizer": 3}, TypeError, "expects an optimizer"),
         (
