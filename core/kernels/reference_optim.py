@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import array_module
+
 Array = Any
 _BLOCK = 32_768
 
@@ -94,9 +96,9 @@ _HALF = np.uint64(32)
 
 def hash_words(words: Array, start: int) -> int:
     """Sum over words of a 64-bit mix of (word, position): integers, so that any order of summation gives the same."""
-    total = 0
+    total, xp = 0, array_module(words)
     for at in blocks(words.size):
-        x = np.arange(start + at.start + 1, start + at.stop + 1, dtype=np.uint64)
+        x = xp.arange(start + at.start + 1, start + at.stop + 1, dtype=np.uint64)
         x *= _MIX1
         x ^= words[at]
         x *= _MIX2

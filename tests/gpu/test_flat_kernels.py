@@ -182,3 +182,14 @@ def test_averages_and_exchanges(device: str, dtype: str) -> None:
 def test_what_decides_the_bits_is_said(device: str) -> None:
     said = describe()
     assert re.fullmatch(r"own kernels [0-9a-f]{12} by NVRTC \d+\.\d+", said), said
+
+
+@pytest.mark.parametrize("kernels", ["reference", "fast"])
+def test_the_hash_on_the_device_is_the_hosts_with_either_kernels(kernels: str, device: str) -> None:
+    before = phalanx.kernels.chosen()
+    values = np.random.default_rng(7).standard_normal(70_001).astype(np.float32)
+    phalanx.kernels.choose(kernels)
+    try:
+        assert hash_array(phalanx.tensor(values).to(device).array) == hash_array(values)
+    finally:
+        phalanx.kernels.choose(before)
