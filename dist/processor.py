@@ -25,9 +25,11 @@ def fix_threads(count: int) -> None:
     Sums change with the number of threads that share them, so the promise about bits needs a fixed number.
     """
     with _holders.lock:  # another rank of this process may be giving back what it held
-        threads.limit_libraries({"openmp": count, "blas": threads.blas_threads(count)})
         threads.set_threads(count)
-        pools = threadpool_info()
+        pools, held = threadpool_info(), None
+        while held != (held := {pool["filepath"] for pool in pools}):  # another thread may load a library meanwhile
+            threads.limit_libraries({"openmp": count, "blas": threads.blas_threads(count)})
+            pools = threadpool_info()
     for pool in pools:
         if pool["num_threads"] not in (count, threads.blas_threads(count) if pool["user_api"] == "blas" else count):
             raise LaunchError(

@@ -75,12 +75,7 @@ def about() -> dict[str, Any]:
 def run(part: str, options: argparse.Namespace) -> dict[str, Any]:
     """One part; its end is that of pytest, or of its time."""
     path, began = options.output / f"{part}.log", time.monotonic()
-    # ranks that are threads cannot hold another one's OpenMP to one thread
-    environment = (
-        {"OMP_NUM_THREADS": "1"}
-        | os.environ
-        | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     with path.open("w") as log:
         process = subprocess.Popen(
             command(part, options.rehearse), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log,

@@ -172,3 +172,26 @@ def test_whichever_thread_set_them_first_another_one_can_fix_the_threads() -> No
     finally:
         end.set()
         other.join()
+
+
+def test_a_library_that_is_loaded_while_threads_are_fixed_is_held_too(monkeypatch):
+    held, infos = [], []
+
+    def info():
+        infos.append(1)
+        late = [
+            {
+                "internal_api": "openmp",
+                "user_api": "openmp",
+                "filepath": "late.so",
+                "num_threads": 1 if len(held) > 1 else 2,
+            }
+        ]
+        return [{"internal_api": "openmp", "user_api": "openmp", "filepath": "early.so", "num_threads": 1}] + late * (
+            len(infos) > 1
+        )
+
+    monkeypatch.setattr(processor, "threadpool_info", info)
+    monkeypatch.setattr(processor.threads, "limit_libraries", held.append)
+    processor.fix_threads(1)
+    assert len(held) == 2
