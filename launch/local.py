@@ -12,10 +12,11 @@ from typing import Any
 
 from ..dist import env, member
 from ..dist.errors import LaunchError
+from .channel import Channel
 from .finish import FinishMarks
 from .hosts import mark_of
 from .plan import LaunchPlan, RankPlan
-from .process import TAGGED, Job, Source, child_command, spawn
+from .process import TAGGED, Job, Process, Source, child_command, spawn
 
 
 def listen() -> socket.socket:
@@ -38,22 +39,30 @@ def start_ranks(plan: LaunchPlan, job: Job) -> None:
     """One process for each rank. A single rank keeps the launcher's own stdout and stderr."""
     alone = len(plan.ranks) == 1 and job.logs is None and plan.ranks[0].host == "localhost"
     for rank in plan.ranks:
-        streams: dict[str, Any] = {} if alone else _pipes()
-        listening = rank.environment.get(env.NAMES["rendezvous_fd"])
-        if listening:
-            streams["pass_fds"] = (int(listening),)
-        process = spawn(
-            f"rank {rank.rank}",
-            rank.command,
-            {**plan.environ, **rank.environment},
-            stdin=_stdin(rank),
-            cores=rank.cores,
-            **streams,
-        )
-        job.processes.append(process)
-        for stream, pipe in enumerate((process.popen.stdout, process.popen.stderr)):
-            if pipe is not None:
-                job.sources.append(Source(_detach(pipe), rank.rank, stream))
+        start_rank(rank, plan.environ, job, alone)
+
+
+def start_rank(rank: RankPlan, environ: Mapping[str, str], job: Job, alone: bool = False) -> Process:
+    """The process of one rank, known to ``job`` with its pipes; in an elastic job with its membership channel, too."""
+    environment = {**environ, **rank.environment}
+    elastic = env.ELASTIC in rank.environment
+    streams: dict[str, Any] = {} if alone and not elastic else _pipes()
+    listening = rank.environment.get(env.NAMES["rendezvous_fd"])
+    passed = [int(listening)] if listening else []
+    if elastic:
+        channel = job.channels[rank.rank] = Channel()
+        passed.append(channel.give())
+        environment[env.MEMBERSHIP_FD] = str(channel.give())
+    if passed:
+        streams["pass_fds"] = passed
+    process = spawn(f"rank {rank.rank}", rank.command, environment, stdin=_stdin(rank), cores=rank.cores, **streams)
+    if elastic:
+        channel.given()
+    job.processes.append(process)
+    for stream, pipe in enumerate((process.popen.stdout, process.popen.stderr)):
+        if pipe is not None:
+            job.sources.append(Source(_detach(pipe), rank.rank, stream))
+    return process
 
 
 def start_mpirun(plan: LaunchPlan, job: Job, folders: Mapping[str, str]) -> None:

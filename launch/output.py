@@ -210,11 +210,16 @@ class Printer:
     def __init__(self, sink: Sink, size: int, prefix: bool = True, colour: bool = False) -> None:
         self.sink, self.size, self._prefix, self._colour = sink, size, prefix, colour
         self._folder = Folder(size, FOLD_WINDOW_S if prefix and size > 1 else 0.0)
-        self._readers = [LineReader() for _ in range(size)]
+        self._readers = {rank: LineReader() for rank in range(size)}
         self._bar = b""
+
+    def resize(self, size: int) -> None:
+        """So many ranks print from now on: equal lines of all of them need not wait for more."""
+        self._folder.size = size
 
     def feed(self, rank: int, data: bytes, now: float) -> None:
         """Bytes that a rank wrote."""
+        self._readers.setdefault(rank, LineReader())
         self._add(rank, self._readers[rank].feed(data), now)
         self.tick(now)
         if rank == 0 and self.sink.terminal:
@@ -222,7 +227,7 @@ class Printer:
 
     def close(self, rank: int, now: float) -> None:
         """The rank's stream has ended: its unfinished line is printed too."""
-        self._add(rank, self._readers[rank].close(), now)
+        self._add(rank, self._readers[rank].close() if rank in self._readers else [], now)
 
     def tick(self, now: float) -> None:
         """Print what has waited long enough."""

@@ -15,10 +15,11 @@ from ..dist.errors import LaunchError
 from ..dist.host import common_network
 from ..dist.member import LOOPBACK, address_text
 from .agent import version
+from .arguments import RunArguments
 from .frames import Kind
 from .hosts import Host
 from .link import Link, Remote, RemoteRank
-from .plan import LaunchPlan, Machine, RunArguments
+from .plan import LaunchPlan, Machine
 from .process import Job, Source
 from .supervise import Signals
 

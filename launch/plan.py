@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from ..dist import env
 from ..dist.env import RankEnvironment
 from ..dist.errors import LaunchError
 from . import mpirun
+from .arguments import RunArguments
 from .hosts import Host, mark_of
 from .mpirun import Mpirun
 
@@ -19,103 +19,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 """One variable for each library that would otherwise start a thread per core in every rank."""
 FORWARDED = ("PYTHONPATH", *THREAD_VARIABLES)
 """What ranks on other hosts get although no option names it."""
-_ADDRESS = re.compile(r"(\[[\da-fA-F:.]+\]|[^:\s]+):\d{1,5}")
-
-
-SSH = ("ssh", "-T", "-oBatchMode=yes", "-oConnectTimeout=10", "-oServerAliveInterval=5", "-oServerAliveCountMax=3")
-"""What starts a command on another host; the host and the command follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunArguments:
-    """What the user asked for."""
-
-    script: str
-    """Path of a script, or name of a module."""
-    arguments: tuple[str, ...] = ()
-    ranks: int = 1
-    module: bool = False
-    mpi: bool = False
-    timeout_s: float | None = None
-    """Deadline of collectives."""
-    restarts: int = 0
-    grace_s: float = 30.0
-    """How long ranks may take to save and leave after SIGTERM or SIGUSR1."""
-    prefix: bool = True
-    flight: str | None = None
-    """Folder for the flight records of a job that fails (default: one in the folder for temporary files)."""
-    check_replicas: int | None = None
-    """After so many steps, again and again, replicas are compared."""
-    profile: str | None = None
-    """File for a trace of what every rank did."""
-
-    hosts: tuple[Host, ...] = ()
-    """Empty: this machine."""
-    ssh: tuple[str, ...] = SSH
-    python: str | None = None
-    """Path of Python on the hosts (default: this one's)."""
-    forward: tuple[str, ...] = ()
-    """``NAME`` or ``NAME=VALUE``: variables that ranks on hosts get, too."""
-    bind: bool = False
-    """Does each rank get cores of its own?"""
-    nodes: int = 1
-    """Number of launchers that share the job, one on each host, each started by hand or by a scheduler."""
-    node_rank: int = 0
-    rendezvous: str | None = None
-    """``host:port`` where rank 0 will listen, for ``nodes``."""
-    key: str | None = None
-    """The secret that the launchers of all ``nodes`` know."""
-    logs: str | None = None
-    """Folder for each rank's whole output."""
-    tee: tuple[int, ...] | None = None
-    """Only these ranks' stdout is printed."""
-
-    def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise LaunchError(f"-n {self.ranks}: expected at least 1 rank")
-        if self.restarts < 0:
-            raise LaunchError(f"--restarts {self.restarts}: expected 0 or more")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise LaunchError(f"--timeout {self.timeout_s:g}: expected seconds above 0")
-        if self.check_replicas is not None and self.check_replicas < 1:
-            raise LaunchError(f"--check-replicas {self.check_replicas}: expected a number of steps, at least 1")
-        if not self.grace_s >= 0:
-            raise LaunchError(f"--grace {self.grace_s:g}: expected seconds, 0 or more")
-        slots = sum(host.slots for host in self.hosts)
-        if self.hosts and self.ranks > slots:
-            raise LaunchError(f"-n {self.ranks}: the hosts have {slots} slots: {','.join(map(str, self.hosts))}")
-        if self.tee and max(self.tee) >= self.ranks:
-            raise LaunchError(f"--tee {max(self.tee)}: there are {self.ranks} ranks, 0 to {self.ranks - 1}")
-        self._check_nodes()
-
-    def _check_nodes(self) -> None:
-        if self.nodes < 1 or not 0 <= self.node_rank < self.nodes:
-            raise LaunchError(
-                f"--nodes {self.nodes} --node-rank {self.node_rank}: expected a number from 0 to nodes - 1 on each host"
-            )
-        if self.nodes > 1 and (self.ranks % self.nodes or self.ranks < self.nodes):
-            raise LaunchError(
-                f"-n {self.ranks} --nodes {self.nodes}: -n is the number of ranks on all hosts together, equally many on each"
-            )
-        if self.nodes > 1 and self.rendezvous is None:
-            raise LaunchError(
-                f"--nodes {self.nodes}: needs --rendezvous HOST:PORT, the same on each; HOST is node 0's name"
-            )
-        if self.rendezvous is not None and not _ADDRESS.fullmatch(self.rendezvous):
-            raise LaunchError(f"--rendezvous {self.rendezvous}: expected HOST:PORT, for example node0:29500")
-
-    @property
-    def places(self) -> tuple[Host, ...]:
-        """All hosts of the job, this machine among them."""
-        if self.nodes > 1:
-            return tuple(Host(f"node-{node}", self.ranks // self.nodes) for node in range(self.nodes))
-        return self.hosts or (Host("localhost", self.ranks),)
-
-    @property
-    def own_ranks(self) -> tuple[int, ...]:
-        """The ranks that this launcher starts."""
-        share = self.ranks // self.nodes
-        return tuple(range(self.node_rank * share, (self.node_rank + 1) * share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +232,8 @@ def _common(arguments: RunArguments, machine: Machine, restart: int) -> dict[str
         paths = [path for path in machine.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         if machine.package_root not in paths:
             values["PYTHONPATH"] = os.pathsep.join([*paths, machine.package_root])
+    if arguments.elastic:
+        values[env.ELASTIC] = arguments.elastic
     if restart:
         # a scheduler that requeued the job has said since when its checkpoints count: before this launch began
         began = machine.environ.get(env.STARTED) if machine.environ.get(env.RESUME) == "auto" else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import guardian
+from .channel import Channel
 from .finish import FinishMarks
 from .logs import RankLogs
 
@@ -94,6 +95,8 @@ class Job:
     logs: RankLogs | None = None
     far: bool = False
     """Are the ranks where their processes cannot be found, behind mpirun's daemons?"""
+    channels: dict[int, Channel] = field(default_factory=dict)
+    """Of an elastic job: the membership channel of each rank that runs here."""
     finish: FinishMarks | None = None
     rank_names: tuple[str, ...] = ()
     """Under mpirun: the variables by which its ranks are told from itself."""
@@ -102,7 +105,9 @@ class Job:
         for descriptor in [*self.kept, *(source.descriptor for source in self.sources)]:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        self.kept, self.sources = [], []
+        for channel in self.channels.values():
+            channel.close()
+        self.kept, self.sources, self.channels = [], [], {}
         if self.logs is not None:
             self.logs.close()
 

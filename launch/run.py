@@ -17,19 +17,24 @@ from pathlib import Path
 from ..dist import env
 from ..dist.errors import LaunchError
 from . import over_hosts
+from .arguments import RunArguments
+from .elastic import ElasticSupervisor
 from .hosts import mark_of
 from .jobs import recorded
 from .link import Remote
 from .local import listen, listen_at, start_mpirun, start_mpirun_over_hosts, start_ranks
 from .logs import RankLogs
+from .membership import Limits, Membership, Slot
 from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory, over_ssh
 from .output import Printer, Sink
-from .plan import LaunchPlan, Machine, RunArguments, flight_folder, make_plan, names_flight_folder
+from .plan import LaunchPlan, Machine, flight_folder, make_plan, names_flight_folder
 from .process import Guardian, Job
 from .records import FlightRecords
 from .supervise import HOST_LOST, Outcome, Signals, Supervisor
 
 INTERRUPTED = 130
+REQUEUE = 75
+"""Exit code of an elastic job that ended for want of ranks, unless a scheduler names its own."""
 FIRST_PAUSE_S = 0.5
 """Before the first restart; doubled for each further one."""
 LONGEST_PAUSE_S = 30.0
@@ -169,17 +174,31 @@ def _attempt(
             else:
                 start_mpirun(plan, job, folders)
         elif arguments.hosts:
-            _start_over_hosts(arguments, machine, name, restart, job, signals, stack)
+            plan = _start_over_hosts(arguments, machine, name, restart, job, signals, stack)
         elif arguments.nodes > 1:
-            _start_node(arguments, machine, name, restart, job)
+            plan = _start_node(arguments, machine, name, restart, job)
         else:
             with listen() as listening:
                 address = f"127.0.0.1:{listening.getsockname()[1]}"
                 plan = make_plan(arguments, machine, name, address, listening.fileno(), restart)
                 start_ranks(plan, job)
-        supervisor = Supervisor(job, printers, signals, arguments.grace_s, arguments.tee)
+        watch = (job, printers, signals, arguments.grace_s, arguments.tee)
+        supervisor = (
+            ElasticSupervisor(*watch, _membership(arguments, machine, plan))
+            if arguments.elastic
+            else Supervisor(*watch)
+        )
         stack.callback(supervisor.drain)
         return supervisor.run()
+
+
+def _membership(arguments: RunArguments, machine: Machine, plan: LaunchPlan) -> Membership:
+    least, most = arguments.bounds
+    limits = Limits(least, most, arguments.elastic_wait_s, env.stop_code(machine.environ) or REQUEUE)
+    nodes = {host.name: node for node, host in enumerate(arguments.places)}
+    return Membership(
+        limits, [Slot(rank.rank, rank.host, nodes[rank.host]) for rank in plan.ranks], not arguments.hosts
+    )
 
 
 def _record(arguments: RunArguments, machine: Machine, name: str, stack: contextlib.ExitStack) -> Remote:
@@ -215,7 +234,7 @@ def _start_over_hosts(
     job: Job,
     signals: Signals,
     stack: contextlib.ExitStack,
-) -> None:
+) -> LaunchPlan:
     """Agents on all hosts, and by them the ranks; ``stack`` ends what was begun."""
     hosts = over_hosts.used(arguments.hosts, arguments.ranks)
     remote = _record(arguments, machine, name, stack)
@@ -224,17 +243,21 @@ def _start_over_hosts(
     place = over_hosts.meet(links, signals)
     over_hosts.say_hosts(links, place)
     known = replace(arguments, hosts=over_hosts.with_cores(hosts, links))
-    over_hosts.start(make_plan(known, machine, name, place, None, restart), links, job)
+    plan = make_plan(known, machine, name, place, None, restart)
+    over_hosts.start(plan, links, job)
+    return plan
 
 
-def _start_node(arguments: RunArguments, machine: Machine, name: str, restart: int, job: Job) -> None:
+def _start_node(arguments: RunArguments, machine: Machine, name: str, restart: int, job: Job) -> LaunchPlan:
     """This host's share of a job whose other hosts have launchers of their own."""
     assert arguments.rendezvous is not None
     with contextlib.ExitStack() as stack:
         descriptor = None
         if arguments.node_rank == 0:
             descriptor = stack.enter_context(listen_at(arguments.rendezvous)).fileno()
-        start_ranks(make_plan(arguments, machine, name, arguments.rendezvous, descriptor, restart), job)
+        plan = make_plan(arguments, machine, name, arguments.rendezvous, descriptor, restart)
+        start_ranks(plan, job)
+    return plan
 
 
 def _own_folders(arguments: RunArguments, mpi: Mpirun | None) -> dict[str, str]:
@@ -260,7 +283,7 @@ def say_what_open_mpi_lacks(ranks: int, folders: Mapping[str, str]) -> None:
 def _printers(arguments: RunArguments, machine: Machine) -> tuple[Printer, Printer]:
     sys.stdout.flush()
     sys.stderr.flush()
-    prefix = arguments.prefix and arguments.ranks > 1
+    prefix = arguments.prefix and (arguments.ranks > 1 or arguments.elastic is not None)
     colour = not machine.environ.get("NO_COLOR")
     stdout, stderr = Sink(1), Sink(2)
     return (

@@ -10,7 +10,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -140,6 +140,8 @@ class Supervisor:
         self._running: list[Runs] = list(job.processes)
         self._relays: dict[int, Relay] = {relay.descriptor: relay for relay in job.relays}
         self._sources: dict[int, Source] = {source.descriptor: source for source in job.sources}
+        self._watched: dict[int, Callable[[], None]] = {}
+        """Other descriptors, and what is to be done when they become readable."""
         self._tee = tee
         self._size = printers[0].size
         self._rests: dict[int, bytes] = {}
@@ -198,6 +200,8 @@ class Supervisor:
         if not any(printer.sink.full for printer in self._printers):
             for descriptor in (*self._sources, *self._relays):
                 poll.register(descriptor, select.POLLIN)
+        for descriptor in self._watched:
+            poll.register(descriptor, select.POLLIN)
         for printer in self._printers:
             if printer.sink.waiting:
                 poll.register(printer.sink.descriptor, select.POLLOUT)
@@ -210,6 +214,8 @@ class Supervisor:
             self._read(source, now)
         for descriptor in ready & self._relays.keys():
             self._relay(self._relays[descriptor], now)
+        for descriptor in ready & self._watched.keys():
+            self._watched[descriptor]()
         for printer in self._printers:
             printer.tick(now)
             printer.sink.write_some()
@@ -268,8 +274,10 @@ class Supervisor:
     def _reap(self) -> None:
         codes = [(process, process.poll()) for process in self._running]
         self._running = [process for process, code in codes if code is None]
-        failures = [(process.name, code) for process, code in codes if code]
-        now = time.monotonic()
+        self._note([(process.name, code) for process, code in codes if code], time.monotonic())
+
+    def _note(self, failures: Sequence[tuple[str, int]], now: float) -> None:
+        """Processes ended badly: the others are stopped, and what is to be said is found out."""
         if failures and not self._failures:
             self._judge_at = now + JUDGE_S
         if not self._words:

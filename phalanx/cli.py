@@ -15,10 +15,10 @@ from .ckpt.arguments import add_parser as add_checkpoints
 from .core.errors import PhalanxError
 from .dist.errors import LaunchError
 from .k8s_command import add_k8s
+from .launch.arguments import SSH, RunArguments
 from .launch.jobs import print_jobs, stop_job
 from .launch.logs import parse_ranks
 from .launch.options import default_ranks, given_hosts, read_key
-from .launch.plan import SSH, RunArguments
 from .launch.run import check_script, dry_run, run
 from .slurm_command import add_slurm
 from .tune_arguments import add_tune
@@ -107,6 +107,13 @@ def _add_run(commands: Any) -> None:
     add("--mpi", action="store_true", help="start the ranks by mpirun and use MPI (default: ZeroMQ on loopback)")
     add("--threads", action="store_true", help="ranks are threads of one process (tests, teaching)")
     add("--restarts", type=int, default=0, metavar="K", help="start anew up to K times after a failure (default 0)")
+    add(
+        "--elastic",
+        metavar="MIN:MAX",
+        help="go on with the ranks that are left when one is lost, and let new ones join",
+    )
+    wait = "with --elastic: how long fewer than MIN ranks wait for more (default 120)"
+    add("--elastic-wait", type=float, default=120.0, metavar="S", help=wait)
     add("--timeout", type=float, metavar="S", help="deadline of a collective in seconds")
     add("--grace", type=float, default=30.0, metavar="S", help="seconds to save and leave after SIGTERM (default 30)")
     add("--flight", metavar="DIR", help="folder for each rank's last operations if the job fails (default: a new one)")
@@ -262,6 +269,8 @@ def _add_warmup(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.threads and options.mpi:
         raise LaunchError("--threads and --mpi are two ways to run: give one of them")
+    if options.threads and options.elastic:
+        raise LaunchError("--elastic is for ranks that are processes: leave out --threads")
     if options.threads and options.restarts:
         raise LaunchError("--restarts starts processes anew; ranks that are --threads cannot be started anew")
     hosts = given_hosts(options.hosts, options.hostfile)
@@ -290,6 +299,8 @@ def _run(options: argparse.Namespace) -> int:
         key=read_key(options.key, os.environ) if options.nodes > 1 and not options.dry_run else None,
         logs=options.logs,
         tee=None if options.tee is None else parse_ranks(options.tee),
+        elastic=options.elastic,
+        elastic_wait_s=options.elastic_wait,
     )
     if options.dry_run:
         print(dry_run(arguments))

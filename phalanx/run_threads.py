@@ -21,8 +21,9 @@ from .dist.communicators.base import DEFAULT_TIMEOUT_S
 from .dist.communicators.threads import current_communicator, run_threads
 from .dist.errors import LaunchError
 from .dist.group import pass_signals_on
+from .launch.arguments import RunArguments
 from .launch.output import FOLD_WINDOW_S, Printer, Sink
-from .launch.plan import RunArguments, flight_folder, names_flight_folder
+from .launch.plan import flight_folder, names_flight_folder
 from .launch.records import FlightRecords
 from .launch.run import look_around, new_job_name
 

@@ -16,7 +16,7 @@ from .cluster.hostlist import FORMS, allocated_hosts, host_file
 from .cluster.rendering import counted
 from .cluster.slurm import MPI, SlurmJob
 from .dist.errors import LaunchError
-from .launch.plan import Host
+from .launch.hosts import Host
 
 
 def add_slurm(commands: Any) -> None:

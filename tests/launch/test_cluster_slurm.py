@@ -11,7 +11,7 @@ from phalanx.cluster.hostlist import allocated_hosts, expand, host_file, tasks_p
 from phalanx.cluster.slurm import SlurmJob
 from phalanx.dist import env
 from phalanx.dist.errors import LaunchError
-from phalanx.launch.plan import Host
+from phalanx.launch.hosts import Host
 from tests.launch.rig import environment, phalanx
 
 

@@ -8,6 +8,7 @@ from phalanx.dist import env, rendezvous
 from phalanx.dist.env import RankEnvironment
 from phalanx.dist.errors import LaunchError
 from phalanx.launch import frames, over_hosts
+from phalanx.launch.arguments import RunArguments
 from phalanx.launch.finish import FinishMarks
 from phalanx.launch.frames import Frames, Kind
 from phalanx.launch.hosts import Host, mark_of, parse_hostfile, parse_hosts
@@ -15,7 +16,7 @@ from phalanx.launch.link import Remote, explain
 from phalanx.launch.logs import parse_ranks
 from phalanx.launch.mpirun import Mpirun, command, untag
 from phalanx.launch.options import default_ranks, read_key
-from phalanx.launch.plan import Machine, RunArguments, make_plan
+from phalanx.launch.plan import Machine, make_plan
 from phalanx.launch.run import without_hosts
 from phalanx.launch.supervise import Outcome
 from tests.launch.rig import phalanx

@@ -7,8 +7,9 @@ import pytest
 
 from phalanx.dist import env
 from phalanx.dist.errors import LaunchError
+from phalanx.launch.arguments import RunArguments
 from phalanx.launch.mpirun import Mpirun
-from phalanx.launch.plan import Machine, RunArguments, make_plan
+from phalanx.launch.plan import Machine, make_plan
 from phalanx.launch.run import visible_gpus
 
 MACHINE = Machine(
