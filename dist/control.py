@@ -124,8 +124,9 @@ class ControlMesh:
                 self._connect(peer, deadline)
         with self.changed:
             while missing := [peer.member for peer in self.peers.values() if peer.connection is None]:
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or not self.changed.wait(left_s):
+                if lost := self.lost():
+                    raise PeerLostError(f"rank {self.rank}: rank {lost[0]} died before all were connected")
+                if not self.changed.wait(max(0.0, deadline - time.monotonic())):
                     raise DeadlineError(
                         f"rank {self.rank}: no control connection from {', '.join(map(str, missing))}: it died after the "
                         "rendezvous, or a firewall stands between"
@@ -185,9 +186,13 @@ class ControlMesh:
             if not self.ended.lost:
                 self.ended_by[self.rank] = reason
         lost = self.lost()
-        why = [self.peers[rank].why for rank in lost]
-        self.send_all({"kind": "abort", "reason": reason, "lost": lost, "why": why})
+        self.send_all({"kind": "abort", "reason": reason, "lost": lost, "why": [self.peers[r].why for r in lost]})
         self._tell("control_changed")
+
+    def declare_lost(self, rank: int, why: str) -> None:
+        """Somebody who knows says that ``rank`` is gone, though its connection may stand. Any thread."""
+        self.peers[rank].why = self.peers[rank].why or why
+        self._became(self.peers[rank], LOST)
 
     def lost(self) -> list[int]:
         """The ranks that died."""
@@ -353,8 +358,7 @@ class ControlMesh:
                     self.ended_by[peer.member.rank] = message["reason"]
             for rank, why in zip(message["lost"], message["why"], strict=True):
                 if rank in self.peers:
-                    self.peers[rank].why = self.peers[rank].why or why
-                    self._became(self.peers[rank], LOST)
+                    self.declare_lost(rank, why)
             self._tell("control_changed")
         elif message["kind"] != "beat":
             for listener in list(self.listeners):

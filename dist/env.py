@@ -41,6 +41,13 @@ FLIGHT = "PHALANX_FLIGHT"
 CHECK_REPLICAS = "PHALANX_CHECK_REPLICAS"
 """After so many steps, again and again, the ranks compare hashes of everything that must be equal."""
 
+ELASTIC = "PHALANX_ELASTIC"
+"""``MIN:MAX`` in a job whose ranks may come and go."""
+MEMBERSHIP_FD = "PHALANX_MEMBERSHIP_FD"
+"""The open socket by which such a rank and its launcher tell each other who is there."""
+NEWCOMER = "PHALANX_NEWCOMER"
+"""``1`` in a rank that was started while the others train: it joins them once it is built."""
+
 GPU_SUMS = "PHALANX_GPU_SUMS"
 """How gradients of GPUs are summed: ``nccl``, ``host`` (through the host's memory); by default NCCL where it can serve."""
 WAYS_OF_GPUS = ("nccl", "host")
@@ -225,6 +232,21 @@ def gpu_sums(environ: Mapping[str, str]) -> str | None:
     return wish
 
 
+def elastic_range(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """The least and the greatest number of ranks; None where they do not come and go.
+
+    >>> elastic_range({}), elastic_range({"PHALANX_ELASTIC": "2:8"})
+    (None, (2, 8))
+    """
+    text = environ.get(ELASTIC)
+    if not text:
+        return None
+    least, _, most = text.partition(":")
+    if not (least.isdigit() and most.isdigit() and 1 <= int(least) <= int(most)):
+        raise LaunchError(f"{ELASTIC}={text!r}: expected MIN:MAX with 1 <= MIN <= MAX")
+    return int(least), int(most)
+
+
 def profile_file(environ: Mapping[str, str]) -> str | None:
     """Where the trace of a whole run belongs; None: nothing is recorded."""
     return environ.get(PROFILE) or None
@@ -300,7 +322,9 @@ def describe(environment: RankEnvironment | None) -> str:
 
 def without_ranks(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without any launcher's rank variables: the start of a child's environment in a new job."""
-    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS, FLIGHT, AGENT} - {NAMES["timeout_s"]}
+    own = {*NAMES.values(), LAUNCHED, RESUME, STARTED, PROGRESS, FLIGHT, AGENT, ELASTIC, MEMBERSHIP_FD, NEWCOMER} - {
+        NAMES["timeout_s"]
+    }
     if not any(environ.get(name) for name in (NAMES["rank"], *RANK_NAMES)):
         own -= {RESUME, STARTED}  # not of a rank that starts another job, but a scheduler's word on this one
     return {name: value for name, value in environ.items() if name not in own and not env_foreign.is_rank_name(name)}

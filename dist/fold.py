@@ -38,7 +38,6 @@ class Fold:
         self.first, self.stop = self.ranges[group.rank]
         self.lanes: list[Lane] = []
         self.buckets: list[tuple[Lane, Bucket]] = []
-        self._works: list[Work] = []
         self._start: Start = "background"
         self.reset()
 
@@ -72,6 +71,7 @@ class Fold:
 
     def reset(self) -> None:
         """Forget all sums."""
+        self._works: list[Work] = []
         self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
         self.next_shard = self.first
         self.submitted = 0
@@ -90,7 +90,7 @@ class Fold:
     def surprised(self) -> bool:
         """A backward pass begins: was the one before taken for the last? Then its sums are void, all ranks do them again."""
         if self.submitted:
-            self.wait()
+            self.give_up()
         return self.submitted > 0
 
     def carry(self, parameters: Sequence[Parameter]) -> None:
@@ -156,6 +156,15 @@ class Fold:
         works, self._works = self._works, []
         for work in reversed(works):  # they run in order: waiting for the last wakes this thread once
             work.wait()
+
+    def give_up(self) -> None:
+        """What was submitted is void: until nothing is under way any more. Ranks that are lost show at the end of the step."""
+        try:
+            self.wait()
+        except CommunicatorError as error:
+            self._works = []
+            if self.group.elastic is None or not self.group.elastic.is_loss(error):
+                raise
 
     @property
     def in_flight(self) -> int:
@@ -233,9 +242,9 @@ class Fold:
         number = self.group.steps_committed + 1
         try:
             state, votes = self.group.communicator.call(program, name=f"{name} {number}")
-        except CommunicatorError:
+        except CommunicatorError as error:
             # some survivors may have heard from a lost rank and others not: all go on to the update, or none
-            held = self.group.settle(number, None)
+            held = self.group.after_loss(error, number)
             if held is None:
                 raise
             (state,), votes = decode(held)

@@ -14,11 +14,12 @@ from ..core import own_gpu, rng
 from ..core.amp import precision
 from ..core.collective import provide
 from ..core.data.placement import Placement, set_placement
+from ..core.data.scope import at_boundaries
 from ..core.errors import RangeError
 from ..core.faults import set_position
 from ..core.kernels.table import choose as choose_kernels
 from ..core.rank_local import of_rank
-from . import env, excepthook, processor
+from . import elastic, env, excepthook, processor
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.mpi import MpiCommunicator
@@ -62,6 +63,10 @@ class Group:
     """Where shards meet inside of their forward and backward."""
     held: tuple[int, bytes] = (0, b"")
     """The number of the last committed step and the message that committed it, for survivors that did not get it."""
+    elastic: elastic.Elastic | None = None
+    """In a job whose ranks may come and go: how this one keeps up."""
+    _waiting_as: tuple[int, int] | None = None
+    """Rank and size of a newcomer before it has joined: it is alone, but not the only one."""
     _settled: bool = False
 
     def __post_init__(self) -> None:
@@ -70,11 +75,11 @@ class Group:
 
     @property
     def rank(self) -> int:
-        return self.communicator.rank
+        return self.communicator.rank if self._waiting_as is None else self._waiting_as[0]
 
     @property
     def size(self) -> int:
-        return self.communicator.size
+        return self.communicator.size if self._waiting_as is None else self._waiting_as[1]
 
     @property
     def backend(self) -> str:
@@ -100,6 +105,23 @@ class Group:
             _listening.append(self)
         pass_signals_on()
 
+    def take_place(self, communicator: Communicator, control: Communicator, local_rank: int, local_size: int) -> None:
+        """From now on these are the ranks, and this is one of them."""
+        self.communicator, self.control = communicator, control
+        self.local_rank, self.local_size = local_rank, local_size
+        self._waiting_as, self._settled = None, False
+        control.keeps_to_host = True
+        if self.size > 1:
+            _prepare_diagnosis(self, communicator.stall_s)
+
+    def likeness(self) -> dict[str, Any]:
+        """What must be equal on all ranks, or the bits (or even the number of messages) would differ."""
+        return {"shards": self.shards, "seed": self.seed, "kernels": "reference", **self.fingerprint}
+
+    def after_loss(self, error: CommunicatorError, number: int) -> bytes | None:
+        """In the commit of step ``number``: what commits it, if any survivor has it."""
+        return self.settle(number, None) if self.elastic is None else self.elastic.recover(error, number)
+
     def settle(self, number: int, payload: bytes | None) -> bytes | None:
         """After a rank was lost: what commits step ``number`` if any survivor has it. Every survivor calls once."""
         resolve = getattr(self.communicator, "resolve", None)
@@ -110,19 +132,22 @@ class Group:
 
     def last_words(self, error: BaseException) -> str:
         """Before this rank ends with ``error``: help the others to agree, and say where it stands."""
-        if isinstance(error, CommunicatorError) and not self._settled:
+        if isinstance(error, CommunicatorError) and not self._settled and self.elastic is None:
             self.settle(*self.held)
         return f"rank {self.rank} of {self.size}: last completed step {self.steps_committed}"
 
     def ballot(self, again: bool = False) -> Votes:
         """What this rank votes for at the end of a step."""
-        return Votes(self.stop_heard, again, frozenset(self.votes))
+        votes = self.votes if self.elastic is None else self.votes | self.elastic.votes()
+        return Votes(self.stop_heard, again, frozenset(votes))
 
     def agree(self, joined: Votes) -> None:
         """Called at each commit with the joined votes of all ranks."""
         self.stop_requested = self.stop_requested or joined.stop
         self.agreed = joined.named
         self.votes.clear()
+        if self.elastic is not None:
+            self.elastic.agreed(joined.named)
 
 
 _listening: list[Group] = []
@@ -211,10 +236,11 @@ def init(
         processor.fix_threads(max(1, (os.cpu_count() or 1) // group.local_size))
     group.fingerprint = processor.fingerprint()
     _local.group = group
-    if group.size > 1:
+    if group.communicator.size > 1:
         _prepare_diagnosis(group, stall_s)
         _agree(group)
         _say(group)
+    group.elastic = elastic.of_environment(group, stall_s, timeout_s)
     return group
 
 
@@ -259,9 +285,12 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
     if found is not None:
         set_position(found.rank, -1, found.restart)
         own_gpu.assign(found.local_rank)
-    if found is None or found.size == 1:
+    if found is None or found.size == 1 or elastic.is_newcomer(os.environ):
         alone = AloneCommunicator()
-        return Group(alone, alone)
+        group = Group(alone, alone)
+        if found is not None and found.size > 1:
+            group._waiting_as, group.local_rank = (found.rank, found.size), found.local_rank
+        return group
     excepthook.install(found.rank, found.size)
     die_with_parent()
     deadline = timeout_s or found.timeout_s or DEFAULT_TIMEOUT_S
@@ -296,8 +325,8 @@ def _prepare_diagnosis(group: Group, stall_s: float) -> None:
 
 
 def _agree(group: Group) -> None:
-    """Arguments and processors must be equal, or the bits (or even the number of messages) would differ."""
-    mine = {"shards": group.shards, "seed": group.seed, "kernels": "reference", **group.fingerprint}
+    """Arguments and processors must be equal."""
+    mine = group.likeness()
     rows = group.control.all_gather_object(mine, name="init").wait()
     for rank, row in enumerate(rows):
         differing = [key for key in mine if row.get(key) != rows[0].get(key)]
@@ -342,6 +371,7 @@ def shutdown() -> None:
     """
     group, _local.group = _local.group, None
     set_placement(Placement())
+    at_boundaries(None)
     precision.promise(False)
     if group is not None:
         if group in _listening:

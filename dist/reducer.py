@@ -17,59 +17,36 @@ from typing import TYPE_CHECKING, Any
 from ..core.collective import set_pass_weight
 from ..core.errors import GraphError
 from ..core.faults import fault_point, set_position
-from ..core.flat import pack, where_packed
 from ..core.graph import is_grad_enabled
-from ..core.live import structure
 from ..core.nn.module import Module
-from ..core.nn.sync_batch_norm import name_layers
+from ..core.void import is_void
+from .arrangement import Arrangement
 from .commit import commit_statistics, unused
 from .compression import Scheme
-from .compression.fold import CompressedFold
-from .device_lane import on_gpu
-from .fold import Fold
+from .errors import CommunicatorError
 from .group import Group
 from .losses import StepLoss, loss_of
 from .open_shard import OpenShard
 from .shard_state import ShardState
-from .step_end import StepEnd
-from .zero.fold import ZeroFold
-from .zero.ownership import Zero, take_over
 
 if TYPE_CHECKING:
     from ..core.data.step import Step
-    from ..core.nn.parameter import Parameter
 
 _backward = threading.local()
 """How many reducers take part in the backward pass that runs: only a single one may overlap (equal order on all ranks)."""
 
 
-class Reducer:
+class Reducer(Arrangement):
     """The gradient listener and loader observer of one DataParallel."""
 
     def __init__(
         self, module: Module, group: Group, *, bucket_bytes: int | None = None, overlap: bool | None = None,
         shard: str | None = None, compression: Scheme | None = None,
     ) -> None:  # fmt: skip
-        self.module, self.group = module, group
-        no_gain = group.communicator.leaves_no_core() and shard != "gradients" and not on_gpu(module)
-        self.overlap = not no_gain if overlap is None else overlap
-        self.trivial = group.size == 1 and group.shards is None
-        self.with_shards = group.shards is not None
-        self.shards, self.ranges = group.shard_count, group.ranges
-        self.owned = self.ranges[group.rank]
-        self.zero = Zero(group, shard) if shard is not None and group.size > 1 else None
-        self.spread = (
-            ZeroFold(group, bucket_bytes, self.zero) if self.zero is not None and self.zero.gradients else None
-        )
-        """The fold, where gradients are spread over ranks (ZeRO-2)."""
-        travels = None if self.trivial else compression
-        self.compressed = CompressedFold(group, bucket_bytes, travels) if travels else None
-        self.fold = self.spread or self.compressed or Fold(group, bucket_bytes, self.overlap)
-        self.names: dict[Parameter, str] = {}
+        super().__init__(module, group, (bucket_bytes, overlap, shard, compression))
         self.paused = 0
         """Depth of ``no_sync()``."""
         self.step_loss = StepLoss()
-        self.end = StepEnd(group, module)
         self.check_finite: Callable[[float], None] = lambda loss: None
         self._sizes: tuple[int, ...] | None = None
         """Of the shards of the step that was opened last. Not the step itself, which would keep its loader's workers."""
@@ -79,38 +56,11 @@ class Reducer:
         """Whether several owned shards are under way at once (:func:`run_shards`)."""
         self._watching = True
         self._passes_before: list[int] = []
-        self._members: tuple[object, list[Any]] = (None, [])
-        """All parameters of the module, and for which structure of modules that is so."""
         self._unit = 1.0
         self._weight_before = 0.0
         self._warned: set[str] = set()
         self.plan()
         self._new_cycle()
-
-    # -- layout ---------------------------------------------------------------------------------------------------
-
-    def plan(self) -> None:
-        """Pack the module's trainable parameters and lay out buckets; again after a structural change."""
-        self.names = {p: name for name, p in self.module.named_parameters()}
-        stores = pack(p for p in self.names if p.requires_grad)
-        take_over(stores, self.zero, self.names)
-        if self.zero is not None:
-            self.zero.attach(stores)
-        self.parameters = [p for store in stores for p in store.parameters if p in self.names]
-        for parameter in self.parameters:
-            parameter._listener = self
-        if not self.trivial:
-            self.fold.lay_out(stores, self.names)
-        self._layers = dict(self.module.named_modules())
-        self.module_names = {module: name for name, module in self._layers.items()}
-        self.group.meeting.expected |= name_layers(self.module)
-        self._layout = self._layout_now()
-
-    def _layout_now(self) -> tuple[int, ...]:
-        """Changes with any structural change: parameters replaced, added, frozen, moved to another dtype."""
-        if self._members[0] is not structure.stamp:
-            self._members = structure.stamp, list(self.module.parameters())
-        return (0 if self.zero is None else self.zero.version, *where_packed(self._members[1]))
 
     # -- the cycle ------------------------------------------------------------------------------------------------
 
@@ -131,6 +81,8 @@ class Reducer:
             return
         self._sizes = step.sizes
         self._expects = True
+        if self.group.elastic is not None:
+            self.group.elastic.commits_before_step = self.group.steps_committed
         set_position(self.group.rank, step.index)
 
     def shard_opens(self, step: Step, shard: int, samples: int) -> None:
@@ -164,6 +116,8 @@ class Reducer:
 
     def backward_begins(self, leaves: Sequence[Any], root: Any) -> None:
         loss = loss_of(root.array, self.check_finite)
+        if is_void():
+            return
         now = self.now
         if self.with_shards and now.number is None:
             raise GraphError(
@@ -238,7 +192,7 @@ class Reducer:
             raise GraphError(
                 f"zero_grad() while {self._where()}: it would drop part of the step; call it before `for batch in step:`"
             )
-        self.fold.wait()
+        self.fold.give_up()
         self._learn(0)
         before, expects = self.now, self._expects
         self._new_cycle()
@@ -275,12 +229,6 @@ class Reducer:
         self._cycle_counts = self._all_have_samples()
         self._unit = self._unit_of_weight()
         self.fold.carry(self.parameters)
-
-    def follow_structure(self) -> None:
-        """Plan anew if parameters were replaced, added, frozen or moved since."""
-        if self._layout_now() != self._layout:
-            self.plan()
-            self._foreseeable = False  # a pass may have begun before the new layout was known
 
     def _unit_of_weight(self) -> float:
         """What weights are counted in, so that a whole shard's is 1 and nothing is multiplied; equal on all ranks.
@@ -347,6 +295,8 @@ class Reducer:
                 self.group.steps_committed += 1
             self._new_cycle()
             return
+        if is_void():
+            self.forget()
         if not self._open and not self._expects:
             return
         if self.with_shards and self.now.number is not None:
@@ -358,23 +308,51 @@ class Reducer:
         if not self._open:  # no samples on this rank: what others do at their first backward is due here
             self._begin_cycle()
         fault_point("before-reduce")
+        passes, ranks = self.now.passes, self.group.communicator
+        try:
+            state = self._complete()
+        except CommunicatorError as error:
+            if self.group.elastic is None:
+                raise
+            self.group.elastic.recover(error)  # without those who were lost; this step is done again
+            return
+        self._learn(passes)
+        fault_point("after-reduce")
+        self._commit(state)
+        if ranks is not self.group.communicator:  # the others have ended this step without this rank
+            self.end.leave_out()
+
+    def _complete(self) -> ShardState | None:
         if self.group.meeting.expected:
             self.group.meeting.finish()
-        passes, last = self.now.passes, None
+        last = None
         if not self.with_shards:
             last = self._shard_state()
         elif self._pending is not None:
             self.fold.skip_to(self._pending)
             last = self._shard_state()
-        state = self.fold.complete(last, self._again)
-        self._learn(passes)
-        fault_point("after-reduce")
-        self._commit(state)
+        return self.fold.complete(last, self._again)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a step has begun that is not complete."""
+        return self._open or self._expects
+
+    def forget(self) -> None:
+        """Nothing of the step under way counts."""
+        for parameter in self.parameters:
+            parameter._grad = None
+        self._new_cycle()
 
     def updated(self, optimizer: Any) -> None:
         """An optimizer has moved the parameters."""
         if not self.trivial:
-            self.end.updated(optimizer)
+            try:
+                self.end.updated(optimizer)
+            except CommunicatorError as error:
+                if self.group.elastic is None:
+                    raise
+                self.group.elastic.recover(error)
 
     def _learn(self, passes: int) -> None:
         """Remember how the cycle went, where all ranks went alike."""

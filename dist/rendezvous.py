@@ -97,10 +97,14 @@ class RendezvousServer:
         self._thread.start()
         return self
 
-    def close(self) -> None:
-        """Stop. Safe to call twice."""
+    def interrupt(self) -> None:
+        """Stop, soon; those who wait hear that it closed."""
         with contextlib.suppress(OSError):
             self._wake_writer.close()
+
+    def close(self) -> None:
+        """Stop. Safe to call twice."""
+        self.interrupt()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
@@ -295,8 +299,14 @@ def _check_reachable(environment: RankEnvironment) -> None:
             )
 
 
-def join(environment: RankEnvironment, member: Member, timeout_s: float, place: Place | None = None) -> list[Member]:
-    """Say hello and wait for the table: one Member per rank, in order.
+def join(
+    environment: RankEnvironment,
+    member: Member,
+    timeout_s: float,
+    place: Place | None = None,
+    hold: Callable[[socket.socket], None] = lambda connection: None,
+) -> list[Member]:
+    """Say hello and wait for the table: one Member per rank, in order. ``hold`` gets the connection that is waited at.
 
     ``place`` is called once all have come, to listen where the others reach this rank; without it the member's own
     addresses are told. Raises LaunchError when refused, DeadlineError that names who did not come.
@@ -307,6 +317,7 @@ def join(environment: RankEnvironment, member: Member, timeout_s: float, place: 
     words: dict[str, Any] = {"size": environment.size, "member": me}
     addresses: tuple[str, str] | None = None if place else (member.data, member.control)
     with _connected(environment, who, deadline) as connection:
+        hold(connection)
         number = _line(connection, environment, who, deadline).decode(errors="replace")
         if len(number) != NONCE_CHARACTERS:
             raise LaunchError(f"{who}: what listens at {environment.rendezvous} is not a phalanx rendezvous")

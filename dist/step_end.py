@@ -52,6 +52,16 @@ class StepEnd:
         self._data_s += step.data_s - self._taken_s
         self._taken_s = step.data_s
 
+    def regroup(self) -> None:
+        """The ranks are others: all of them count from one number."""
+        self.steps = self._told = self.group.steps_committed
+        if self._clock is not None:
+            self._clock.start_anew()
+
+    def leave_out(self) -> None:
+        """The others have done without this rank what is due at the end of this step."""
+        self._told = self.steps
+
     def committed(self) -> None:
         """All ranks hold the gradient of one more step."""
         self.steps += 1

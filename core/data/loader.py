@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import rng
 from ..errors import DataError, RangeError, StateError
+from ..mode import is_grad_enabled
 from .batches import BatchMaker, SendingMaker
 from .dataset import is_stream
 from .epochs import Epoch, IndexedEpoch, StreamEpoch, batch_bounds, nothing_came
@@ -24,6 +25,7 @@ from .options import check_dataset, check_integer, read_options
 from .placement import Placement, placement
 from .prefetch import Inline, Prefetcher
 from .samplers import batches_of, identity_of, order_of
+from .scope import between_steps
 from .shards import count_batches
 from .step import Step
 from .workers import Workers
@@ -113,7 +115,7 @@ class DataLoader:
         self._workers: Workers | None = None
         self._fingerprint: str | None = None
         self._iteration = 0
-        self._abandoned = False
+        self._abandoned = self._went_back = False
 
     def __len__(self) -> int:
         """Global batches in a whole epoch. TypeError for a stream that has no length."""
@@ -163,7 +165,10 @@ class DataLoader:
         place, source, first = placement(), self._open(epoch, placement(), plain), self._position == 0
         try:
             while True:
-                if placement() != place:  # ranks may have been lost or gained
+                if not plain and is_grad_enabled():
+                    between_steps()
+                if placement() != place or self._went_back:  # ranks may have been lost or gained
+                    self._went_back = False
                     source.close()
                     place = placement()
                     source = self._open(epoch, place, plain)
@@ -180,6 +185,16 @@ class DataLoader:
         if first and self._position == 0:
             raise nothing_came(self.dataset)
         self._advance_epoch(epoch + 1)
+
+    @property
+    def position(self) -> tuple[int, int, Any]:
+        """Steps done, samples of the epoch handed out, and where a stream stands."""
+        return self.step, self._position, self._cursor
+
+    def go_back(self, position: tuple[int, int, Any]) -> None:
+        """To a :attr:`position` of this epoch; the loop over :meth:`steps` goes on from there."""
+        self.step, self._position, self._cursor = position
+        self._went_back = True
 
     def _advance(self, end: tuple[int, Any]) -> None:
         self.step, (self._position, self._cursor) = self.step + 1, end

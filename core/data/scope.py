@@ -13,10 +13,12 @@ Observers (DataParallel is one) are thread-local and have four methods, called o
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from .. import rng
 from ..rank_local import of_rank
+from ..void import is_void, set_void
 
 if TYPE_CHECKING:
     from .step import Step
@@ -38,6 +40,7 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.observers: list[Observer] = []
         self.open_steps: list[Step] = []
+        self.boundary: Callable[[], None] | None = None
 
 
 _local = of_rank(_Local())
@@ -57,8 +60,26 @@ def innermost_step() -> Step | None:
     return _local.open_steps[-1] if _local.open_steps else None
 
 
+def outermost_step() -> Step | None:
+    """The step of the training loop, where loops lie in each other."""
+    return _local.open_steps[0] if _local.open_steps else None
+
+
+def at_boundaries(call: Callable[[], None] | None) -> None:
+    """From now on call ``call`` between two steps of a training loop, where ranks may come or go; None: nothing any more."""
+    _local.boundary = call
+
+
+def between_steps() -> None:
+    """No step of this thread is open: now the ranks may become others."""
+    if _local.boundary is not None and not _local.open_steps:
+        _local.boundary()
+
+
 def open_step(step: Step) -> None:
     """Ranks without a shard in this step enter it too, so that numbers drawn outside of shards agree."""
+    if not _local.open_steps and is_void():
+        set_void(False)
     _local.open_steps.append(step)
     rng.enter_shard(step.index, None)
     for observer in tuple(_local.observers):

@@ -56,6 +56,9 @@ class Step:
         """The shard that is open now."""
         self.data_s = 0.0
         """Seconds that the loop has waited for this step's batches."""
+        self.void = False
+        """Whether ranks were lost before it was complete: nothing of it counts, and ``loader.steps()`` gives it once more."""
+        self._before = loader.position
         self._end = end
         self._began = self._counted = self._closed = False
 
@@ -119,9 +122,14 @@ class Step:
             self.shard = None
             close_shard(self)
 
+    def undo(self) -> None:
+        """Nothing of this step counts; the loader's position is the one before it."""
+        self.void = True
+        self.loader.go_back(self._before)
+
     def _count(self) -> None:
         """The position moves on, once."""
-        if not self._counted:
+        if not self._counted and not self.void:
             self._counted = True
             self.loader._advance(self._end)
 
@@ -130,7 +138,9 @@ class Step:
         try:
             open_step(self)
             yield self
-            while self._pending:  # left the loop over shards early: the next step's batches come after these
+            while (
+                self._pending and not self.void
+            ):  # left the loop over shards early: the next step's batches come after these
                 self._next(True, 0, 0)
             self._count()
         finally:

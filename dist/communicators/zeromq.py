@@ -8,6 +8,7 @@ over :mod:`..control`, which wakes a rank that waits here for data.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -15,7 +16,7 @@ import struct
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,26 @@ class _Job(Peers):
         self.outside: Outside | None = None
         """How ranks of other hosts are reached; None when there are none."""
         self.doorkeeper: Any = None
+        self._given_up = False
+        self._meeting: socket.socket | None = None
+        """The connection to the rendezvous, as long as it is waited at."""
+
+    def give_up(self) -> None:
+        """There is no use in waiting for the others any more: :meth:`meet` raises. Any thread."""
+        self._given_up = True
+        if self.server is not None:
+            self.server.interrupt()
+        if (meeting := self._meeting) is not None:
+            with contextlib.suppress(OSError):
+                meeting.shutdown(socket.SHUT_RDWR)
+        if (mesh := self.mesh) is not None:
+            for rank in mesh.peers:
+                mesh.declare_lost(rank, "the ranks that go on are others by now")
+
+    def _hold(self, meeting: socket.socket) -> None:
+        self._meeting = meeting
+        if self._given_up:
+            self.give_up()
 
     def meet(self, environment: RankEnvironment, timeout_s: float) -> Inlet:
         """Learn of all other ranks and connect the control channel; where the group of all ranks receives."""
@@ -83,7 +104,8 @@ class _Job(Peers):
 
         try:
             me = Member(environment.rank, socket.gethostname(), os.getpid(), "", "", host_identity(), can_seal())
-            members = join(environment, me, timeout_s, place)
+            members = join(environment, me, timeout_s, place, self._hold)
+            self._meeting = None
             mesh = ControlMesh(environment.rank, members, listeners[0], job_of(environment))
         except BaseException:
             for listener in listeners:
@@ -138,13 +160,19 @@ class ZeroMQCommunicator(PeeredCommunicator):
 
     @classmethod
     def connect(
-        cls, environment: RankEnvironment, timeout_s: float | None = None, *, stall_s: float = STALL_S
+        cls,
+        environment: RankEnvironment,
+        timeout_s: float | None = None,
+        *,
+        stall_s: float = STALL_S,
+        began: Callable[[Callable[[], None]], None] = lambda give_up: None,
     ) -> ZeroMQCommunicator:
         """Meet the other ranks of the job at ``environment.rendezvous`` and connect to each of them.
 
         Args:
             timeout_s: deadline for the meeting and for every operation later (default: the environment's, else 600).
             stall_s: after how many seconds without progress one line is printed.
+            began: gets what ends the waiting for the others, from any thread, with a PeerLostError or a CommunicatorError here.
 
         Raises LaunchError when this process does not belong to the job, or when ranks are on several hosts and the job has no
         secret; DeadlineError naming the ranks that did not come.
@@ -152,6 +180,7 @@ class ZeroMQCommunicator(PeeredCommunicator):
         timeout_s = timeout_s or environment.timeout_s or DEFAULT_TIMEOUT_S
         environment = _meeting_place(environment)
         job = _Job(stall_s)
+        began(job.give_up)
         try:
             inlet = job.meet(environment, timeout_s)
         except BaseException:

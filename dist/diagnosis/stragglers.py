@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .. import exchanges
+
 if TYPE_CHECKING:
     from ..group import Group
 
@@ -59,9 +61,10 @@ class StepClock:
 
     def __init__(self, group: Group, every: int = EVERY, write: Callable[[str], None] | None = None) -> None:
         self.group, self.every, self.write = group, every, write or _to_stderr
-        self._start_anew()
+        self.start_anew()
 
-    def _start_anew(self) -> None:
+    def start_anew(self) -> None:
+        """Forget what was counted; on all ranks."""
         self.steps = 0
         self._data_s = self._compute_s = self._wait_s = 0.0
         self._began = time.monotonic()
@@ -85,12 +88,10 @@ class StepClock:
         """
         steps, passed_s = self.steps, time.monotonic() - self._began
         mine = [self._data_s, self._compute_s, self._wait_s, passed_s]
-        rows = (
-            self.group.control.all_gather_object(mine, name="figures of steps").wait()
-            if self.group.size > 1
-            else [mine]
-        )
-        self._start_anew()
+        rows = exchanges.gather_object(self.group, mine, name="figures of steps") if self.group.size > 1 else [mine]
+        if rows is None:
+            return ""
+        self.start_anew()
         shares = [Shares(*row[:3]) for row in rows]
         longest_s = max(row[3] for row in rows)
         line = in_words(shares, steps, longest_s)
