@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ..core import spans
-from ..core.backend import array_module
-from ..core.checkpoint import parts as disk
 from ..core.checkpoint.format import BLOCK_NBYTES, Layout, plain, plan
 from ..core.checkpoint.manifest import Manifest
-from ..core.checkpoint.parts import Part, complete, read, require_fit, write_portion
+from ..core.checkpoint.parts import Part, complete, write_portion
 from ..core.checkpoint.policy import scalars_of
 from ..core.checkpoint.snapshot import Snapshot, nbytes_of
 from ..core.checkpoint.store import Store
-from ..core.errors import CheckpointError, RangeError, StateError
+from ..core.errors import CheckpointError, RangeError
 from ..core.faults import fault_point, set_position
-from ..core.owned import OwnPart, on_host
-from . import env, extra_state, named_state
+from ..core.owned import on_host
+from ..core.void import is_void
+from . import checkpoint_join as joining
+from . import env, exchanges, extra_state, named_state
 from . import group as groups
 from .checkpoint_agreement import Agreement
 from .checkpoint_find import find
-from .checkpoint_names import OPTIMIZER, dot, named, owner
+from .checkpoint_names import named
+from .checkpoint_restore import Fill, Restorer, from_folder
 from .checkpoint_save import Save, Task, portion_of
 from .checkpoint_subject import Subject
 
@@ -112,10 +113,13 @@ class Checkpointer:
         """Step and folder of the last checkpoint that was written here."""
         self._save: Save | None = None
         """The one in the background."""
+        self._save_since: int | None = None
+        """The generation of ranks that began it."""
         self._snapshot = Snapshot()
         self._prepared = False
         self._room: Task | None = None
         self._subject.require_known_parameters()
+        self._restorer = Restorer(self._subject, self._state, loader, self._group, self._agreement)
         if self.store is not None and (listen := getattr(self._group, "listen_for_stop", None)):
             listen()
 
@@ -143,8 +147,10 @@ class Checkpointer:
 
         When a save fails rank 0 says so in one line and training goes on; older checkpoints stay. With ``background`` this is
         where a save that all ranks have written becomes a checkpoint. When the job was asked to stop: raises SystemExit on all
-        ranks, with 0 when the state was saved. ``score``: as for :meth:`save`.
+        ranks, with 0 when the state was saved. ``score``: as for :meth:`save`. In a step that is void it does nothing.
         """
+        if is_void():
+            return
         self._counted_steps += 1
         fault_point("after-update")
         if self.store is None:
@@ -191,14 +197,20 @@ class Checkpointer:
     def _save_now(self, store: Store, score: float | None) -> tuple[Path | None, str]:
         """The new checkpoint, or None and what went wrong, equal on all ranks."""
         self._go_on(wait=True)
-        with spans.span("checkpoint", "save", {"step": self.step}):
-            save, problem = self._begin(store, score, background=False)
-            if save is None:
+
+        def save() -> tuple[Path | None, str]:
+            found, problem = self._begin(store, score, background=False)
+            if found is None:
                 return None, problem
-            save.advance(wait=True)
-        if save.path is not None:
-            self._saved = self.step, save.path
-        return save.path, save.problem
+            with found.dropped_with_ranks():
+                found.advance(wait=True)
+            return found.path, found.problem
+
+        with spans.span("checkpoint", "save", {"step": self.step}):
+            path, problem = exchanges.repeated(self._group, save)
+        if path is not None:
+            self._saved = self.step, path
+        return path, problem
 
     def _save_behind(self, store: Store, score: float | None) -> None:
         """Copy the state, and let threads write it."""
@@ -206,7 +218,9 @@ class Checkpointer:
             self._not_saved(self.step, f"that of step {self._save.step} is still being written")
             return
         with spans.span("checkpoint", "begin to save", {"step": self.step}):
-            self._save, problem = self._begin(store, score, background=True)
+            begin = lambda: self._begin(store, score, background=True)  # noqa: E731
+            self._save, problem = exchanges.repeated(self._group, begin)
+            self._save_since = exchanges.generation(self._group)
         if self._save is None:
             self._not_saved(self.step, problem)
 
@@ -214,7 +228,13 @@ class Checkpointer:
         """With the save in the background."""
         if self._save is None:
             return
-        self._save.advance(wait=wait)
+        try:
+            with exchanges.within(self._group, self._save_since), self._save.dropped_with_ranks():
+                self._save.advance(wait=wait)
+        except exchanges.Regrouped:
+            self._not_saved(self._save.step, "ranks were lost or joined while it was written")
+            self._save = None
+            return
         if self._save.over:
             save, self._save = self._save, None
             if save.path is None:
@@ -286,6 +306,18 @@ class Checkpointer:
             fingerprint=plain(getattr(self._group, "fingerprint", {}), "fingerprint"),
         )
 
+    # -- ranks that join ---------------------------------------------------------------------------------------------------
+
+    def state_now(self) -> tuple[Manifest, Mapping[str, Any]]:
+        """All that a checkpoint would hold: what it consists of, and the arrays on the host."""
+        layout, arrays, scalars = self._laid_out()
+        return replace(self._manifest(scalars), tensors=layout.tensors), arrays
+
+    def take_state(self, manifest: Manifest, where: str, fill: Fill) -> None:
+        """Take what :meth:`state_now` gave on another rank; ``fill`` brings the arrays."""
+        self._restorer.restore(where, manifest, fill)
+        self._counted_steps = manifest.step
+
     # -- resume ------------------------------------------------------------------------------------------------------
 
     def resume(self, which: str | os.PathLike[str] = "auto", *, allow: Iterable[str] = ()) -> int | None:
@@ -296,9 +328,17 @@ class Checkpointer:
         "fingerprint", ... as the loader calls them; "state": some of it was not saved). Raises StateError when the checkpoint
         is of another model or run (with all names at once), CheckpointError when the one asked for is damaged or missing.
 
-        After a restart by ``phalanx run --restarts`` the newest checkpoint of this run goes before what is asked for.
+        After a restart by ``phalanx run --restarts`` the newest checkpoint of this run goes before what is asked for. In a rank
+        that joins an elastic job it waits for the others to come between two steps, and takes the state from them.
         """
+        joining.serve(self, self._group)
+        elastic = getattr(self._group, "elastic", None)
+        if elastic is not None and elastic.newcomer:
+            return joining.join(self, self._group)
         self._go_on(wait=True)
+        return exchanges.repeated(self._group, lambda: self._resume(which, tuple(allow)))
+
+    def _resume(self, which: str | os.PathLike[str], allow: tuple[str, ...]) -> int | None:
         path, manifest = self._after_restart(which)
         if path is None and which != "none" and (which != "auto" or self.store is not None):
             where = self.store if which == "auto" and self.store is not None else Path(which)
@@ -307,7 +347,8 @@ class Checkpointer:
                 raise CheckpointError(f"cannot resume from {which}: {'; '.join(problems)}")
         if path is None or manifest is None:
             return None
-        self._restore(path, manifest, allow=tuple(allow))
+        self._restorer.restore(path, manifest, from_folder(self._agreement, path, manifest), allow=allow)
+        self._counted_steps = manifest.step
         self._agreement.say(f"resumed from step {manifest.step} ({path})")
         return manifest.step
 
@@ -322,60 +363,3 @@ class Checkpointer:
                 f"restarted by the launcher: going on from this run's newest checkpoint, not from {str(which)!r}"
             )
         return path, manifest
-
-    def _restore(self, path: Path, manifest: Manifest, *, allow: tuple[str, ...]) -> None:
-        self._subject.refuse_other(path, manifest)
-        self._refuse_other_run(path, manifest, allow)
-        if "state" not in allow:
-            named_state.require_saved(self._state, manifest.scalars, path)
-        if self.loader is not None:
-            if manifest.cursor is None:
-                raise StateError(f"checkpoint {path} was saved without a loader: it has no position to go on from")
-            self.loader.load_state_dict(dict(manifest.cursor), allow=tuple(name for name in allow if name != "state"))
-        self._counted_steps = manifest.step
-        for name, optimizer in self._subject.optimizers.items():
-            head = OPTIMIZER + dot(name)
-            keys = [t.name.removeprefix(head) for t in manifest.tensors if t.name.startswith(head)]
-            optimizer.prepare_state(manifest.scalars[owner(name)], keys, self._subject.names())
-        self._read(path, manifest)
-
-    def _read(self, path: Path, manifest: Manifest) -> None:
-        extra = extra_state.Reading(self._subject.models, manifest.tensors, self._agreement.say)
-        further = named_state.Reading(self._state, manifest.scalars, manifest.tensors)
-        extras = extra.arrays | further.arrays
-        arrays = self._subject.arrays() | extras  # only now: preparing state may have moved parameters into a store
-        require_fit(path, (t for t in manifest.tensors if self._subject.wants(t.name) or t.name in extras), arrays)
-        staged = {name: on_host(array) for name, array in arrays.items()}
-        rows, problem = self._agreement.on_all_ranks("read", lambda: read(path, manifest, staged))
-        if rows is not None:
-            spread = [name for name, array in arrays.items() if isinstance(array, OwnPart)]
-            parts = (Part(*row) for own in rows for row in own)
-            problem = "; ".join(disk.compare_tensors(manifest, spread, parts))
-        if problem:
-            raise CheckpointError(f"checkpoint {path}: {problem}")
-        for name, array in arrays.items():
-            here, there = (a.array if isinstance(a, OwnPart) else a for a in (staged[name], array))
-            if here is not there:
-                there[...] = array_module(there).asarray(here)
-        extra.finish()
-        further.finish()
-
-    def _refuse_other_run(self, path: Path, manifest: Manifest, allow: tuple[str, ...]) -> None:
-        differences = [
-            f"{what}={getattr(manifest, what)} there, {what}={getattr(self._group, what)} here"
-            for what in ("seed", "shards")
-            if getattr(manifest, what) != getattr(self._group, what) and what not in allow
-        ]
-        if differences:
-            raise StateError(
-                f"checkpoint {path} is of another run: {'; '.join(differences)}. Give phalanx.init() the saved values, or "
-                'name the difference: resume(..., allow=("seed",))'
-            )
-        ours = plain(getattr(self._group, "fingerprint", {}), "fingerprint")
-        differing = sorted(
-            key for key in ours.keys() | manifest.fingerprint.keys() if ours.get(key) != manifest.fingerprint.get(key)
-        )
-        if differing and manifest.fingerprint:
-            self._agreement.say(
-                f"the checkpoint comes from another machine ({', '.join(differing)}): bits may differ from here on"
-            )

@@ -7,27 +7,41 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import CheckpointError
+from . import exchanges
 
 Outcome = tuple[Any, str]
 """A result that JSON can hold, or None and what went wrong."""
+
+_VOID = "ranks were lost in this step, which is done again"
 
 
 class Agreement:
     """One rank's side; every call is collective. It never uses the channel of the gradients."""
 
     def __init__(self, group: Any) -> None:
-        self.rank, self.size = group.rank, group.size
-        self._communicator = getattr(group, "control", group.communicator)
+        self._group = group
+
+    @property
+    def rank(self) -> int:
+        """This rank's number now: in an elastic job it may change."""
+        return self._group.rank  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are now."""
+        return self._group.size  # type: ignore[no-any-return]
 
     def on_rank_0(self, what: str, action: Callable[[], Any]) -> Outcome:
         """Rank 0's result (JSON) on all ranks, or None and its problem."""
         told = outcome(action) if self.rank == 0 else None
-        result, problem = self._communicator.broadcast_object(told, name=f"checkpoint {what}").wait()
+        result, problem = exchanges.from_rank_0(self._group, told, name=f"checkpoint {what}") or (None, _VOID)
         return result, problem
 
     def on_all_ranks(self, what: str, action: Callable[[], Any]) -> tuple[list[Any] | None, str]:
         """Every rank's result (JSON) on all ranks, or None and the problems of those that failed."""
-        outcomes = self._communicator.all_gather_object(outcome(action), name=f"checkpoint {what}").wait()
+        outcomes = exchanges.gather_object(self._group, outcome(action), name=f"checkpoint {what}")
+        if outcomes is None:
+            return None, _VOID
         ranks: dict[str, list[str]] = {}
         for rank, (_, problem) in enumerate(outcomes):
             if problem:
@@ -37,7 +51,8 @@ class Agreement:
 
     def all_true(self, what: str, flag: bool) -> bool:
         """Whether ``flag`` is true on every rank."""
-        return all(self._communicator.all_gather_object(flag, name=f"checkpoint {what}").wait())
+        rows = exchanges.gather_object(self._group, flag, name=f"checkpoint {what}")
+        return rows is not None and all(rows)
 
     def say(self, line: str) -> None:
         """One line for a person, from rank 0."""

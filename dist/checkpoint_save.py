@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ..core.checkpoint.store import Store
 from ..core.owned import OwnPart
 from ..core.rank_local import carried, take_over
 from .checkpoint_agreement import Agreement
+from .errors import CommunicatorError
+from .exchanges import Regrouped
 
 
 class Task:
@@ -115,6 +117,17 @@ class Save:
     def _committed(self) -> None:
         path, self.problem = self._agreement.on_rank_0("commit", self._task.result)
         self._end(path)
+
+    @contextlib.contextmanager
+    def dropped_with_ranks(self) -> Iterator[None]:
+        """Within: when the ranks become others, what was written is removed, since nobody can complete it."""
+        try:
+            yield
+        except (Regrouped, CommunicatorError):
+            self._left.detach()
+            if self._agreement.rank == 0:
+                self._store.abandon(self._folder)
+            raise
 
     def _end(self, path: str | None) -> None:
         if path is None:

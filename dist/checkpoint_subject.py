@@ -58,7 +58,7 @@ class Subject:
         """Is it of something that this Checkpointer was given? Without an optimizer its state stays on disk."""
         return name.startswith(MODEL) or (name.startswith(OPTIMIZER) and bool(self.optimizers))
 
-    def refuse_other(self, path: Path, manifest: Manifest) -> None:
+    def refuse_other(self, path: Path | str, manifest: Manifest) -> None:
         """Before anything is changed: models by all names, optimizers by the parameters that they hold state of."""
         require_fit(path, (t for t in manifest.tensors if t.name.startswith(MODEL)), self.model_arrays())
         owners = {owner(name) for name in self.optimizers}

@@ -23,6 +23,8 @@ from ..core.mode import no_grad
 from ..core.nn.module import Module
 from ..core.nn.statistics import discard
 from ..core.node import Variable
+from ..core.void import is_void
+from . import exchanges
 from .chunks import Chunks, call, split_batch
 from .data_parallel import DataParallel
 from .errors import CommunicatorError
@@ -61,7 +63,8 @@ def evaluate(
         threads: what numeric libraries are held to meanwhile: sums change with the number of threads. None: as they are.
         progress: wraps the chunks of this rank to show how far it is, for example ``phalanx.progress``.
 
-    Returns name -> value: a float, or an array where a metric has several values.
+    Returns name -> value: a float, or an array where a metric has several values. In a step that is void nothing is computed, and
+    each value is not a number.
 
     Raises RangeError when there is nothing to measure, and on all ranks what went wrong on any.
 
@@ -81,16 +84,21 @@ def evaluate(
     def join(left: list[Any], right: list[Any]) -> list[Any]:
         return [_joined(metric, *pair) for metric, pair in zip(measured, zip(left, right, strict=True), strict=True)]
 
-    partials: dict[Node, list[Any] | None] = {}
+    def over_all() -> list[Any] | None:
+        partials: dict[Node, list[Any] | None] = {}
 
-    def measure(number: int) -> None:
-        inputs, targets, weights = on_device_of(module, split_batch(chunks.batch(number)))
-        output = call(module, inputs)
-        state = [_measured(m, output, targets, weights, loss if m.name == "loss" else None) for m in measured]
-        _push(partials, number, state, join)
+        def measure(number: int) -> None:
+            inputs, targets, weights = on_device_of(module, split_batch(chunks.batch(number)))
+            output = call(module, inputs)
+            state = [_measured(m, output, targets, weights, loss if m.name == "loss" else None) for m in measured]
+            _push(partials, number, state, join)
 
-    error = _over_chunks(group, module, chunks, threads, progress, measure)
-    states = _merged(group, chunks, partials, join, error)
+        error = _over_chunks((group.rank, group.size), group, module, chunks, threads, progress, measure)
+        return _merged(group, chunks, partials, join, error)
+
+    states = None if is_void() else exchanges.repeated(group, over_all)
+    if states is None:
+        return {metric.name: float("nan") for metric in measured}
     for metric, state in zip(measured, states, strict=True):
         metric.reset()
         metric.merge(state)
@@ -114,15 +122,22 @@ def predict(
     Args:
         data, batch_size, threads, progress: as for :func:`evaluate`; targets and weights are not looked at.
 
-    Returns an array of N rows, or where the model returns a tuple, list or dict, one of those with arrays in it. Raises
+    Returns an array of N rows, or where the model returns a tuple, list or dict, one of those with arrays in it. In a step that is
+    void each rank computes all by itself. Raises
     ShapeError when an output has not one row for each sample, and on all ranks what went wrong on any.
 
     >>> model = nn.Linear(2, 3)
     >>> phalanx.predict(model, np.ones((5, 2), np.float32)).shape
     (5, 3)
     """
-    group, chunks = current(), Chunks(data, batch_size)
-    module, forms, parts = _unwrapped(model), list[Any](), list[list[np.ndarray]]()
+    group = current()
+    module = _unwrapped(model)
+    return exchanges.repeated(group, lambda: _predicted(group, module, Chunks(data, batch_size), threads, progress))
+
+
+def _predicted(group: Group, module: Module, chunks: Chunks, threads: int | None, progress: Progress | None) -> Any:
+    place = (0, 1) if is_void() else (group.rank, group.size)
+    forms, parts = list[Any](), list[list[np.ndarray]]()
 
     def collect(number: int) -> None:
         inputs = on_device_of(module, split_batch(chunks.batch(number)))[0]
@@ -132,13 +147,13 @@ def predict(
         forms.append(form)
         parts.append(arrays)
 
-    error = _over_chunks(group, module, chunks, threads, progress, collect)
+    error = _over_chunks(place, group, module, chunks, threads, progress, collect)
     kinds = [[word(array.dtype), list(array.shape[1:])] for array in parts[0]] if parts else []
     said: dict[str, Any] = {"error": _words(error), "length": chunks.length}
     said["output"] = [forms[0], kinds] if forms else None
     rows = [said]
-    if group.size > 1:
-        rows = group.control.all_gather_object(said, name="predict: outputs").wait()
+    if place[1] > 1:
+        rows = _or_again(exchanges.gather_object(group, said, name="predict: outputs"))
     _raise_together(group, error, rows)
     (form, kinds), *others = [row["output"] for row in rows if row["output"] is not None]
     if any(other != [form, kinds] for other in others):
@@ -146,16 +161,26 @@ def predict(
             f"the model's outputs differ in form, dtype or shape between chunks: {[[form, kinds], *others]}"
         )
     gathered = [
-        _gathered(group, chunks, of_word(kind), tail, [arrays[index] for arrays in parts], index)
+        _gathered(group, place, chunks, of_word(kind), tail, [arrays[index] for arrays in parts], index)
         for index, (kind, tail) in enumerate(kinds)
     ]
+    if place[1] > 1 and exchanges.generation(group) is not None:
+        _or_again(exchanges.gather_bytes(group, b"", name="predict: all have all"))
     return put_together(form, gathered)
+
+
+def _or_again(rows: list[Any] | None) -> list[Any]:
+    """What an exchange gave; where the step has become void, the prediction begins anew, alone."""
+    if rows is None:
+        raise exchanges.Regrouped
+    return rows
 
 
 # -- one rank's chunks ---------------------------------------------------------------------------------------------------
 
 
 def _over_chunks(
+    place: tuple[int, int],
     group: Group,
     module: Module,
     chunks: Chunks,
@@ -163,7 +188,7 @@ def _over_chunks(
     progress: Progress | None,
     work: Callable[[int], None],
 ) -> Exception | None:
-    """Call ``work`` for each chunk of this rank; the error that ended it, if one did. Errors of the wire are raised."""
+    """Call ``work`` for each chunk of this rank, ``place`` out of how many; the error that ended it, if one did. Errors of the wire are raised."""
     held = threads is not None and not (threads == 1 and group.shards is not None)  # with shards it is one anyway
     seed = rng.splitmix64(rng.initial_seed()) + _APART
     try:
@@ -172,7 +197,7 @@ def _over_chunks(
             stack.enter_context(evaluating(module))
             if held and threads is not None:
                 stack.enter_context(held_threads(threads))
-            numbers = chunks.open(group.rank, group.size)
+            numbers = chunks.open(*place)
             for number in numbers if progress is None else progress(numbers):
                 with no_grad(), discard(), rng.own_stream(seed + number):
                     work(number)
@@ -270,14 +295,16 @@ def _merged(
     partials: dict[Node, list[Any] | None],
     join: Callable[[list[Any], list[Any]], list[Any]],
     error: Exception | None,
-) -> list[Any]:
-    """The states over all chunks, merged in the order of the tree over chunk numbers."""
+) -> list[Any] | None:
+    """The states over all chunks, merged in the order of the tree over chunk numbers; None where the step has become void."""
     if group.size > 1:
         nodes = [] if error is not None else list(partials)
         states = [state for node in nodes for state in partials[node] or []]
         words = {"error": _words(error), "length": chunks.length, "nodes": nodes, "keys": [list(s) for s in states]}
         data = pack(words, [array for state in states for array in state.values()])
-        rows = group.control.call(lambda m: m.programs.all_gather_bytes(m, data), name="evaluate: states")
+        rows = exchanges.gather_bytes(group, data, name="evaluate: states")
+        if rows is None:
+            return None
         told = [unpack(row) for row in rows]
         _raise_together(group, error, [words for words, _ in told])
         partials = {}
@@ -294,16 +321,23 @@ def _merged(
 
 
 def _gathered(
-    group: Group, chunks: Chunks, kind: np.dtype, tail: list[int], own: Sequence[np.ndarray], index: int
+    group: Group,
+    place: tuple[int, int],
+    chunks: Chunks,
+    kind: np.dtype,
+    tail: list[int],
+    own: Sequence[np.ndarray],
+    index: int,
 ) -> np.ndarray:
     """All rows of one output on all ranks, in sample order."""
-    owned = [[chunks.bounds(number) for number in chunks.owned(rank, group.size)] for rank in range(group.size)]
+    size = place[1]
+    owned = [[chunks.bounds(number) for number in chunks.owned(rank, size)] for rank in range(size)]
     ends = np.cumsum([0, *(sum(hi - lo for lo, hi in bounds) for bounds in owned)]).tolist()
     cut = list(itertools.pairwise(ends))
     rows = np.empty((ends[-1], *tail), kind)
     if own:
-        np.concatenate(own, out=rows[slice(*cut[group.rank])])
-    if group.size > 1 and rows.nbytes:
+        np.concatenate(own, out=rows[slice(*cut[place[0]])])
+    if size > 1 and rows.nbytes:
         nbytes = rows.nbytes // ends[-1]
         ranges = [(lo * nbytes, hi * nbytes) for lo, hi in cut]
         flat = rows.reshape(-1).view(np.uint8)

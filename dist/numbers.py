@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ..core.flat import tree_sum
+from ..core.void import is_void
+from . import exchanges
 from .group import current
 
 Number = TypeVar("Number", int, float)
 
 
 def sum_over_ranks(value: Number, *, name: str = "sum over ranks") -> Number:
-    """The sum of every rank's ``value``, equal on all of them; exact for integers. All ranks must call.
+    """The sum of every rank's ``value``, equal on all of them; exact for integers. All ranks must call. 0 in a step that is void.
 
     >>> phalanx.sum_over_ranks(3)
     3
     """
     group = current()
-    if group.size == 1:
+    if group.size == 1 and not is_void():
         return value
-    rows = group.control.all_gather_object(value, name=name).wait()
+    rows = exchanges.gather_object(group, value, name=name) or []
     return sum(rows) if isinstance(value, int) else tree_sum(rows)

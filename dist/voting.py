@@ -6,6 +6,8 @@ one small message.
 
 from __future__ import annotations
 
+from ..core.void import is_void
+from . import exchanges
 from .group import current
 
 
@@ -26,24 +28,24 @@ def vote(name: str, flag: bool = True) -> None:
 def agreed(name: str) -> bool:
     """Whether any rank had voted for ``name`` when the last optimizer step of a DataParallel was completed.
 
-    The same answer on all ranks until the next step; no message is sent.
+    The same answer on all ranks until the next step; no message is sent. False in a step that is void.
 
     >>> phalanx.agreed("stop early")
     False
     """
-    return name in current().agreed
+    return name in current().agreed and not is_void()
 
 
 def agree(flag: bool, *, name: str) -> bool:
-    """Whether ``flag`` is true on any rank; the same answer on all of them, which must all call.
+    """Whether ``flag`` is true on any rank; the same answer on all of them, which must all call. False in a step that is void.
 
     >>> phalanx.agree(1 > 2, name="stop early")
     False
     """
     group = current()
     if group.size == 1:
-        return bool(flag)
-    return any(group.control.all_gather_object(bool(flag), name=f"agree on {name}").wait())
+        return bool(flag) and not is_void()
+    return any(exchanges.gather_object(group, bool(flag), name=f"agree on {name}") or ())
 
 
 def request_stop(reason: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from .core.hashing import hash_named_hashes
 from .core.nn.module import Module
+from .core.void import is_void
+from .dist import exchanges
 from .dist.errors import CommunicatorError
 from .dist.group import current
 from .dist.zero.ownership import whole_hashes
@@ -33,31 +35,41 @@ class Ledger:
         self.path = None if path is None else Path(path)
         self.model, self.optimizer, self.detail = model, optimizer, detail
         self._file: Any = None
+        self._last: tuple[int, str] = (-1, "")
+        """The last line: an elastic job's new rank 0 writes it where the one before it could not any more."""
 
     def record(self, step: int) -> None:
-        """Write the line of ``step``: optimizer steps completed since the start of training."""
-        if self.path is None:
+        """Write the line of ``step``: optimizer steps completed since the start of training. Nothing in a step that is void."""
+        if self.path is None or is_void():
             return
+        group = current()
+        line, parts = exchanges.repeated(group, lambda: self._compared(step))
+        if self.detail:
+            line["tensors"] = {
+                part: {name: f"{value:016x}" for name, value in of.items()} for part, of in parts.items()
+            }
+        text = json.dumps(line) + "\n"
+        if group.rank == 0:
+            if self._file is None:
+                self._file = _open(self.path, step, self._last)
+            self._file.write(text)
+            self._file.flush()
+        self._last = step, text
+
+    def _compared(self, step: int) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:
+        """The line of ``step``, equal on all ranks, and the hash of each tensor."""
         parts = tensor_hashes(self.model, self.optimizer)
         line: dict[str, Any] = {"step": step, "loss": self.model.step_loss, **totals(parts)}
         group = current()
         if group.size > 1:
-            rows = group.control.all_gather_object(line, name=f"ledger of step {step}").wait()
+            rows = exchanges.gather_object(group, line, name=f"ledger of step {step}") or []
             for rank, row in enumerate(rows):
                 if row != rows[0]:
                     differing = [key for key in row if row[key] != rows[0][key]]
                     raise CommunicatorError(
                         f"step {step}: rank {rank} differs from rank 0 in {', '.join(differing)}: {row} against {rows[0]}"
                     )
-        if self.detail:
-            line["tensors"] = {
-                part: {name: f"{value:016x}" for name, value in of.items()} for part, of in parts.items()
-            }
-        if group.rank == 0:
-            if self._file is None:
-                self._file = _open(self.path, step)
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+        return line, parts
 
     def close(self) -> None:
         """Close the file; every line is there already, and a later :meth:`record` opens it again."""
@@ -90,10 +102,10 @@ def hashes(model: Module, optimizer: Any) -> dict[str, str]:
     return totals(tensor_hashes(model, optimizer))
 
 
-def _open(path: Path, step: int) -> Any:
-    """Keep the lines before ``step``, which is what this run continues from, and go on behind them."""
+def _open(path: Path, step: int, last: tuple[int, str]) -> Any:
+    """Keep the lines before ``step``, which is what this run continues from, and go on behind them; the last of them is ``last``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
+    kept: list[str] = []
     if path.exists():
         for text in path.read_text().splitlines():
             try:
@@ -101,5 +113,7 @@ def _open(path: Path, step: int) -> Any:
                     kept.append(text + "\n")
             except (ValueError, KeyError):  # a line cut short when the job was killed
                 break
+    if last[1] and last[0] < step and (not kept or json.loads(kept[-1])["step"] < last[0]):
+        kept.append(last[1])
     path.write_text("".join(kept))
     return path.open("a")

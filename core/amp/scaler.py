@@ -15,6 +15,7 @@ from ..live import live
 from ..node import Variable, wrap
 from ..optim.clip import joint_norm
 from ..optim.optimizer import listeners, own_gradient, want_gradients
+from ..void import is_void
 
 _KEYS = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 
@@ -98,6 +99,9 @@ class GradScaler:
             )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         want_gradients(parameters)
+        if is_void():
+            self._finite[id(optimizer)] = True
+            return
         for listener in listeners(parameters):
             listener.step_loss.was_scaled(self._value)
         present = [p for p in parameters if p._grad is not None]
@@ -132,6 +136,10 @@ class GradScaler:
         Raises StateError if no gradients were unscaled since the last time.
         """
         if not self._enabled:
+            return
+        if is_void():
+            self._finite.clear()
+            self._stepped.clear()
             return
         if new_scale is not None:
             self._set(float(new_scale.item() if isinstance(new_scale, Variable) else new_scale))  # type: ignore[attr-defined]

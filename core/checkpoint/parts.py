@@ -251,7 +251,7 @@ def verify(folder: Path) -> Manifest:
 # -- read --------------------------------------------------------------------------------------------------------------
 
 
-def require_fit(folder: Path, tensors: Iterable[TensorEntry], arrays: Mapping[str, Any]) -> None:
+def require_fit(folder: Path | str, tensors: Iterable[TensorEntry], arrays: Mapping[str, Any]) -> None:
     """Raises StateError with all names that are missing, extra, or of another shape or dtype, at once."""
     saved = {entry.name: entry for entry in tensors}
     missing = sorted(arrays.keys() - saved.keys())

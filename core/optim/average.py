@@ -17,6 +17,7 @@ from ..live import live
 from ..nn.module import Module
 from ..nn.parameter import Parameter
 from ..nn.state import array_of
+from ..void import is_void
 from .optimizer import Optimizer
 from .state import whole_state
 
@@ -74,8 +75,10 @@ class EMA:
 
     @live
     def update(self) -> None:
-        """Take the parameters as they are now into the average; after ``optimizer.step()``."""
+        """Take the parameters as they are now into the average; after ``optimizer.step()``. Not in a step that is void."""
         self._require_home("update()")
+        if is_void():
+            return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         for run in self._runs():
             average, data = self._parts(run)

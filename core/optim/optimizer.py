@@ -27,6 +27,7 @@ from ..nn.module import Module
 from ..nn.parameter import Parameter
 from ..owned import Keeper
 from ..tensor import Tensor
+from ..void import is_void
 from .own_state import OwnState
 from .state import TORCH_ONLY, OptimizerState, Options, whole_state
 
@@ -57,9 +58,11 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
                     args, named = changed
             if self._by_hand:
                 self._ready_by_hand(closure=bool(args and callable(args[0])) or named.get("closure") is not None)
-            result = step(self, *args, **named)
+            result = None if self._by_hand and is_void() else step(self, *args, **named)
         finally:
             self._within = False
+        if is_void():
+            return result
         self.updates += 1
         for listener in listeners(self._all()):
             listener.updated(self)
@@ -205,7 +208,7 @@ class Optimizer(OptimizerState):
 
     @_whole
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; others are left alone, as in PyTorch.
+        """Update every parameter that has a gradient; others are left alone, as in PyTorch. A step that is void updates nothing.
 
         ``closure`` computes the loss anew, with its gradients, before the update; its result is returned.
         """
@@ -215,6 +218,8 @@ class Optimizer(OptimizerState):
                 loss = closure()
         parameters = self._all()
         want_gradients(parameters)
+        if is_void():
+            return loss
         if any(p.requires_grad and not is_packed(p) for p in parameters):
             self._pack()
         spans: dict[FlatStore, tuple[int, int]] = {}

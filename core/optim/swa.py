@@ -17,6 +17,7 @@ from ..errors import DataError, RangeError
 from ..mode import no_grad
 from ..nn.module import Module
 from ..tensor import Tensor
+from ..void import is_void
 from .optimizer import Optimizer
 from .schedules.base import LRScheduler, by_group, require_optimizer
 
@@ -128,7 +129,9 @@ class AveragedModel(Module):
         return self.module(*args, **kwargs)
 
     def update_parameters(self, model: Module) -> None:
-        """Take the parameters of ``model`` as they are now into the average."""
+        """Take the parameters of ``model`` as they are now into the average. Not in a step that is void."""
+        if is_void():
+            return
         source = looked_through(model)
         pairs: list[tuple[Tensor, Tensor]] = list(zip(self.module.parameters(), source.parameters(), strict=True))
         buffers = list(zip(self.module.buffers(), source.buffers(), strict=True))

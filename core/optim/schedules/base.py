@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import RangeError, StateError
 from ...live import live
+from ...void import is_void
 from ..optimizer import Optimizer, Options
 
 
@@ -71,7 +72,7 @@ class LRScheduler:
             warnings.warn(
                 f"the optimizer's state was loaded, that of its {type(self).__name__} was not: it goes on from its own count of "
                 f'{self.last_epoch}. Give it to Checkpointer(state={{"schedule": scheduler}}), or load its state_dict()',
-                stacklevel=3,
+                stacklevel=5,
             )
         self._loads = self.optimizer.loads
 
@@ -79,7 +80,7 @@ class LRScheduler:
         """The first rate. With a ``last_epoch`` it is the formula's, else what is there counts as the rate before it."""
         self._step_count = 0
         if self.last_epoch == -1:
-            self.step()
+            self._advance() if is_void() else self.step()
         else:
             self._step_count = 1
             self._jump(self.last_epoch + 1)
@@ -109,12 +110,17 @@ class LRScheduler:
 
     @live
     def step(self, epoch: float | None = None) -> None:
-        """Go one step on, or to ``epoch``; after ``optimizer.step()``."""
+        """Go one step on, or to ``epoch``; after ``optimizer.step()``. A step that is void does not count."""
+        if not is_void():
+            self._advance(epoch)
+
+    def _advance(self, epoch: float | None = None) -> None:
+        """:meth:`step`, also within another schedule's."""
         if self._step_count == 1 and not self.optimizer.updates:
             warnings.warn(
                 f"{type(self).__name__}.step() came before the first optimizer.step(): the first rate of the schedule is never "
                 "used; call optimizer.step() first",
-                stacklevel=3,
+                stacklevel=4,
             )
         self._notice_load()
         self._step_count += 1

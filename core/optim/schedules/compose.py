@@ -39,7 +39,7 @@ class _Composed(LRScheduler):
             group["lr"] = group["initial_lr"]
         self._restart()
         for _ in range(int(epoch)):
-            self.step()
+            self._advance()
 
     def _restart(self) -> None:
         raise NotImplementedError
@@ -98,8 +98,8 @@ class SequentialLR(_Composed):
         first._restart()
         self._last_lr = first.get_last_lr()
 
-    def step(self, epoch: float | None = None) -> None:
-        """Go one step on, with the schedule whose turn it is; or to ``epoch``."""
+    def _advance(self, epoch: float | None = None) -> None:
+        """With the schedule whose turn it is."""
         if epoch is not None:
             self._jump(epoch)
             return
@@ -108,7 +108,7 @@ class SequentialLR(_Composed):
         if turn and self._milestones[turn - 1] == self.last_epoch:
             self._schedulers[turn]._jump(0)
         else:
-            self._schedulers[turn].step()
+            self._schedulers[turn]._advance()
         self._last_lr = self._schedulers[turn].get_last_lr()
 
 
@@ -141,13 +141,12 @@ class ChainedScheduler(_Composed):
             part._restart()
         self._last_lr = self.get_lr()
 
-    def step(self, epoch: float | None = None) -> None:
-        """Go one step on, or to ``epoch``."""
+    def _advance(self, epoch: float | None = None) -> None:
         if epoch is not None:
             self._jump(epoch)
             return
         for part in self._schedulers:
-            part.step()
+            part._advance()
         self._last_lr = self.get_lr()
 
 
@@ -194,10 +193,9 @@ class WarmupLR(_Composed):
             part._jump(0)
         self.base_lrs = self.get_lr()
         self.last_epoch = -1
-        self.step()
+        self._advance()
 
-    def step(self, epoch: float | None = None) -> None:
-        """Go one step on, or to ``epoch``."""
+    def _advance(self, epoch: float | None = None) -> None:
         if epoch is not None:
             self._jump(epoch)
             return
@@ -208,7 +206,7 @@ class WarmupLR(_Composed):
             self._set([base * share for base in self.base_lrs])
         elif self._schedulers:
             (after,) = self._schedulers
-            after._jump(0) if self.last_epoch == self.warmup_steps else after.step()
+            after._jump(0) if self.last_epoch == self.warmup_steps else after._advance()
             self._last_lr = after.get_last_lr()
         else:
             self._set(self.base_lrs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import SupportsFloat
 
 from ...errors import RangeError
+from ...void import is_void
 from ..optimizer import Optimizer
 from .base import LRScheduler, by_group
 
@@ -61,6 +62,8 @@ class ReduceLROnPlateau(LRScheduler):
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take the metric of one more epoch (or of whatever interval), the same on all ranks."""
+        if is_void():
+            return
         self._notice_load()
         current = float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
