@@ -25,7 +25,7 @@ from ..core.data.scope import at_boundaries, outermost_step
 from ..core.errors import GraphError, RangeError
 from ..core.faults import set_position
 from ..core.void import set_void
-from . import env, excepthook
+from . import env, excepthook, exchanges
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.zeromq import ZeroMQCommunicator
@@ -228,6 +228,7 @@ class Elastic:
             try:
                 self._form(word)
                 payload = self._settle(word, committing)
+                exchanges.of(group).settle(group.control)
                 unfinished = self._unfinished(error, payload)
                 if self.newcomers:
                     for give in self.on_state:

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..core.errors import StateError
 from ..core.void import is_void
 from .errors import CommunicatorError
 
@@ -50,6 +51,11 @@ class Exchanges:
         elastic = elastic_of(group)
         if elastic is None:
             return _gather(group, data, name)
+        if elastic.newcomer:
+            raise StateError(
+                f"{name}: this rank was started while the others train and has not joined them; what needs all ranks comes after "
+                "the resume() of its Checkpointer"
+            )
         if is_void():
             return None
         number = self.number + 1

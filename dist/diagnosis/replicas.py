@@ -20,7 +20,6 @@ from ...core.backend import to_host
 from ...core.errors import RangeError
 from ...core.hashing import hash_array, hash_named_hashes
 from ...core.owned import OwnPart
-from .. import exchanges
 from ..errors import ReplicaError
 from .whereabouts import ranks_in_words
 
@@ -91,7 +90,7 @@ class ReplicaCheck:
         arrays, others = self._everything(optimizers)
         hashes = {name: hash_array(array) for name, array in arrays.items()} | others
         total = hash_named_hashes(hashes)
-        rows = exchanges.gather_object(self.group, total, name=f"replicas after step {step}") or []
+        rows = self.group.control.all_gather_object(total, name=f"replicas after step {step}").wait()
         if all(row == total for row in rows):
             return []
         found = self._differences(hashes, step)
@@ -119,7 +118,7 @@ class ReplicaCheck:
         return arrays, others
 
     def _differences(self, hashes: Mapping[str, int], step: int) -> list[Difference]:
-        rows = exchanges.gather_object(self.group, dict(hashes), name=f"replicas in detail after step {step}") or []
+        rows = self.group.control.all_gather_object(dict(hashes), name=f"replicas in detail after step {step}").wait()
         names = dict.fromkeys(name for row in rows for name in row)
         found = [Difference(name, tuple(row.get(name) for row in rows)) for name in names]
         return [one for one in found if len(set(one.hashes)) > 1]

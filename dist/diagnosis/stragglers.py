@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import exchanges
-
 if TYPE_CHECKING:
     from ..group import Group
 
@@ -88,9 +86,11 @@ class StepClock:
         """
         steps, passed_s = self.steps, time.monotonic() - self._began
         mine = [self._data_s, self._compute_s, self._wait_s, passed_s]
-        rows = exchanges.gather_object(self.group, mine, name="figures of steps") if self.group.size > 1 else [mine]
-        if rows is None:
-            return ""
+        rows = (
+            self.group.control.all_gather_object(mine, name="figures of steps").wait()
+            if self.group.size > 1
+            else [mine]
+        )
         self.start_anew()
         shares = [Shares(*row[:3]) for row in rows]
         longest_s = max(row[3] for row in rows)
