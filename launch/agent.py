@@ -24,8 +24,9 @@ from ..dist.errors import LaunchError
 from ..dist.host import host_identity, networks
 from ..dist.member import address_of, listen
 from . import frames
-from .frames import MAGIC, Frames, Kind
-from .process import Guardian, Process, spawn
+from .channel import Channel
+from .frames import BEAT_S, MAGIC, SILENCE_S, Frames, Kind
+from .process import Guardian, Process, is_stopped, spawn
 
 PROBE_S = 5.0
 """For another host to answer."""
@@ -74,6 +75,12 @@ class Agent:
         self._pipes: dict[int, tuple[int, Kind]] = {}
         self._guardian: Guardian | None = None
         self._over = False
+        self._channels: dict[int, Channel] = {}
+        """Of an elastic job: the membership channel of each rank."""
+        self._stays = False
+        """Does the agent of an elastic job stay for more ranks?"""
+        self._unheard = bytearray()
+        self._heard_at = self._said_at = 0.0
         self._wake, self._wake_write = os.pipe()
 
     def run(self) -> None:
@@ -83,10 +90,12 @@ class Agent:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         started = False
         try:
-            while not self._over and not (started and not self._ranks):
+            while not self._over and (self._stays or not (started and not self._ranks)):
                 self._turn(1.0)
                 started = started or bool(self._ranks)
                 self._reap()
+                if self._stays:
+                    self._keep_in_touch(time.monotonic())
             self._drain()
         finally:
             self._kill()
@@ -97,29 +106,43 @@ class Agent:
 
     def _turn(self, pause_s: float) -> bool:
         poll = select.poll()
-        for descriptor in (self._source, self._wake, *self._pipes):
+        ranks = {channel.descriptor: rank for rank, channel in self._channels.items() if channel.open}
+        for descriptor in (self._source, self._wake, *self._pipes, *ranks):
             poll.register(descriptor, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll(1000 * pause_s)}
+        ready = {
+            descriptor for descriptor, _ in poll.poll(1000 * (min(pause_s, BEAT_S / 2) if self._stays else pause_s))
+        }
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, 4096)
         if self._source in ready:
-            self._listen_to_launcher()
+            self._take()
+        self._listen_to_launcher()
+        for descriptor in ready & ranks.keys():
+            self._hand_on(ranks[descriptor])
         read = [descriptor for descriptor in self._pipes if descriptor in ready]
         for descriptor in read:
             self._forward(descriptor)
         return bool(read)
 
-    def _listen_to_launcher(self) -> None:
+    def _take(self) -> None:
         data = os.read(self._source, 1 << 16)
-        if not data:
-            self._over = True
-            return
+        self._over = self._over or not data
+        self._unheard += data
+        self._heard_at = time.monotonic()
+
+    def _listen_to_launcher(self) -> None:
+        data, self._unheard = bytes(self._unheard), bytearray()
         for kind, number, payload in self._frames.feed(data):
             if kind == Kind.SIGNAL and number in self._ranks:
                 self._ranks[number].send(int(payload))
             elif kind == Kind.END:
                 self._over = True
+            elif kind == Kind.LEAVE:
+                self._stays = False
+                os.set_blocking(self._sink, True)
+            elif kind == Kind.TELL and number in self._channels:
+                self._channels[number].send(payload)
             elif kind in (Kind.LISTEN, Kind.PROBE, Kind.START):
                 self._send(frames.words(Kind.ANSWER, self._do(kind, json.loads(payload))))
 
@@ -145,6 +168,9 @@ class Agent:
             code = process.poll()
             if code is not None:
                 del self._ranks[rank]
+                if rank in self._channels:
+                    self._hand_on(rank)
+                    self._channels.pop(rank).close()
                 while self._pipes_of(rank) and self._turn(0.0):
                     pass  # what it wrote comes before the word that it has ended
                 self._send(frames.frame(Kind.EXIT, rank, str(code).encode()))
@@ -157,8 +183,40 @@ class Agent:
     def _pipes_of(self, rank: int) -> list[int]:
         return [descriptor for descriptor, (whose, _) in self._pipes.items() if whose == rank]
 
+    def _hand_on(self, rank: int) -> None:
+        """What a rank said to the launcher's membership."""
+        for line in self._channels[rank].read():
+            self._send(frames.frame(Kind.SAID, rank, line))
+
+    def _keep_in_touch(self, now: float) -> None:
+        """Say that this host is there; without a word from the launcher the others go on without this host, so its ranks end."""
+        for channel in self._channels.values():
+            if channel.waiting:
+                channel.send()
+        if now >= self._said_at + BEAT_S:
+            self._said_at = now
+            stopped = [rank for rank, process in self._ranks.items() if is_stopped(process.popen.pid)]
+            self._send(frames.words(Kind.HERE, stopped))
+        if now >= self._heard_at + SILENCE_S:
+            self._over = True
+
     def _send(self, data: bytes) -> None:
-        frames.write_all(self._sink, data)
+        """Write a frame. In an elastic job not longer than the launcher gives signs of life."""
+        if not self._stays:
+            frames.write_all(self._sink, data)
+            return
+        view = memoryview(data)
+        while view and not self._over:
+            poll = select.poll()
+            poll.register(self._sink, select.POLLOUT)
+            poll.register(self._source, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * BEAT_S)}
+            if self._sink in ready:
+                with contextlib.suppress(BlockingIOError):
+                    view = view[os.write(self._sink, view) :]
+            if self._source in ready:
+                self._take()
+            self._over = self._over or time.monotonic() >= self._heard_at + SILENCE_S
 
     # --- what the launcher asks -------------------------------------------------------------------------------------
 
@@ -174,7 +232,10 @@ class Agent:
 
     def _start(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         mark = f"{env.AGENT}={asked['mark']}"
-        self._guardian = Guardian(mark)
+        self._guardian = self._guardian or Guardian(mark)
+        if asked.get("elastic") and not self._stays:
+            self._stays, self._heard_at = True, time.monotonic()
+            os.set_blocking(self._sink, False)
         base = env.without_ranks(os.environ) | {env.AGENT: asked["mark"]}
         for row in asked["ranks"]:
             rank, environ = int(row["rank"]), {**base, **row["environment"]}
@@ -187,7 +248,13 @@ class Agent:
                 descriptor = self._listening.fileno()
                 environ[env.NAMES["rendezvous_fd"]] = str(descriptor)
                 streams["pass_fds"] = (descriptor,)
+            if self._stays:
+                channel = self._channels[rank] = Channel()
+                environ[env.MEMBERSHIP_FD] = str(channel.give())
+                streams["pass_fds"] = (*streams.get("pass_fds", ()), channel.give())
             process = spawn(f"rank {rank}", row["command"], environ, cores=row["cores"], **streams)
+            if self._stays:
+                channel.given()
             self._ranks[rank] = process
             for kind, pipe in ((Kind.OUT, process.popen.stdout), (Kind.ERR, process.popen.stderr)):
                 assert pipe is not None
@@ -195,6 +262,7 @@ class Agent:
                 pipe.close()
         if self._listening is not None:
             self._listening.close()
+            self._listening = None
         return {}
 
     def _kill(self) -> None:

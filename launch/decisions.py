@@ -21,6 +21,8 @@ class Kill:
 
     slot: int
     why: str
+    cut_off: bool = False
+    """Is it its host that the others cannot reach?"""
 
 
 @dataclass(frozen=True, slots=True)

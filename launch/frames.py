@@ -30,6 +30,12 @@ class Kind(IntEnum):
     """To the rank of this number."""
     END = 5
     """Kill what runs and leave."""
+    TELL = 6
+    """A line for the membership channel of the rank of this number."""
+    BEAT = 7
+    """The launcher is there; of elastic jobs."""
+    LEAVE = 8
+    """No more ranks will be started: leave when the last one has ended."""
 
     HELLO = 16
     ANSWER = 17
@@ -37,6 +43,10 @@ class Kind(IntEnum):
     ERR = 19
     EXIT = 20
     """The rank of this number has ended with this code."""
+    SAID = 22
+    """A line from the membership channel of the rank of this number."""
+    HERE = 23
+    """The agent is there, and which of its ranks are stopped; of elastic jobs."""
     DONE = 21
     """The last frame: all ranks have ended and all that they wrote has been sent."""
 
@@ -52,6 +62,12 @@ def frame(kind: Kind, number: int = 0, payload: bytes = b"") -> bytes:
 def words(kind: Kind, value: Any, number: int = 0) -> bytes:
     """A frame that holds JSON."""
     return frame(kind, number, json.dumps(value).encode())
+
+
+BEAT_S = 0.5
+"""Between two signs of life of the launcher and of an agent of an elastic job."""
+SILENCE_S = 3.0
+"""Without a sign of life: the other side is lost."""
 
 
 class Frames:

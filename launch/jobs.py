@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..dist import env
 from ..dist.errors import LaunchError
 from . import census, guardian
 from .census import Found
+from .door import ask
 from .hosts import Host, mark_of
 from .link import Remote
 
@@ -38,6 +39,8 @@ class Listed:
     command: str = ""
     hosts: tuple[Host, ...] = ()
     remote: Remote | None = None
+    door: tuple[str, ...] | None = None
+    """Of an elastic job: where its launcher can be asked, and the key to it."""
     found: dict[str, list[Found]] = field(default_factory=dict)
     """Host -> its processes."""
     silent: dict[str, str] = field(default_factory=dict)
@@ -56,25 +59,57 @@ def records_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(cache, "phalanx", "jobs")
 
 
+@dataclass(slots=True)
+class Record:
+    """What is written down of a job that runs."""
+
+    mark: str
+    command: str
+    hosts: tuple[Host, ...] = ()
+    remote: Remote | None = None
+    door: tuple[str, str] | None = None
+    """Of an elastic job: where its launcher can be asked, and the key to it."""
+
+    @property
+    def path(self) -> Path:
+        return records_folder() / f"{self.mark}.json"
+
+    def add_host(self, host: Host) -> None:
+        """A host has joined."""
+        self.hosts = (*self.hosts, host)
+        self.write()
+
+    def open(self, address: str, key: str) -> None:
+        """The launcher can be asked."""
+        self.door = address, key
+        self.write()
+
+    def write(self) -> None:
+        remote = asdict(self.remote) if self.remote is not None else {"mark": self.mark}
+        row = {
+            "pid": os.getpid(),
+            "command": self.command,
+            "hosts": [[host.name, host.slots] for host in self.hosts],
+            "door": self.door,
+            **remote,
+        }
+        new = self.path.with_suffix(".new")
+        with contextlib.suppress(OSError):  # a job that cannot be listed runs all the same
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                json.dump(row, file)
+            new.replace(self.path)
+
+
 @contextlib.contextmanager
-def recorded(remote: Remote, hosts: Sequence[Host], command: str) -> Iterator[None]:
+def recorded(record: Record) -> Iterator[Record]:
     """While this runs the job can be found by ``phalanx ps``, and afterwards when this process was killed."""
-    path = records_folder() / f"{remote.mark}.json"
-    row = {
-        "pid": os.getpid(),
-        "command": command,
-        "hosts": [[host.name, host.slots] for host in hosts],
-        **asdict(remote),
-    }
-    with contextlib.suppress(OSError):  # a job that cannot be listed runs all the same
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(row, file)
+    record.write()
     try:
-        yield
+        yield record
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
+            record.path.unlink()
 
 
 def _records() -> Iterator[Listed]:
@@ -83,8 +118,11 @@ def _records() -> Iterator[Listed]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             row = json.loads(path.read_text(encoding="utf-8"))
             hosts = tuple(Host(name, slots) for name, slots in row["hosts"])
-            remote = Remote(tuple(row["ssh"]), row["python"], row["folder"], row["path"], row["mark"])
-            yield Listed(row["mark"], _launcher(row["pid"]), row["command"], hosts, remote)
+            remote = None
+            if "ssh" in row:
+                remote = Remote(tuple(row["ssh"]), row["python"], row["folder"], row["path"], row["mark"])
+            door = tuple(row["door"]) if row.get("door") else None
+            yield Listed(row["mark"], _launcher(row["pid"]), row["command"], hosts, remote, door)
 
 
 # --- looking ------------------------------------------------------------------------------------------------------
@@ -170,8 +208,16 @@ def print_jobs() -> int:
     for job in listed:
         state = "running" if job.launcher else "left behind: its launcher is gone"
         print(f"{job.mark}  {state}  {job.command}")
+        if job.door is not None and job.launcher:
+            with contextlib.suppress(LaunchError):
+                print(f"  {ask(job.door[0], job.door[1], {'kind': 'state'}, ASK_S)['state']}")
         for host, found in job.found.items():
-            ranks = [f"rank {one.rank} (pid {one.pid})" for one in sorted(found, key=_order) if one.rank is not None]
+            elastic = job.door is not None  # the rank that a process was started as is not the one that it has
+            ranks = [
+                f"pid {one.pid}" if elastic else f"rank {one.rank} (pid {one.pid})"
+                for one in sorted(found, key=_order)
+                if one.rank is not None
+            ]
             others = sum(one.rank is None for one in found)
             ranks += [f"{others} other{'s' * (others > 1)}"] if others else []
             print(f"  {host}: {', '.join(ranks) or 'nothing'}")
@@ -184,6 +230,28 @@ def print_jobs() -> int:
 
 def _order(found: Found) -> tuple[int, int]:
     return (-1 if found.rank is None else found.rank, found.pid)
+
+
+def join_job(name: str, ranks: int | None, hosts: str | None) -> int:
+    """``phalanx join``: more ranks for an elastic job that runs."""
+    if ranks is not None and ranks < 1:
+        raise LaunchError(f"-n {ranks}: expected at least 1 rank")
+    known = list(_records())
+    matching = [job for job in known if job.mark.startswith(name)]
+    if len(matching) != 1:
+        names = ", ".join(job.mark for job in matching or known if job.door and job.launcher) or "none"
+        what = "several jobs begin so" if matching else "no such elastic job runs here"
+        raise LaunchError(f"{name}: {what}; there are: {names}")
+    job = matching[0]
+    if job.door is None:
+        raise LaunchError(f"{job.mark} was not started with --elastic: its number of ranks stays")
+    if not job.launcher:
+        raise LaunchError(f"{job.mark} has ended; phalanx stop {job.mark} ends what is left of it")
+    answer = ask(job.door[0], job.door[1], {"kind": "join", "ranks": ranks, "hosts": hosts})
+    if "error" in answer:
+        raise LaunchError(f"{job.mark}: {answer['error']}")
+    print(f"{job.mark}: started {answer['started']}; they join when they are ready, between two steps")
+    return 0
 
 
 def stop_job(name: str, grace_s: float) -> int:

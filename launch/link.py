@@ -19,6 +19,7 @@ from ..dist import env
 from . import frames
 from .frames import MAGIC, Frames, Kind
 from .hosts import Host
+from .plan import RankPlan
 from .process import Process, spawn
 
 KILL_S = 2.0
@@ -64,6 +65,14 @@ class RemoteRank:
         if self.code is None:
             self._link.tell(frames.frame(Kind.SIGNAL, self.rank, str(int(number)).encode()))
 
+    def tell(self, line: bytes) -> None:
+        """A line for its membership channel."""
+        self._link.tell(frames.frame(Kind.TELL, self.rank, line))
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.rank in self._link.stopped
+
     def poll(self) -> int | None:
         """Its exit code; 0 as well for one that went down with its host, which is the failure then."""
         return 0 if self.code is None and not self._link.open else self.code
@@ -78,6 +87,11 @@ class Link:
         self.answers: list[dict[str, Any]] = []
         self.remote_ranks: dict[int, RemoteRank] = {}
         self.open, self.lost = True, ""
+        self.said: list[tuple[int, bytes]] = []
+        """Lines of the ranks' membership channels: rank, line."""
+        self.stopped: frozenset[int] = frozenset()
+        """Ranks that a signal has stopped."""
+        self.heard_at = time.monotonic()
         self.told = bytearray()
         """What ssh and the shell said on stderr before the agent did."""
         self._before = bytearray()
@@ -103,12 +117,21 @@ class Link:
         """Send a frame whose answer comes into ``answers``."""
         self.tell(frames.words(kind, value))
 
+    def start(self, ranks: Sequence[RankPlan], elastic: bool = False) -> None:
+        """Have the agent start these; its answer comes into ``answers``. ``elastic``: more may follow."""
+        rows = [
+            {"rank": rank.rank, "environment": dict(rank.environment), "command": rank.command, "cores": rank.cores}
+            for rank in ranks
+        ]
+        self.ask(Kind.START, {"mark": f"{self.remote.mark}.{self.node}", "ranks": rows, "elastic": elastic})
+
     def read(self) -> list[tuple[int, int, bytes]]:
         """What came: rank, stream, bytes of the ranks' output; the rest changes this object."""
         data = os.read(self.descriptor, 1 << 16)
         if not data:
             self._ended()
             return []
+        self.heard_at = time.monotonic()
         if self.hello is None:
             self._before += data
             _, magic, data = bytes(self._before).partition(MAGIC)
@@ -122,6 +145,10 @@ class Link:
                 self.hello = json.loads(payload)
             elif kind == Kind.ANSWER:
                 self.answers.append(json.loads(payload))
+            elif kind == Kind.SAID:
+                self.said.append((number, payload))
+            elif kind == Kind.HERE:
+                self.stopped = frozenset(json.loads(payload))
             elif kind == Kind.EXIT:
                 self.remote_ranks[number].code = int(payload)
             elif kind == Kind.DONE:
@@ -152,6 +179,11 @@ class Link:
             self.lost = self.lost or "it does not answer"
             self.open = False
         return None if self.open else 255 if self.lost else 0
+
+    def give_up(self, why: str) -> None:
+        """The host does not answer: it is lost, whatever may come."""
+        self._ssh.send(signal.SIGKILL)
+        self.open, self.lost = False, why
 
     def _ended(self) -> None:
         self.open = False

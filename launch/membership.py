@@ -114,6 +114,10 @@ class Membership:
         """The members of the newest generation that run, in the order of their ranks."""
         return [number for number in self.members if self._slots[number].state is State.MEMBER]
 
+    def is_new(self, number: int) -> bool:
+        """Has a process no part in a generation that stood yet? Then its failure is its own."""
+        return number in self.newcomers() or number in self._joined
+
     def newcomers(self) -> list[int]:
         """Slots that run and are no members yet."""
         coming = (State.STARTING, State.READY)
@@ -127,12 +131,19 @@ class Membership:
         return min(found, default=None)
 
     def state(self) -> str:
-        """One line for ``phalanx ps``."""
+        """For ``phalanx ps``: how many there are, and which slot has which rank."""
         count, coming = len(self.present()), len(self.newcomers())
         more = f", {coming} more coming" if coming else ""
         low = f", waits for {self.limits.minimum - count} more" if self.waiting else ""
         bounds = f"{self.limits.minimum} to {self.limits.maximum}"
-        return f"elastic, {bounds} ranks: generation {self.generation} with {count} rank{'s' * (count != 1)}{more}{low}"
+        slots = [self._slots[number] for number in self.members]
+        roster = [
+            words.place(rank, slot.number, slot.host) for rank, slot in enumerate(slots) if slot.state is State.MEMBER
+        ]
+        first = (
+            f"elastic, {bounds} ranks: generation {self.generation} with {count} rank{'s' * (count != 1)}{more}{low}"
+        )
+        return f"{first}: {', '.join(roster)}"
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -261,7 +272,7 @@ class Membership:
             "local_rank": beside.index(rank),
             "local_size": len(beside),
             "node": node,
-            "hosts": None if self.single_host else [slot.host for slot in slots],
+            "hosts": None if self.single_host else words.hosts([slot.host for slot in slots]),
             "newcomers": [other for other, number in enumerate(self.members) if number in self._joined],
             "wait": self.waiting,
             "words": words.losses(self._news) or words.joined(self._joined, self.members),
@@ -331,10 +342,12 @@ class Membership:
             self._judge_at = now + 0.25
             return
         reports, self._reports = self._reports, {}
-        for number, accusers in expelled(list(reports), self.members, {s.number: s.node for s in self._slots.values()}):
+        nodes = {number: slot.node for number, slot in self._slots.items()}
+        far = any(nodes[one] != nodes[other] for one, other in reports)
+        for number, accusers in expelled(list(reports), self.members, nodes):
             names = [f"rank {self.members.index(each)}" for each in accusers]
             why = f"expelled, {words.listed(names)} and it could not reach each other"
-            self._actions.append(Kill(number, why))
+            self._actions.append(Kill(number, why, cut_off=far))
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,23 @@ def generation(
         f"went on after {stall_s:.1f} s",
     ]
     return "; ".join(part for part in parts if part)
+
+
+def hosts(names: Sequence[str]) -> str:
+    """The host of each rank, as PHALANX_HOSTS says it.
+
+    >>> hosts(["a", "a", "b", "a"])
+    'a:2,b:1,a:1'
+    """
+    return ",".join(f"{name}:{len(list(same))}" for name, same in itertools.groupby(names))
+
+
+def place(rank: int, slot: int, host: str) -> str:
+    """
+    >>> place(2, 5, "b")
+    'rank 2 [5] (host b)'
+    """
+    return f"rank {_named(rank, slot)}{_on(host)}"
 
 
 def newcomer(slot: int, host: str) -> str:

@@ -130,19 +130,21 @@ def used(hosts: Sequence[Host], ranks: int) -> tuple[Host, ...]:
     return tuple(found)
 
 
-def start(plan: LaunchPlan, links: Sequence[Link], job: Job) -> None:
+def start(plan: LaunchPlan, links: Sequence[Link], job: Job, elastic: bool = False) -> None:
     """The ranks of the plan, each by the agent of its host."""
     for link in links:
         ranks = [rank for rank in plan.ranks if rank.host == link.host.name]
         link.remote_ranks = {rank.rank: RemoteRank(link, rank.rank) for rank in ranks}
-        rows = [
-            {"rank": rank.rank, "environment": dict(rank.environment), "command": rank.command, "cores": rank.cores}
-            for rank in ranks
-        ]
-        link.ask(Kind.START, {"mark": f"{link.remote.mark}.{link.node}", "ranks": rows})
-        job.processes += [*link.remote_ranks.values(), link]
-        job.relays.append(link)
-        job.sources.append(Source(os.dup(link.stderr), -1, 1))
+        link.start(ranks, elastic)
+        job.processes += link.remote_ranks.values()
+        follow(link, job)
+
+
+def follow(link: Link, job: Job) -> None:
+    """The connection is the job's from now on: what comes by it is read, and its end is the host's."""
+    job.processes.append(link)
+    job.relays.append(link)
+    job.sources.append(Source(os.dup(link.stderr), -1, 1))
 
 
 def _asked(links: Sequence[Link], kind: Kind, value: Any, signals: Signals) -> list[dict[str, Any]]:

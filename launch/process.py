@@ -196,9 +196,20 @@ def signal_ranks(job: Job, number: int) -> None:
             guardian.signal_process(pid, number)
 
 
+def is_stopped(pid: int) -> bool:
+    """Has a signal stopped the process? A debugger's hold does not count."""
+    return _stat(pid)[:1] == ["T"]
+
+
 def _parent(pid: int) -> int:
+    words = _stat(pid)
+    return int(words[1]) if words else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process from its state on; nothing where it does not."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return 0
-    return int(text[text.rindex(")") + 1 :].split()[1])
+        return []
+    return text[text.rindex(")") + 1 :].split()

@@ -18,10 +18,11 @@ from ..dist import env
 from ..dist.errors import LaunchError
 from . import over_hosts
 from .arguments import RunArguments
-from .elastic import ElasticSupervisor
-from .hosts import mark_of
-from .jobs import recorded
-from .link import Remote
+from .crew import Crew, Post
+from .elastic import ElasticSupervisor, Recruits
+from .hosts import Host, mark_of
+from .jobs import Record, recorded
+from .link import Link
 from .local import listen, listen_at, start_mpirun, start_mpirun_over_hosts, start_ranks
 from .logs import RankLogs
 from .membership import Limits, Membership, Slot
@@ -52,19 +53,22 @@ def run(arguments: RunArguments) -> int:
     mpi = find_mpirun(machine.python, machine.environ) if arguments.mpi else None
     records = FlightRecords(keep=names_flight_folder(arguments, machine))
     with Signals() as signals:
-        for restart in range(arguments.restarts + 1):
+        restart, left = 0, arguments.restarts
+        while True:
             try:
-                outcome = _attempt(arguments, machine, mpi, signals, restart, records)
+                outcome = _attempt(arguments, machine, mpi, signals, restart, records, left)
             except over_hosts.HostsMissing as error:
                 if not restart:
                     raise
                 outcome = Outcome(HOST_LOST, str(error), lost=tuple(f"host {name}" for name in error.hosts))
             except over_hosts.Interrupted:
                 outcome = Outcome(INTERRUPTED, asked=True)
-            if outcome.code == 0 or outcome.asked or restart == arguments.restarts:
+            left -= outcome.replaced
+            if outcome.code == 0 or outcome.asked or outcome.final or left <= 0:
                 break
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**restart)
-            _say(f"{outcome.words}; restart {restart + 1} of {arguments.restarts} in {pause_s:g} s")
+            restart, left = restart + 1, left - 1
+            _say(f"{outcome.words}; restart {arguments.restarts - left} of {arguments.restarts} in {pause_s:g} s")
             if signals.wait(pause_s):
                 break
             remaining = without_hosts(arguments, outcome.lost)
@@ -84,6 +88,9 @@ def without_hosts(arguments: RunArguments, lost: Collection[str]) -> RunArgument
     if not left:
         return None
     ranks = min(arguments.ranks, sum(host.slots for host in left))
+    if arguments.elastic and ranks < arguments.bounds[0]:
+        _say(f"{ranks} slots are left of at least {arguments.bounds[0]} ranks (--elastic {arguments.elastic})")
+        return None
     tee = arguments.tee and tuple(rank for rank in arguments.tee if rank < ranks)
     _say(f"goes on with {ranks} rank{'s' * (ranks > 1)} on {', '.join(map(str, left))}")
     return replace(arguments, hosts=left, ranks=ranks, tee=tee)
@@ -152,6 +159,7 @@ def _attempt(
     signals: Signals,
     restart: int,
     records: FlightRecords,
+    left: int,
 ) -> Outcome:
     name = arguments.key if arguments.nodes > 1 and arguments.key else new_job_name()
     records.begin(flight_folder(arguments, machine, name, restart))
@@ -163,11 +171,11 @@ def _attempt(
         folders = _own_folders(arguments, mpi)
         guardian = Guardian(job.mark, MPIRUN_LEAVES_S if mpi else 0.0, list(folders.values()))
         stack.callback(guardian.close)
+        record = _record(arguments, machine, name, stack)
         if mpi is not None:
             say_what_open_mpi_lacks(arguments.ranks, folders)
             plan = make_plan(arguments, machine, name, restart=restart, mpi=mpi)
             if arguments.hosts:
-                _record(arguments, machine, name, stack)
                 wrapper = stack.enter_context(_ssh_wrapper(arguments.ssh))
                 python = arguments.python or machine.python
                 start_mpirun_over_hosts(plan, job, python, over_ssh(mpi, wrapper))
@@ -184,7 +192,7 @@ def _attempt(
                 start_ranks(plan, job)
         watch = (job, printers, signals, arguments.grace_s, arguments.tee)
         supervisor = (
-            ElasticSupervisor(*watch, _membership(arguments, machine, plan))
+            _elastic(arguments, machine, name, plan, watch, left, record, stack)
             if arguments.elastic
             else Supervisor(*watch)
         )
@@ -192,21 +200,46 @@ def _attempt(
         return supervisor.run()
 
 
-def _membership(arguments: RunArguments, machine: Machine, plan: LaunchPlan) -> Membership:
+def _elastic(
+    arguments: RunArguments,
+    machine: Machine,
+    name: str,
+    plan: LaunchPlan,
+    watch: tuple[Job, tuple[Printer, Printer], Signals, float, tuple[int, ...] | None],
+    left: int,
+    record: Record,
+    stack: contextlib.ExitStack,
+) -> ElasticSupervisor:
+    """What watches an elastic job, and can be asked for more ranks; ``left``: how many lost ones may be replaced."""
     least, most = arguments.bounds
     limits = Limits(least, most, arguments.elastic_wait_s, env.stop_code(machine.environ) or REQUEUE)
-    nodes = {host.name: node for node, host in enumerate(arguments.places)}
-    return Membership(
+    job = watch[0]
+    links = {link.host.name: link for link in job.relays if isinstance(link, Link)}
+    posts = [Post(host, node, links.get(host.name)) for node, host in enumerate(arguments.hosts)]
+    posts = posts or [Post(Host("localhost", most), 0)]
+    nodes = {post.host.name: post.node for post in posts}
+    membership = Membership(
         limits, [Slot(rank.rank, rank.host, nodes[rank.host]) for rank in plan.ranks], not arguments.hosts
     )
+    crew = Crew(plan, job, posts)
+    stack.callback(crew.close)
+    recruits = Recruits(left, {**machine.environ, env.NAMES["job"]: name}, record.add_host)
+    supervisor = ElasticSupervisor(*watch, membership, crew, recruits)
+    record.open(supervisor.door.address, supervisor.door.key)
+    return supervisor
 
 
-def _record(arguments: RunArguments, machine: Machine, name: str, stack: contextlib.ExitStack) -> Remote:
-    """Leave word for ``phalanx ps`` while ``stack`` is open."""
-    remote = over_hosts.remote_of(arguments, machine, mark_of(name))
-    hosts = over_hosts.used(arguments.hosts, arguments.ranks)
-    stack.enter_context(recorded(remote, hosts, shlex.join([arguments.script, *arguments.arguments])))
-    return remote
+def _record(arguments: RunArguments, machine: Machine, name: str, stack: contextlib.ExitStack) -> Record:
+    """Word for ``phalanx ps`` while ``stack`` is open; ordinary jobs of one machine are found by their processes."""
+    mark = mark_of(name)
+    remote = over_hosts.remote_of(arguments, machine, mark) if arguments.hosts else None
+    record = Record(mark, shlex.join([arguments.script, *arguments.arguments]), _hosts(arguments), remote)
+    return stack.enter_context(recorded(record)) if arguments.hosts or arguments.elastic else record
+
+
+def _hosts(arguments: RunArguments) -> tuple[Host, ...]:
+    """Those that are reached: an elastic job's others are there for new ranks."""
+    return arguments.hosts if arguments.elastic else over_hosts.used(arguments.hosts, arguments.ranks)
 
 
 @contextlib.contextmanager
@@ -236,15 +269,15 @@ def _start_over_hosts(
     stack: contextlib.ExitStack,
 ) -> LaunchPlan:
     """Agents on all hosts, and by them the ranks; ``stack`` ends what was begun."""
-    hosts = over_hosts.used(arguments.hosts, arguments.ranks)
-    remote = _record(arguments, machine, name, stack)
+    hosts = _hosts(arguments)
+    remote = over_hosts.remote_of(arguments, machine, mark_of(name))
     environ = {**machine.environ, env.NAMES["job"]: name}
     links = over_hosts.connect(hosts, remote, environ, signals, lambda link: stack.callback(link.close))
     place = over_hosts.meet(links, signals)
     over_hosts.say_hosts(links, place)
     known = replace(arguments, hosts=over_hosts.with_cores(hosts, links))
     plan = make_plan(known, machine, name, place, None, restart)
-    over_hosts.start(plan, links, job)
+    over_hosts.start(plan, links, job, arguments.elastic is not None)
     return plan
 
 

@@ -102,6 +102,10 @@ class Outcome:
     """Did a signal to the launcher end it? Then it is not restarted."""
     lost: tuple[str, ...] = ()
     """Hosts that did not answer to the end."""
+    final: bool = False
+    """Is there no sense in a restart?"""
+    replaced: int = 0
+    """How many of the restarts went to single ranks of an elastic job."""
 
 
 def verdict(failures: Sequence[tuple[str, int]]) -> tuple[int, str]:
@@ -289,7 +293,7 @@ class Supervisor:
 
     def _judge(self) -> None:
         code, self._words = verdict(self._failures)
-        lost = [relay for relay in self._job.relays if relay.lost]
+        lost = self._fatal()
         if lost:
             code, self._words = HOST_LOST, "; ".join(f"{relay.name}: {relay.lost}" for relay in lost)
         self._code = self._code or code
@@ -297,6 +301,10 @@ class Supervisor:
             count = sum(process.name.startswith(("rank", "mpirun")) for process in self._running)
             stopping = f"; stopping the other {f'{count} ranks' if count > 1 else 'rank'}" if count else ""
             self._say(self._words + stopping)
+
+    def _fatal(self) -> list[Relay]:
+        """The hosts whose loss ends the job."""
+        return [relay for relay in self._job.relays if relay.lost]
 
     def _stop_within(self, seconds: float) -> None:
         """SIGTERM after ``seconds``, SIGKILL a little later; what was already to come earlier stays."""

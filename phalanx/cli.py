@@ -16,7 +16,7 @@ from .core.errors import PhalanxError
 from .dist.errors import LaunchError
 from .k8s_command import add_k8s
 from .launch.arguments import SSH, RunArguments
-from .launch.jobs import print_jobs, stop_job
+from .launch.jobs import join_job, print_jobs, stop_job
 from .launch.logs import parse_ranks
 from .launch.options import default_ranks, given_hosts, read_key
 from .launch.run import check_script, dry_run, run
@@ -133,6 +133,17 @@ def _add_run(commands: Any) -> None:
 def _add_jobs(commands: Any) -> None:
     ps = commands.add_parser("ps", help="list the jobs that were started here, with what is left of them on all hosts")
     ps.set_defaults(call=lambda _: print_jobs(), name="ps")
+    join = commands.add_parser(
+        "join",
+        help="add ranks to an elastic job that runs",
+        description="Start more ranks for a job of phalanx run --elastic, up to its MAX; they join between two steps.",
+    )
+    join.add_argument("job", metavar="JOB", help="its name, or the beginning of it, as phalanx ps lists it")
+    join.add_argument("-n", "--ranks", type=int, metavar="K", help="how many (default 1; with a host: all its slots)")
+    join.add_argument(
+        "--hosts", metavar="HOST:SLOTS", help="on this host, which may be new (default: where slots are free)"
+    )
+    join.set_defaults(call=lambda options: join_job(options.job, options.ranks, options.hosts), name="join")
     stop = commands.add_parser(
         "stop", help="end a job on all its hosts: it may save and leave, then what is left is killed"
     )
