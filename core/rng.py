@@ -136,6 +136,11 @@ def enter_shard(step: int, shard: int | None) -> None:
     _state.shard = shard
 
 
+def leave_step() -> None:
+    """Nothing was drawn in the current step: when it is entered again, draws are those of the first time."""
+    _state.step, _state.shard, _state.calls = None, None, {}
+
+
 def scope() -> tuple[int | None, int | None]:
     """The current (step, shard); None where there is none."""
     return _state.step, _state.shard

@@ -80,6 +80,7 @@ def open_step(step: Step) -> None:
     """Ranks without a shard in this step enter it too, so that numbers drawn outside of shards agree."""
     if not _local.open_steps and is_void():
         set_void(False)
+        rng.leave_step()
     _local.open_steps.append(step)
     rng.enter_shard(step.index, None)
     for observer in tuple(_local.observers):
