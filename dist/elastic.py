@@ -100,6 +100,8 @@ class Elastic:
         """How many updates had been committed when the loop's step opened."""
         self._environment, self._stall_s, self._timeout_s = environment, stall_s, timeout_s
         self._wants = self._due = False
+        self._begun = False
+        """Whether training has begun: before, the loss of a rank is the failure of a start."""
         self._word: Word | None = None
         self._end: Word | None = None
         self._news = threading.Condition()
@@ -151,6 +153,9 @@ class Elastic:
                 "this rank was started while the others train and has not joined them: an elastic job's script builds its model, "
                 "optimizer and loader, then a phalanx.Checkpointer of them, and calls its resume(), where newcomers get the state"
             )
+        if not self._begun:
+            self._begun = True
+            self._channel.say("formed", generation=0, step=self.group.steps_committed, repeats=False, stall_s=0.0)
         if self._due:
             self._due = self._wants = False
             self._channel.say("boundary", generation=self.generation)
@@ -171,6 +176,7 @@ class Elastic:
     def join(self) -> None:
         """In a newcomer, once it is built: wait until the others take it in, and get their state."""
         self._channel.say("ready")
+        self._begun = True
         self._go_on(None, deadline_s=float("inf"))
         self.newcomer = False
 
@@ -179,7 +185,7 @@ class Elastic:
     def is_loss(self, error: BaseException) -> bool:
         """Whether ``error`` is felt of ranks that are gone, without a word, rather than of one that failed and said so."""
         mesh = self._watched[1]
-        if not isinstance(error, CommunicatorError) or mesh is None or self.newcomer:
+        if not isinstance(error, CommunicatorError) or mesh is None or not self._begun:
             return False
         end = mesh.ended
         return bool(mesh.lost()) if end is None else bool(end.lost)
