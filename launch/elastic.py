@@ -146,6 +146,8 @@ class ElasticSupervisor(Supervisor):
             else:
                 raised.append((process.name, code))
         members = [slot for slot in lost if not self._membership.is_new(slot)]
+        if members and not self._membership.begun:
+            self._plain = True
         if lost and not self._plain:
             self._membership.lose({slot: why for slot, (_, why) in lost.items()}, now)
         if members and (self._plain or not self._membership.present()):

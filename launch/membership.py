@@ -118,6 +118,11 @@ class Membership:
         """Has a process no part in a generation that stood yet? Then its failure is its own."""
         return number in self.newcomers() or number in self._joined
 
+    @property
+    def begun(self) -> bool:
+        """Does training go on? Before, the loss of a rank is the failure of a start."""
+        return self.generation > 0 or bool(self._formed)
+
     def newcomers(self) -> list[int]:
         """Slots that run and are no members yet."""
         coming = (State.STARTING, State.READY)
@@ -227,7 +232,10 @@ class Membership:
         self._failures = 0
 
     def _decide(self, now: float) -> None:
-        """The next generation: those who are left, and the newcomers that are ready."""
+        """The next generation: those who are left, and at a boundary the newcomers that are ready.
+
+        Elsewhere rank 0 may be in the middle of what it does after a step, and its state is of no step.
+        """
         self._decide_at = None
         staying = self.present()
         if self.over or not staying:
@@ -238,8 +246,9 @@ class Membership:
         if self._failures >= MOST_FAILURES:
             self._end(1, f"{self._failures} generations in a row could not be formed: the job ends")
             return
+        between_steps = self._saved if self.waiting else self._boundary.issuperset(staying)
         ready = [number for number in self.newcomers() if self._slots[number].state is State.READY]
-        joining = ready[: self.limits.maximum - len(staying)]
+        joining = ready[: self.limits.maximum - len(staying)] if between_steps else []
         for number in joining:
             self._slots[number].state = State.MEMBER
         self._joined += joining
