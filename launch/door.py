@@ -56,7 +56,7 @@ class Door:
 
     @property
     def descriptors(self) -> list[int]:
-        return [self._listening.fileno(), *self._visitors]
+        return [self._listening.fileno(), *self._visitors] if self._listening.fileno() >= 0 else []
 
     def turn(self, ready: set[int], now: float) -> None:
         """Let in who stands there, hear who speaks, and send away who does not."""
@@ -111,6 +111,7 @@ class Door:
     def close(self) -> None:
         for visitor in self._visitors.values():
             visitor.connection.close()
+        self._visitors = {}
         self._listening.close()
 
 

@@ -26,7 +26,7 @@ def losses(lost: Sequence[Loss]) -> str:
     'ranks 2, 3 [5] (host b) were lost: killed by SIGKILL'
     """
     groups: dict[tuple[str, str], list[str]] = {}
-    for loss in lost:
+    for loss in sorted(lost, key=lambda loss: loss.slot):
         groups.setdefault((loss.host, loss.why), []).append(_named(loss.rank, loss.slot))
     return "; ".join(
         f"rank{'s' * (len(ranks) > 1)} {', '.join(ranks)}{_on(host)} {'were' if len(ranks) > 1 else 'was'} lost: {why}"
