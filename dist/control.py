@@ -29,7 +29,6 @@ ALIVE, LEFT, LOST = "alive", "left", "lost"
 TICK_S = 0.5
 BEAT_S = 1.0
 SILENCE_S = 8.0
-"""How long another host's kernel may acknowledge nothing."""
 _CUT = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 HELLO_LIMIT_BYTES = 1024
 STRANGER_S = 5.0
@@ -91,10 +90,13 @@ class ControlMesh:
     Args:
         listener: listens at this rank's control address; closed as soon as all ranks have connected.
         secret: what only processes of this job know.
+        silence_s: how long another host's kernel may acknowledge nothing; 0: ``SILENCE_S``.
     """
 
-    def __init__(self, rank: int, members: Iterable[Member], listener: socket.socket, secret: str) -> None:
-        self.rank, self._secret = rank, secret
+    def __init__(
+        self, rank: int, members: Iterable[Member], listener: socket.socket, secret: str, silence_s: float = 0.0
+    ) -> None:
+        self.rank, self._secret, self._silence_s = rank, secret, silence_s or SILENCE_S
         self.me = me = next(member for member in members if member.rank == rank)
         self.peers = {m.rank: Peer(m, remote=m.identity != me.identity) for m in members if m.rank != rank}
         self.changed = threading.Condition()
@@ -139,8 +141,8 @@ class ControlMesh:
                 address_of(peer.member.control), timeout=max(0.01, deadline - time.monotonic())
             )
             number = _exactly(connection, NONCE_CHARACTERS + 1).decode().strip()
-            words = [self.rank, proof(self._secret, number, f"{self.rank}>{peer.member.rank}")]
-            connection.sendall(json.dumps(words).encode() + b"\n")
+            proven = proof(self._secret, number, f"{self.rank}>{peer.member.rank}")
+            connection.sendall(json.dumps([self.rank, proven]).encode() + b"\n")
         except (OSError, ValueError) as error:
             if connection is not None:
                 connection.close()
@@ -156,7 +158,7 @@ class ControlMesh:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if peer.remote and hasattr(socket, "TCP_USER_TIMEOUT"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_S * 1000))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._silence_s * 1000))
         with self.changed:
             peer.connection = connection  # the thread registers it
             self.changed.notify_all()
@@ -197,9 +199,6 @@ class ControlMesh:
     def lost(self) -> list[int]:
         """The ranks that died."""
         return [rank for rank, peer in self.peers.items() if peer.state == LOST]
-
-    def alive(self) -> list[int]:
-        return [rank for rank, peer in self.peers.items() if peer.state == ALIVE]
 
     def close(self) -> None:
         """Say goodbye and close. Safe to call twice."""
@@ -244,7 +243,7 @@ class ControlMesh:
                 next_tick = now + TICK_S
                 self._drop_silent(now)
                 if now >= next_beat:
-                    next_beat = now + BEAT_S
+                    next_beat = now + min(BEAT_S, self._silence_s / 5)
                     for rank, peer in self.peers.items():
                         if peer.remote and peer.state == ALIVE and peer.connection is not None:
                             self.send(rank, {"kind": "beat"})
@@ -330,7 +329,7 @@ class ControlMesh:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             if peer.state == ALIVE and error in _CUT:
-                peer.why = f"nothing acknowledged for {SILENCE_S:g} s: the link is cut or the host is gone"
+                peer.why = f"nothing acknowledged for {self._silence_s:g} s: the link is cut or the host is gone"
             self._became(peer, LOST if peer.state == ALIVE else peer.state)
 
     def _take_messages(self, peer: Peer) -> None:

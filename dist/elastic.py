@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 REGROUP = "phalanx: regroup"
 """What ranks vote for at the end of a step after which newcomers may join."""
+SILENCE_S = 2.5
+"""How long another host may acknowledge nothing: less than in jobs that have to start again for it."""
 DECISION_S = 60.0
 """For the launcher to say who goes on."""
 Word = Mapping[str, Any]
@@ -305,7 +307,11 @@ class Elastic:
         else:
             try:
                 communicator = ZeroMQCommunicator.connect(
-                    environment, timeout_s=self._timeout_s, stall_s=self._stall_s, began=self._began
+                    environment,
+                    timeout_s=self._timeout_s,
+                    stall_s=self._stall_s,
+                    silence_s=SILENCE_S,
+                    began=self._began,
                 )
             finally:
                 with self._news:

@@ -299,7 +299,8 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
         if found.local_rank == 0:  # what killed jobs left in shared memory
             threading.Thread(target=sweep, name="phalanx-sweep", daemon=True).start()
     else:
-        communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline)
+        silence_s = elastic.SILENCE_S if env.elastic_range(os.environ) else 0.0
+        communicator = ZeroMQCommunicator.connect(found, timeout_s=deadline, silence_s=silence_s)
     excepthook.attach(communicator)
     control = communicator.split(0)
     if shared_memory and communicator.share_memory():  # where it cannot be, one line says so

@@ -55,8 +55,9 @@ _PREFIX = struct.Struct("<16sIIQ")  # token, source, length of the header (0: a 
 class _Job(Peers):
     """What all groups of one job share in this process: one per :meth:`ZeroMQCommunicator.connect`."""
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, silence_s: float) -> None:
         super().__init__(stall_s)
+        self._silence_s = silence_s
         self.context = load_zmq().Context()
         self.server: RendezvousServer | None = None
         self.outside: Outside | None = None
@@ -106,7 +107,8 @@ class _Job(Peers):
             me = Member(environment.rank, socket.gethostname(), os.getpid(), "", "", host_identity(), can_seal())
             members = join(environment, me, timeout_s, place, self._hold)
             self._meeting = None
-            mesh = ControlMesh(environment.rank, members, listeners[0], job_of(environment))
+            secret = job_of(environment)
+            mesh = ControlMesh(environment.rank, members, listeners[0], secret, self._silence_s)
         except BaseException:
             for listener in listeners:
                 listener.close()
@@ -165,6 +167,7 @@ class ZeroMQCommunicator(PeeredCommunicator):
         timeout_s: float | None = None,
         *,
         stall_s: float = STALL_S,
+        silence_s: float = 0.0,
         began: Callable[[Callable[[], None]], None] = lambda give_up: None,
     ) -> ZeroMQCommunicator:
         """Meet the other ranks of the job at ``environment.rendezvous`` and connect to each of them.
@@ -172,6 +175,7 @@ class ZeroMQCommunicator(PeeredCommunicator):
         Args:
             timeout_s: deadline for the meeting and for every operation later (default: the environment's, else 600).
             stall_s: after how many seconds without progress one line is printed.
+            silence_s: how long the host of another rank may acknowledge nothing before it counts as gone; 0: the default.
             began: gets what ends the waiting for the others, from any thread, with a PeerLostError or a CommunicatorError here.
 
         Raises LaunchError when this process does not belong to the job, or when ranks are on several hosts and the job has no
@@ -179,7 +183,7 @@ class ZeroMQCommunicator(PeeredCommunicator):
         """
         timeout_s = timeout_s or environment.timeout_s or DEFAULT_TIMEOUT_S
         environment = _meeting_place(environment)
-        job = _Job(stall_s)
+        job = _Job(stall_s, silence_s)
         began(job.give_up)
         try:
             inlet = job.meet(environment, timeout_s)
