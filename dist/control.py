@@ -96,7 +96,7 @@ class ControlMesh:
     def __init__(
         self, rank: int, members: Iterable[Member], listener: socket.socket, secret: str, silence_s: float = 0.0
     ) -> None:
-        self.rank, self._secret, self._silence_s = rank, secret, silence_s or SILENCE_S
+        self.rank, self._secret, self.silence_s = rank, secret, silence_s or SILENCE_S
         self.me = me = next(member for member in members if member.rank == rank)
         self.peers = {m.rank: Peer(m, remote=m.identity != me.identity) for m in members if m.rank != rank}
         self.changed = threading.Condition()
@@ -158,7 +158,7 @@ class ControlMesh:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if peer.remote and hasattr(socket, "TCP_USER_TIMEOUT"):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._silence_s * 1000))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.silence_s * 1000))
         with self.changed:
             peer.connection = connection  # the thread registers it
             self.changed.notify_all()
@@ -243,7 +243,7 @@ class ControlMesh:
                 next_tick = now + TICK_S
                 self._drop_silent(now)
                 if now >= next_beat:
-                    next_beat = now + min(BEAT_S, self._silence_s / 5)
+                    next_beat = now + min(BEAT_S, self.silence_s / 5)
                     for rank, peer in self.peers.items():
                         if peer.remote and peer.state == ALIVE and peer.connection is not None:
                             self.send(rank, {"kind": "beat"})
@@ -329,7 +329,7 @@ class ControlMesh:
             self._selector.unregister(peer.connection)
             peer.connection.close()
             if peer.state == ALIVE and error in _CUT:
-                peer.why = f"nothing acknowledged for {self._silence_s:g} s: the link is cut or the host is gone"
+                peer.why = f"nothing acknowledged for {self.silence_s:g} s: the link is cut or the host is gone"
             self._became(peer, LOST if peer.state == ALIVE else peer.state)
 
     def _take_messages(self, peer: Peer) -> None:

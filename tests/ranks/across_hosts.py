@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from phalanx.dist import control
 from phalanx.dist.communicators import zeromq
 from phalanx.dist.communicators.base import Communicator
 from phalanx.dist.communicators.sockets import Outlet, Outside
@@ -128,7 +127,7 @@ class Proxy:
 
 def shorten_silence(comm: Communicator, seconds: float) -> None:
     """How long another host may acknowledge nothing, on the connections that there are."""
-    control.SILENCE_S = seconds
+    comm._mesh.silence_s = seconds
     for peer in comm._mesh.peers.values():
         if peer.remote:
             assert peer.connection is not None
