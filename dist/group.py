@@ -56,6 +56,9 @@ class Group:
     """What this rank votes for at the end of the next step (``phalanx.vote``)."""
     agreed: frozenset[str] = frozenset()
     """What any rank had voted for at the end of the last step."""
+    notes: list[str] = field(default_factory=list)
+    noted: tuple[str, ...] = ()
+    """What this rank tells all others with the next step, and what all have told with the last one."""
     steps_committed: int = 0
     """Optimizer steps of any DataParallel that all ranks agreed on."""
 
@@ -139,12 +142,12 @@ class Group:
     def ballot(self, again: bool = False) -> Votes:
         """What this rank votes for at the end of a step."""
         votes = self.votes if self.elastic is None else self.votes | self.elastic.votes()
-        return Votes(self.stop_heard, again, frozenset(votes))
+        return Votes(self.stop_heard, again, frozenset(votes), tuple(self.notes))
 
     def agree(self, joined: Votes) -> None:
         """Called at each commit with the joined votes of all ranks."""
         self.stop_requested = self.stop_requested or joined.stop
-        self.agreed = joined.named
+        self.agreed, self.noted = joined.named, joined.notes
         self.votes.clear()
         if self.elastic is not None:
             self.elastic.agreed(joined.named)
@@ -345,11 +348,8 @@ def _say(group: Group) -> None:
     if group.rank == 0:
         memory = "" if group.communicator.local is None else " and shared memory"
         mode = "fast mode" if group.shards is None else f"shards={group.shards}"
-        print(
-            f"phalanx: {group.size} ranks from {group.source}, over {group.backend}{memory}, {mode}",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"phalanx: {group.size} ranks from {group.source}, over {group.backend}{memory}, {mode}"
+        print(text, file=sys.stderr, flush=True)
 
 
 def current() -> Group:

@@ -22,6 +22,7 @@ from ..core.errors import GraphError
 from ..core.flat import FlatStore
 from ..core.rank_local import Carried, carried, take_over
 from ..core.rng import enter_shard
+from .errors import CommunicatorError
 from .group import Group, current
 from .open_shard import OpenShard
 
@@ -49,7 +50,7 @@ def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
     graphs of all owned shards are in memory at once, and a gradient buffer for each. Call it on every rank, also on those whose
     shards hold no samples.
 
-    Returns what ``function`` returned, in shard order. Raises, on all ranks, what ``function`` raised on any, and GraphError when
+    Returns what ``function`` returned, in shard order; an empty list where ranks were lost, so that the step is void. Raises, on all ranks, what ``function`` raised on any, and GraphError when
     shards do not go through the same layers.
 
     >>> data = phalanx.data.TensorDataset(np.ones((8, 2), np.float32))
@@ -69,6 +70,11 @@ def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
             results = _together(group, function, step, parts) if len(parts) > 1 else _single(function, step, parts)
             meeting.finish()
             return results
+    except CommunicatorError as error:
+        if group.elastic is None:
+            raise
+        group.elastic.recover(error)
+        return []
     except BaseException as error:
         meeting.fail(error)
         raise

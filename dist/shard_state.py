@@ -43,6 +43,8 @@ class Votes:
     """Some rank saw one more backward pass than it had counted on: the overlapped sums are void."""
     named: frozenset[str] = frozenset()
     """What ``phalanx.vote`` was called for on any rank since the last step."""
+    notes: tuple[str, ...] = ()
+    """What ranks tell all others with the step, in their order: what must not be lost with a rank."""
 
 
 def merge(left: ShardState, right: ShardState) -> ShardState:
@@ -97,13 +99,19 @@ def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) 
     for row, owned in zip(rows, ranges, strict=True):
         states, votes = decode(row)
         leaves.update(zip(whole_subtrees(*owned, shards), states, strict=True))
-        joined = Votes(joined.stop or votes.stop, joined.again or votes.again, joined.named | votes.named)
+        joined = Votes(
+            joined.stop or votes.stop,
+            joined.again or votes.again,
+            joined.named | votes.named,
+            joined.notes + votes.notes,
+        )
     return fold((0, shards), leaves, merge), joined
 
 
 def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:
     """Packed numbers, a few words as JSON if there are any, and the arrays as float64 behind them."""
-    words = json.dumps([votes.stop, sorted(votes.named)]).encode() if votes.stop is not None or votes.named else b""
+    said = votes.stop is not None or votes.named or votes.notes
+    words = json.dumps([votes.stop, sorted(votes.named), votes.notes]).encode() if said else b""
     parts = [_HEAD.pack(len(states), len(words), votes.again), words]
     arrays: list[np.ndarray] = []
     for state in states:
@@ -129,7 +137,7 @@ def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
     body = np.frombuffer(data, np.float64, offset=at) if len(data) > at else np.zeros(0)
     count, length, again = _HEAD.unpack_from(data, _SIZE.size)
     at = _SIZE.size + _HEAD.size + length
-    stop, named = json.loads(data[at - length : at]) if length else (None, ())
+    stop, named, notes = json.loads(data[at - length : at]) if length else (None, (), ())
     taken = 0
     states: list[ShardState | None] = []
     for _ in range(count):
@@ -151,7 +159,7 @@ def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
             statistics[key] = (n, body[taken : taken + channels], body[taken + channels : taken + 2 * channels])
             taken += 2 * channels
         states.append(ShardState(weight, loss, flags[0], flags[1], statistics))
-    return states, Votes(stop, again, frozenset(named))
+    return states, Votes(stop, again, frozenset(named), tuple(notes))
 
 
 _SIZE = struct.Struct("<q")

@@ -34,20 +34,26 @@ class CSVLogger(Callback):
 
     def reset(self) -> None:
         self._columns: list[str] = []
+        self._last: dict[str, Any] = {}
+        """The last row: an elastic job's new rank 0 writes it where the one before it could not any more."""
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        row = {"epoch": epoch, "step": self.trainer.step} | {name: _digits(value) for name, value in logs.items()}
+        last, self._last = self._last, row
         if self.trainer.group.rank != 0:
             return
-        row = {"epoch": epoch, "step": self.trainer.step} | {name: _digits(value) for name, value in logs.items()}
-        if self._file is None:
-            self._open(epoch, list(row))
+        if self._file is None and self._open(epoch, list(row)) and last:
+            self._write(last)
+        self._write(row)
+
+    def _write(self, row: dict[str, Any]) -> None:
         csv.DictWriter(self._file, self._columns, restval="", extrasaction="ignore", delimiter=self.separator).writerow(
             row
         )
         self._file.flush()
 
-    def _open(self, epoch: int, columns: list[str]) -> None:
-        """Keep the rows before ``epoch`` where this fit was resumed."""
+    def _open(self, epoch: int, columns: list[str]) -> bool:
+        """Keep the rows before ``epoch`` where this fit was resumed; whether that of the epoch before is not among them."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows: list[list[str]] = []
         if self.path.exists() and (self.append or epoch > 0):
@@ -58,6 +64,7 @@ class CSVLogger(Callback):
             rows = rows[:1] + [row for row in rows[1:] if row[0].isdigit() and int(row[0]) < epoch]
         self._file = self.path.open("w", newline="")
         csv.writer(self._file, delimiter=self.separator).writerows(rows or [self._columns])
+        return not rows[1:] or rows[-1][0] != str(epoch - 1)
 
     def close(self) -> None:
         if self._file is not None:

@@ -41,10 +41,15 @@ class TensorBoard(Callback):
         self._writer: _Writer | None = None
 
     def on_fit_begin(self, logs: Logs) -> None:
-        if self.trainer.group.rank == 0:
+        self._begin()
+
+    def _begin(self) -> None:
+        """On rank 0, which in an elastic job may become another one."""
+        if self.trainer.group.rank == 0 and self._writer is None:
             self._writer = _Writer(self.log_dir, self.trainer.step)
 
     def on_step_end(self, step: int, logs: Logs) -> None:
+        self._begin()
         if self._writer is not None and self.every_steps and self.trainer.step % self.every_steps == 0:
             self._writer.scalars("step/", logs, self.trainer.step)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import RangeError
+from ..dist import exchanges
 from .base import Callback, Logs
 
 PHASES = ("data", "forward", "backward", "wait for others", "optimizer")
@@ -53,19 +54,26 @@ class Timeline(Callback):
     def on_fit_end(self, logs: Logs) -> None:
         self._write()
 
+    def state_dict(self) -> dict[str, Any]:
+        """For ranks that join an elastic job: all write at the same step. A resumed fit records anew."""
+        return {} if self.trainer.group.elastic is None else {"seen": self._seen, "written": self._written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._seen, self._written = state["seen"], state["written"]
+
     def close(self) -> None:
         self.trainer.spans = None
 
     def _write(self) -> None:
         """All ranks call: rank 0 writes what all recorded."""
         spans, self._spans, self.trainer.spans = self._spans, None, None
-        if self._written or spans is None:
+        if self._written or (spans is None and self._seen <= self.first):
             return
         self._written = True
         group = self.trainer.group
         ahead_s = group.control.flight.clock_offset_s or 0.0
-        own = [[name, step, began - ahead_s, ended - ahead_s] for name, step, began, ended in spans]
-        rows = group.control.all_gather_object(own, name="timeline").wait()
+        own = [[name, step, began - ahead_s, ended - ahead_s] for name, step, began, ended in spans or []]
+        rows = exchanges.gather_object(group, own, name="timeline") or []
         if group.rank == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps({"traceEvents": _events(rows), "displayTimeUnit": "ms"}))

@@ -18,6 +18,7 @@ from ..core.data.dataset import is_stream
 from ..core.errors import RangeError, StateError
 from ..core.nn.finite import first_non_finite
 from ..core.optim import clip
+from ..dist import exchanges
 from ..dist.chunks import call, split_batch
 from ..dist.evaluation import on_device_of
 from ..dist.run_shards import run_shards
@@ -127,7 +128,10 @@ class FitLoop:
         limit = self.plan.steps_per_epoch
         while limit is None or self.steps_in_epoch < limit:
             for step in self.loader.steps():
-                if not self._step(step):
+                goes_on = self._step(step)
+                if step.void:
+                    continue
+                if not goes_on:
                     return
                 self.steps_in_epoch += 1
                 self.callbacks.call("on_step_end", step.index, self._logs)
@@ -154,11 +158,16 @@ class FitLoop:
         self.callbacks.call("on_step_begin", step.index, self._logs)
         optimizer.zero_grad()
         self._problem = None
+        self.totals.step_begins()
         self._shards(step)
+        self.totals.tell()
         vote(STOP, self._wants_stop is not None)
         vote(NOT_FINITE, self._problem is not None)
         with self._span("wait for others", step):
             model.synchronize()
+        if step.void:
+            return True
+        self.totals.step_ends()
         if self._any(NOT_FINITE, self._problem):
             self._decide(self._problem)
             return False
@@ -230,14 +239,15 @@ class FitLoop:
 
     def _any(self, name: str, own: str | None) -> bool:
         """Whether any rank voted for it in the step that was just summed."""
-        return agreed(name) if self.trainer.group.size > 1 else own is not None
+        group = self.trainer.group
+        return agreed(name) if group.size > 1 or group.elastic is not None else own is not None
 
     def _decide(self, own: str | None) -> None:
         """All ranks call: stop if any of them has a reason; the lowest rank's is told."""
         group = self.trainer.group
         reasons = [own]
         if group.size > 1:
-            reasons = group.control.all_gather_object(own, name="reasons to stop").wait()
+            reasons = exchanges.gather_object(group, own, name="reasons to stop") or []
         self.stopped = self.stopped or next((reason for reason in reasons if reason), None)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------

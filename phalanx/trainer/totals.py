@@ -2,11 +2,12 @@
 
 Each shard has a state of its own, to which its steps are added pairwise by their numbers; at the end of the epoch the states of
 all shards are merged in the order of the tree over shards. So nothing shows who computed which shard, nor when a run was
-interrupted.
+interrupted. In an elastic job, where what only one rank has may be lost with it, ranks tell each other with each step what they add.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -30,22 +31,56 @@ class Totals:
     def __init__(self, metrics: Sequence[Any], group: Group) -> None:
         self._metrics = [Mean("loss"), *(copy.deepcopy(metric) for metric in metrics)]
         self._group = group
+        self._by_all = group.elastic is not None
+        """Whether every rank has the sums of all shards."""
+        self._step: list[tuple[int, list[State]]] = []
+        """Of the step under way, where it may become void: the shard and the states of each forward pass."""
         self.reset()
 
     def reset(self) -> None:
         """An epoch begins."""
         self._shards: dict[int, list[Parts]] = {}
 
+    def step_begins(self) -> None:
+        """What was added since the last :meth:`step_ends` does not count."""
+        self._step = []
+
+    def tell(self) -> None:
+        """To be called before the step is completed: what this rank adds goes along with it."""
+        if self._by_all:
+            words = [[shard, [list(state) for state in states]] for shard, states in self._step]
+            arrays = [array for _, states in self._step for state in states for array in state.values()]
+            self._group.notes[:] = [base64.b64encode(pack(words, arrays)).decode()]
+
+    def step_ends(self) -> None:
+        """The step is complete: what all ranks told counts."""
+        if not self._by_all:
+            return
+        for note in self._group.noted:
+            words, arrays = unpack(base64.b64decode(note))
+            rest = iter(arrays)
+            for shard, keys in words:
+                self._count(shard, [{key: next(rest) for key in names} for names in keys])
+
     def add(self, shard: int, loss: float, loss_weight: float, prediction: Any, target: Any, weight: Any) -> None:
         """One forward pass of a shard: a loss that is the mean of ``loss_weight`` items, and what the metrics look at."""
-        shards = self._shards.setdefault(shard, [[] for _ in self._metrics])
-        for metric, parts in zip(self._metrics, shards, strict=True):
+        states = []
+        for metric in self._metrics:
             metric.reset()
             if metric is self._metrics[0]:
                 metric.update(loss, weight=loss_weight)
             else:
                 metric.update(prediction, target, weight)
-            if state := metric.state():
+            states.append(_arrays(metric.state()))
+        if self._by_all:
+            self._step.append((shard, states))
+        else:
+            self._count(shard, states)
+
+    def _count(self, shard: int, states: Sequence[State]) -> None:
+        shards = self._shards.setdefault(shard, [[] for _ in self._metrics])
+        for metric, parts, state in zip(self._metrics, shards, states, strict=True):
+            if state:
                 _push(metric, parts, state)
 
     def compute(self) -> dict[str, Any]:
@@ -71,7 +106,7 @@ class Totals:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Each rank takes its own shards. Metrics that were not measured then begin at nothing."""
-        first, last = self._group.ranges[self._group.rank]
+        first, last = (0, self._group.shard_count) if self._by_all else self._group.ranges[self._group.rank]
         where = {name: number for number, name in enumerate(state["metrics"])}
         self.reset()
         for key in sorted(state["shards"], key=int):
@@ -88,7 +123,7 @@ class Totals:
                     parts[:] = [(int(level), _arrays(part)) for level, part in saved]
 
     def _gathered(self) -> dict[int, list[Parts]]:
-        if self._group.size == 1:
+        if self._group.size == 1 or self._by_all:
             return self._shards
         words = [
             [s, [[[level, list(state)] for level, state in parts] for parts in row]] for s, row in self._shards.items()

@@ -98,6 +98,8 @@ class Trainer:
         """Where callbacks.Timeline wants the times of a step: [phase, step, began, ended]."""
         self._active = CallbackList(self, self.callbacks)
         self._loop: FitLoop | None = None
+        self._main: Checkpointer | None = None
+        """What the current fit resumed from; in an elastic job ranks that join get the state through it."""
         self._fits = self._epochs_done = self._steps = 0
 
     # -- where a fit is ---------------------------------------------------------------------------------------------
@@ -244,8 +246,9 @@ class Trainer:
             if isinstance(callback, Checkpoint):
                 checkpointer = callback.open(main=main is None and callback.resumable)
                 main = checkpointer if main is None and callback.resumable else main
-        if main is None and which not in ("auto", "none", None):
+        if main is None and (which not in ("auto", "none", None) or self.group.elastic is not None):
             main = self.checkpointer(None)
+        self._main = main
         if main is not None:
             main.resume("none" if which is None else which, allow=allow)
 
