@@ -69,6 +69,8 @@ class ElasticSupervisor(Supervisor):
         """Slots that a signal has stopped, and since when."""
         self._seen = set(self._sources)
         self._beat_at = self._look_at = 0.0
+        self._dead: list[tuple[str, int]] = []
+        """Members that were lost since a generation stood, and their exit codes."""
         self._outlived: list[Relay] = []
         """Hosts without which the job went on."""
         self._dismissed: list[Link] = []
@@ -150,8 +152,10 @@ class ElasticSupervisor(Supervisor):
             self._plain = True
         if lost and not self._plain:
             self._membership.lose({slot: why for slot, (_, why) in lost.items()}, now)
+        self._dead = [] if self._membership.settled and not members else self._dead
+        self._dead += [(f"rank {slot}", lost[slot][0]) for slot in members]
         if members and (self._plain or not self._membership.present()):
-            raised += [(f"rank {slot}", lost[slot][0]) for slot in members]
+            raised += self._dead
         elif lost:
             self._outlived = [relay for relay in self._job.relays if relay.lost]
         if raised:

@@ -114,6 +114,16 @@ class Membership:
         """The members of the newest generation that run, in the order of their ranks."""
         return [number for number in self.members if self._slots[number].state is State.MEMBER]
 
+    @property
+    def decided(self) -> bool:
+        """Is there nothing to be decided just now?"""
+        return self._decide_at is None
+
+    @property
+    def settled(self) -> bool:
+        """Has a generation stood since the last loss?"""
+        return not self._news
+
     def is_new(self, number: int) -> bool:
         """Has a process no part in a generation that stood yet? Then its failure is its own."""
         return number in self.newcomers() or number in self._joined

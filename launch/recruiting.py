@@ -65,6 +65,8 @@ class Recruiter:
         """Start what is due."""
         for coming in list(self._coming):
             self._look_at(coming, now)
+        if not self._membership.decided:
+            return
         missing = self._wanted - self._count()
         post = self._crew.somewhere()
         if missing <= 0 or self.replaced >= self._restarts or post is None:
