@@ -15,6 +15,7 @@ from ..core.nn.sync_batch_norm import name_layers
 from .compression import Scheme
 from .compression.fold import CompressedFold
 from .device_lane import on_gpu
+from .errors import CommunicatorError
 from .fold import Fold
 from .group import Group
 from .step_end import StepEnd
@@ -92,7 +93,12 @@ class Arrangement:
             self._bind()
             self._layout = ()
         if self._layout_now() != self._layout:
-            self.plan()
+            try:
+                self.plan()
+            except CommunicatorError as error:
+                if self.group.elastic is None:
+                    raise
+                self.group.elastic.recover(error)
             self._foreseeable = False  # a pass may have begun before the new layout was known
 
     def regroup(self) -> None:

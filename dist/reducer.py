@@ -124,8 +124,8 @@ class Reducer(Arrangement):
                 f"with shards={self.shards}, backward() must run inside `for batch in step:` of `for step in loader.steps():`, "
                 "so that it belongs to a shard"
             )
-        if not self._open:
-            self._begin_cycle()
+        if not self._open and not self._begin_cycle():
+            return
         if self.forgets():
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
@@ -223,12 +223,16 @@ class Reducer(Arrangement):
         for parameter in self.parameters:
             parameter._grad = None
 
-    def _begin_cycle(self) -> None:
+    def _begin_cycle(self) -> bool:
+        """False: ranks were lost, and the step is void."""
         self.follow_structure()
+        if is_void():
+            return False
         self._open = True
         self._cycle_counts = self._all_have_samples()
         self._unit = self._unit_of_weight()
         self.fold.carry(self.parameters)
+        return True
 
     def _unit_of_weight(self) -> float:
         """What weights are counted in, so that a whole shard's is 1 and nothing is multiplied; equal on all ranks.
@@ -305,8 +309,10 @@ class Reducer(Arrangement):
                 f"optimizer.step() (or clipping) while shard {self.now.number - lo + 1} of {hi - lo} is open: it belongs after the loop "
                 "`for batch in step:`, not inside"
             )
-        if not self._open:  # no samples on this rank: what others do at their first backward is due here
-            self._begin_cycle()
+        if (
+            not self._open and not self._begin_cycle()
+        ):  # no samples here: what others do at their first backward is due now
+            return
         fault_point("before-reduce")
         passes, ranks = self.now.passes, self.group.communicator
         try:
