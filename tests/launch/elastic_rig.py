@@ -45,13 +45,14 @@ class ElasticJob:
         self._until(lambda: self.err.count(word) >= times, word)
         return self.err
 
-    def events(self, event: str, count: int) -> list[dict[str, Any]]:
+    def events(self, event: str, count: int, **words: Any) -> list[dict[str, Any]]:
         """Until so many such events have been told by ranks; all of them."""
-        self._until(lambda: len(self._found(event)) >= count, event)
-        return self._found(event)
+        self._until(lambda: len(self._found(event, words)) >= count, event)
+        return self._found(event, words)
 
-    def _found(self, event: str) -> list[dict[str, Any]]:
-        return [row for row in self.rows if row["event"] == event]
+    def _found(self, event: str, words: dict[str, Any]) -> list[dict[str, Any]]:
+        wanted = {"event": event, **words}
+        return [row for row in self.rows if all(row.get(name) == value for name, value in wanted.items())]
 
     def _until(self, there: Any, word: str) -> None:
         end = time.monotonic() + DEADLINE_S
@@ -62,7 +63,12 @@ class ElasticJob:
 
     def pid(self, rank: int) -> int:
         """Process id of the rank that the job started under this number."""
-        return next(row["pid"] for row in self.events("came", rank + 1) if row["rank"] == rank and not row["newcomer"])
+
+        def found() -> list[int]:
+            return [row["pid"] for row in self._found("came", {"rank": rank, "newcomer": False})]
+
+        self._until(found, f"rank {rank} came")
+        return found()[0]
 
     def act(self) -> None:
         (self.folder / "act").touch()

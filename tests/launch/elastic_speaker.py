@@ -48,11 +48,11 @@ def obey(word):
     tell(**{"event": word["kind"], **{name: value for name, value in word.items() if name not in ("kind", "rank")}})
 
 
-tell("came", newcomer=newcomer, host=socket.gethostname(), size=int(os.environ["PHALANX_SIZE"]))
 if newcomer:
     say(kind="ready")
 else:  # training begins
     say(kind="formed", generation=0, step=0, repeats=False, stall_s=0.0)
+tell("came", newcomer=newcomer, host=socket.gethostname(), size=int(os.environ["PHALANX_SIZE"]))
 deed = "" if newcomer else deeds.get(str(rank), "")
 while not (folder / "stop").exists() and not asked_to_leave:
     if select.select([wire], [], [], 0.02)[0]:
