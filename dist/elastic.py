@@ -32,7 +32,7 @@ from .communicators.zeromq import ZeroMQCommunicator
 from .control import ControlMesh
 from .env import RankEnvironment
 from .errors import CommunicatorError, LaunchError, PeerLostError
-from .member import address_text, listen
+from .member import LOOPBACK, address_text, listen
 
 if TYPE_CHECKING:
     from .group import Group
@@ -355,7 +355,7 @@ class Elastic:
         )
         if place.rank or place.size == 1:
             return place
-        listener = listen((word["bind"], 0))
+        listener = listen((LOOPBACK if place.local_size == place.size else word["bind"], 0))
         address = address_text(*listener.getsockname()[:2])
         self._channel.say("serving", generation=word["generation"], address=address)
         return replace(place, rendezvous=address, rendezvous_fd=listener.detach())

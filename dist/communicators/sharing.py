@@ -62,7 +62,7 @@ def _common(communicator: Communicator, members: Sequence[int]) -> tuple[mmap.mm
     """The control mapping that the first of ``members`` makes and the others open; or what went wrong on this rank."""
     descriptor, mapping, problem = -1, None, ""
     nbytes = control_nbytes(len(members))
-    if communicator.rank == members[0] and 1 < len(members) <= RANKS_LIMIT:
+    if communicator.rank == members[0] and len(members) <= RANKS_LIMIT:  # one that is alone on its host takes part, too
         try:
             descriptor, mapping = create(nbytes, "control")
         except OSError as error:
