@@ -190,13 +190,27 @@ class FlatStore:
             held[name] = keeper.whole(self, held[name], f"{name}, {number + 1} of {len(buffers)}")
         if self.gradient_owned:
             present = any(parameter._grad is not None for parameter in self.parameters)
-            self.gradient = keeper.whole(self, self.gradient, "gradient") if present else self.new_buffer()
-            self.gradient_owned = False
-            for index, parameter in enumerate(self.parameters):
-                if self.holds(parameter):
-                    parameter._slot = self.view(self.gradient, index)
-                    if parameter._grad is not None:
-                        parameter._grad.array = parameter._slot
+            self._take_slots(keeper.whole(self, self.gradient, "gradient") if present else self.new_buffer())
+        self.owned = self.keeper = None
+
+    def _take_slots(self, gradient: Any) -> None:
+        """Gradients lie in this whole buffer again."""
+        self.gradient, self.gradient_owned = gradient, False
+        for index, parameter in enumerate(self.parameters):
+            if self.holds(parameter):
+                parameter._slot = self.view(gradient, index)
+                if parameter._grad is not None:
+                    parameter._grad.array = parameter._slot
+
+    def lose_parts(self) -> None:
+        """As :meth:`disown`, where the other ranks' parts are gone: state is zero, and there are no gradients."""
+        for buffers in self.state.values():
+            for name, buffer in buffers.items():
+                buffers[name] = self.new_buffer(buffer.dtype)
+        for parameter in self.parameters:
+            parameter._grad = None
+        if self.gradient_owned:
+            self._take_slots(self.new_buffer())
         self.owned = self.keeper = None
 
     def own_gradient(self, index: int) -> Any:

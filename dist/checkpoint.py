@@ -28,7 +28,7 @@ from ..core.void import is_void
 from . import checkpoint_join as joining
 from . import env, exchanges, extra_state, named_state
 from . import group as groups
-from .checkpoint_agreement import Agreement
+from .checkpoint_agreement import VOID, Agreement
 from .checkpoint_find import find
 from .checkpoint_names import named
 from .checkpoint_restore import Fill, Restorer, from_folder
@@ -207,7 +207,7 @@ class Checkpointer:
             return found.path, found.problem
 
         with spans.span("checkpoint", "save", {"step": self.step}):
-            path, problem = exchanges.repeated(self._group, save)
+            path, problem = exchanges.repeated(self._group, save) or (None, VOID)
         if path is not None:
             self._saved = self.step, path
         return path, problem
@@ -219,7 +219,7 @@ class Checkpointer:
             return
         with spans.span("checkpoint", "begin to save", {"step": self.step}):
             begin = lambda: self._begin(store, score, background=True)  # noqa: E731
-            self._save, problem = exchanges.repeated(self._group, begin)
+            self._save, problem = exchanges.repeated(self._group, begin) or (None, VOID)
             self._save_since = exchanges.generation(self._group)
         if self._save is None:
             self._not_saved(self.step, problem)
@@ -313,9 +313,15 @@ class Checkpointer:
         layout, arrays, scalars = self._laid_out()
         return replace(self._manifest(scalars), tensors=layout.tensors), arrays
 
-    def take_state(self, manifest: Manifest, where: str, fill: Fill) -> None:
-        """Take what :meth:`state_now` gave on another rank; ``fill`` brings the arrays."""
-        self._restorer.restore(where, manifest, fill)
+    def take_state(
+        self, manifest: Manifest, where: Path | str, fill: Fill, going_back: Agreement | None = None
+    ) -> None:
+        """Take what :meth:`state_now` gave on another rank, or a checkpoint; ``fill`` brings the arrays.
+
+        ``going_back``: within a loop over the loader, which is left alone; how the ranks agree then.
+        """
+        loader, agreement = (self.loader, self._agreement) if going_back is None else (None, going_back)
+        Restorer(self._subject, self._state, loader, self._group, agreement).restore(where, manifest, fill)
         self._counted_steps = manifest.step
 
     # -- resume ------------------------------------------------------------------------------------------------------

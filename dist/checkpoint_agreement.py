@@ -12,7 +12,8 @@ from . import exchanges
 Outcome = tuple[Any, str]
 """A result that JSON can hold, or None and what went wrong."""
 
-_VOID = "ranks were lost in this step, which is done again"
+VOID = "ranks were lost in this step, which is done again"
+"""Why nothing was agreed on."""
 
 
 class Agreement:
@@ -34,14 +35,14 @@ class Agreement:
     def on_rank_0(self, what: str, action: Callable[[], Any]) -> Outcome:
         """Rank 0's result (JSON) on all ranks, or None and its problem."""
         told = outcome(action) if self.rank == 0 else None
-        result, problem = exchanges.from_rank_0(self._group, told, name=f"checkpoint {what}") or (None, _VOID)
+        result, problem = exchanges.from_rank_0(self._group, told, name=f"checkpoint {what}") or (None, VOID)
         return result, problem
 
     def on_all_ranks(self, what: str, action: Callable[[], Any]) -> tuple[list[Any] | None, str]:
         """Every rank's result (JSON) on all ranks, or None and the problems of those that failed."""
         outcomes = exchanges.gather_object(self._group, outcome(action), name=f"checkpoint {what}")
         if outcomes is None:
-            return None, _VOID
+            return None, VOID
         ranks: dict[str, list[str]] = {}
         for rank, (_, problem) in enumerate(outcomes):
             if problem:

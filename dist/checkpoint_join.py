@@ -12,31 +12,27 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..core.checkpoint.format import byte_view
 from ..core.checkpoint.manifest import Manifest, TensorEntry
 from ..core.errors import CheckpointError, StateError
-from ..core.owned import OwnPart
-from .group import Group
+from .going_back import lose_parts
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpointer
-
-_serving: WeakKeyDictionary[Group, weakref.ref[Checkpointer]] = WeakKeyDictionary()
-"""For each group the Checkpointer that was asked to resume last: newcomers resume the same one."""
+    from .group import Group
 
 
 def serve(checkpointer: Checkpointer, group: Any) -> None:
     """From now on ``checkpointer`` gives its state to ranks that join ``group``, and saves where too few are left."""
     if getattr(group, "elastic", None) is None:
         return
-    if group not in _serving:
+    if group.elastic.checkpointer is None:
         group.elastic.on_state.append(lambda: _give(group))
         group.elastic.on_wait.append(lambda: _save(group))
-    _serving[group] = weakref.ref(checkpointer)
+    group.elastic.checkpointer = weakref.ref(checkpointer)
 
 
 def join(checkpointer: Checkpointer, group: Group) -> int:
@@ -47,7 +43,8 @@ def join(checkpointer: Checkpointer, group: Group) -> int:
 
 
 def _of(group: Group) -> Checkpointer | None:
-    return _serving[group]()
+    assert group.elastic is not None and group.elastic.checkpointer is not None
+    return group.elastic.checkpointer()
 
 
 def _give(group: Group) -> None:
@@ -60,6 +57,7 @@ def _give(group: Group) -> None:
             "the job trains"
         )
     if group.rank in elastic.newcomers:
+        lose_parts(elastic.living())
         _take(group, checkpointer)
     elif group.rank == 0:
         manifest, arrays = checkpointer.state_now()
@@ -111,8 +109,3 @@ def _save(group: Group) -> bool:
         print(f"phalanx: rank {group.rank}: not saved: {error}", file=sys.stderr, flush=True)
         return False
     return True
-
-
-def is_spread(arrays: Mapping[str, Any]) -> bool:
-    """Whether each rank holds a part of the state that no other has."""
-    return any(isinstance(array, OwnPart) for array in arrays.values())

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from ..core.data.scope import at_boundaries, outermost_step
 from ..core.errors import GraphError, RangeError
 from ..core.faults import set_position
 from ..core.void import set_void
-from . import env, excepthook, exchanges
+from . import env, excepthook, exchanges, going_back
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.zeromq import ZeroMQCommunicator
@@ -35,6 +36,7 @@ from .errors import CommunicatorError, LaunchError, PeerLostError
 from .member import LOOPBACK, address_text, listen
 
 if TYPE_CHECKING:
+    from .checkpoint import Checkpointer
     from .group import Group
 
 REGROUP = "phalanx: regroup"
@@ -95,7 +97,8 @@ class Elastic:
         """Collective: give the newcomers what rank 0 has. Called on all ranks when a generation with newcomers has formed."""
         self.on_wait: list[Callable[[], bool]] = []
         """Collective: save, because there are too few ranks to go on; whether that was done."""
-        self.rollback: Callable[[BaseException], None] | None = None
+        self.checkpointer: weakref.ref[Checkpointer] | None = None
+        """The one that was asked to resume last: ranks that join resume the same one."""
         self.reducers: list[Any] = []
         """Weak references to the reducers of this rank."""
         self.commits_before_step = 0
@@ -159,7 +162,13 @@ class Elastic:
             self._begun = True
             self._channel.say("formed", generation=0, step=self.group.steps_committed, repeats=False, stall_s=0.0)
         if self._due:
-            self._due = self._wants = False
+            self._due = False
+            try:
+                going_back.make_whole(self.living())
+            except CommunicatorError as error:
+                self.recover(error)
+                return
+            self._wants = False
             self._channel.say("boundary", generation=self.generation)
             self._go_on(None)
         while self.must_wait:
@@ -173,6 +182,7 @@ class Elastic:
             self._channel.say(
                 "not saved", why="there is no Checkpointer with a directory" if not saved else "it failed"
             )
+        going_back.make_whole(self.living())
         self._go_on(None, deadline_s=float("inf"))
 
     def join(self) -> None:
@@ -237,6 +247,9 @@ class Elastic:
                 self._form(word)
                 payload = self._settle(word, committing)
                 exchanges.of(group).settle(group.control)
+                if not self.newcomer and going_back.go_back(group, self.living()):
+                    group.steps_committed += payload is not None
+                    payload = None
                 unfinished = self._unfinished(error, payload)
                 if self.newcomers:
                     for give in self.on_state:
@@ -252,7 +265,7 @@ class Elastic:
             reducer.forget()
         if unfinished:
             void_step()
-        for reducer in self._living():
+        for reducer in self.living():
             reducer.regroup()
         self._channel.say(
             "formed",
@@ -391,13 +404,14 @@ class Elastic:
             )
         return base64.b64decode(next(row[1] for row in members if row[0] == last and row[1]))
 
-    def _living(self) -> list[Any]:
+    def living(self) -> list[Any]:
+        """The reducers that there are."""
         return [reducer for reference in self.reducers if (reducer := reference()) is not None]
 
     def _unfinished(self, error: BaseException | None, payload: bytes | None) -> list[Any]:
         """The reducers whose step must be done again."""
         step = outermost_step()
-        under_way = [] if error is None or step is None else [r for r in self._living() if r.is_under_way]
+        under_way = [] if error is None or step is None else [r for r in self.living() if r.is_under_way]
         left = under_way[1:] if payload is not None else under_way
         if left and (payload is not None or self.group.steps_committed != self.commits_before_step):
             raise GraphError(

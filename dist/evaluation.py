@@ -96,7 +96,7 @@ def evaluate(
         error = _over_chunks((group.rank, group.size), group, module, chunks, threads, progress, measure)
         return _merged(group, chunks, partials, join, error)
 
-    states = None if is_void() else exchanges.repeated(group, over_all)
+    states = exchanges.repeated(group, over_all)
     if states is None:
         return {metric.name: float("nan") for metric in measured}
     for metric, state in zip(measured, states, strict=True):
@@ -132,7 +132,12 @@ def predict(
     """
     group = current()
     module = _unwrapped(model)
-    return exchanges.repeated(group, lambda: _predicted(group, module, Chunks(data, batch_size), threads, progress))
+
+    def predicted() -> Any:
+        return _predicted(group, module, Chunks(data, batch_size), threads, progress)
+
+    found = exchanges.repeated(group, predicted)
+    return predicted() if found is None else found
 
 
 def _predicted(group: Group, module: Module, chunks: Chunks, threads: int | None, progress: Progress | None) -> Any:

@@ -66,10 +66,10 @@ class Exchanges:
                 rows = _gather(group, data, name)
             except CommunicatorError as error:
                 elastic.recover(error)
-                if self.number == number:
-                    return self.last
                 if is_void():
                     return None
+                if self.number == number:
+                    return self.last
             else:
                 self.number, self.last = number, rows
                 return rows
@@ -123,15 +123,15 @@ def from_rank_0(group: Group, value: Any, *, name: str) -> Any:
     return None if rows is None else json.loads(rows[0])
 
 
-def repeated(group: Group, action: Callable[[], Result]) -> Result:
+def repeated(group: Group, action: Callable[[], Result]) -> Result | None:
     """``action()``, from the beginning again where the ranks become others before all of them are through.
 
-    Its last message must be an exchange. It must not be called in a step that is void.
+    Its last message must be an exchange. None in a step that is void, be it from the beginning or after a loss within.
     """
     elastic = elastic_of(group)
     if elastic is None or of(group).since is not None:
         return action()
-    while True:
+    while not is_void():
         try:
             with within(group, elastic.generation):
                 return action()
@@ -139,6 +139,7 @@ def repeated(group: Group, action: Callable[[], Result]) -> Result:
             pass
         except CommunicatorError as error:
             elastic.recover(error)
+    return None
 
 
 @contextmanager

@@ -43,7 +43,13 @@ class Ledger:
         if self.path is None or is_void():
             return
         group = current()
-        line, parts = exchanges.repeated(group, lambda: self._compared(step))
+        found = exchanges.repeated(group, lambda: self._compared(step))
+        if found is None:
+            return
+        line, parts = found
+        if step <= self._last[0]:  # the job went back: what was written of later steps is void
+            self.close()
+            self._last = (-1, "")
         if self.detail:
             line["tensors"] = {
                 part: {name: f"{value:016x}" for name, value in of.items()} for part, of in parts.items()

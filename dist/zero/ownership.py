@@ -22,6 +22,7 @@ from ...core.flat import CHUNK, FlatStore
 from ...core.hashing import hash_array, hash_of_sums, sum_of_part
 from ...core.owned import OwnPart, is_absent
 from ..communicators.base import Communicator
+from ..errors import CommunicatorError
 from ..group import Group
 
 MODES = ("optimizer", "gradients")
@@ -136,16 +137,17 @@ class Zero:
     def gather_parameters(self, spans: list[tuple[FlatStore, int, int]]) -> None:
         """After an update: each rank's own part of the parameters, to all."""
         fault_point("before-gather")
-        works = []
-        for store, lo, hi in spans:
-            name = f"parameters {lo} to {hi} of {store.length}"
-            works.append(
-                self.group.communicator.all_gather_slices(
-                    store.data[lo:hi], part_of(self.cuts[store], lo, hi), name=name
-                )
-            )
-        for work in works:
-            work.wait()
+        communicator, works = self.group.communicator, []
+        try:
+            for store, lo, hi in spans:
+                cut, name = part_of(self.cuts[store], lo, hi), f"parameters {lo} to {hi} of {store.length}"
+                works.append(communicator.all_gather_slices(store.data[lo:hi], cut, name=name))
+            for work in works:
+                work.wait()
+        except CommunicatorError as error:
+            if self.group.elastic is None:
+                raise
+            self.group.elastic.recover(error)  # goes back to a checkpoint
 
     def whole(self, store: FlatStore, part: Any, name: str) -> Any:
         """A new buffer of the whole layout from every rank's ``part``."""
