@@ -11,10 +11,10 @@ from ..dist.member import LOOPBACK
 from .hosts import Host
 from .link import Link, RemoteRank
 from .local import start_rank
-from .membership import Slot
 from .over_hosts import follow
 from .plan import THREAD_VARIABLES, LaunchPlan, RankPlan
 from .process import Job, Runs
+from .roster import Slot
 
 
 @dataclass(slots=True)

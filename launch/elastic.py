@@ -17,10 +17,11 @@ from .door import Door
 from .frames import BEAT_S, SILENCE_S, Kind
 from .hosts import Host
 from .link import Link, RemoteRank
-from .membership import Membership, Slot
+from .membership import Membership
 from .output import Printer
 from .process import Job, Process, Relay, Runs, is_stopped
 from .recruiting import Recruiter
+from .roster import Slot
 from .supervise import HOST_LOST, Outcome, Signals, Supervisor
 
 LOOK_S = 0.25
@@ -185,6 +186,8 @@ class ElasticSupervisor(Supervisor):
 
     def _obey(self) -> None:
         super()._obey()
+        if self._asked:
+            self._membership.leave()
         self._plain = self._plain or self._asked == signal.SIGINT
 
     def _escalate(self, now: float) -> None:

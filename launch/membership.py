@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from . import membership_words as words
 from .decisions import Action, End, Kill, Say, Tell, expelled
 from .membership_words import Loss
+from .roster import Limits, Slot, State
 
 GATHER_S = 0.05
 """From a loss to the next generation: what dies together is one loss."""
@@ -22,42 +22,10 @@ QUARREL_S = 1.0
 """From the first word that a living rank cannot be reached to the decision who must leave: for the others' words."""
 AGAIN_S = 0.5
 """From the word that a generation could not be formed to the next try."""
+FORM_S = 60.0
+"""For newcomers to reach the others and get the state; the others wait meanwhile."""
 MOST_FAILURES = 5
 """Generations in a row that could not be formed although nobody was lost."""
-
-
-class State(Enum):
-    """Of a slot."""
-
-    STARTING = "starting"
-    """A newcomer that builds its model."""
-    READY = "ready"
-    """A newcomer that waits to be taken in."""
-    MEMBER = "member"
-    FINISHED = "finished"
-    GONE = "gone"
-
-
-@dataclass(slots=True)
-class Slot:
-    """A process of the job."""
-
-    number: int
-    host: str
-    node: int = 0
-    state: State = State.MEMBER
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many ranks a job may have."""
-
-    minimum: int
-    maximum: int
-    wait_s: float = 120.0
-    """Below the minimum: how long the job waits for new ranks."""
-    stop_code: int = 75
-    """The exit code that asks a scheduler to start the job again."""
 
 
 @dataclass(slots=True)
@@ -91,6 +59,8 @@ class Membership:
     _stands: bool = True
     _boundary: set[int] = field(default_factory=set)
     _asked_to_regroup: bool = False
+    _leaving: bool = False
+    _form_by: float | None = None
     _decide_at: float | None = None
     _wait_until: float = 0.0
     _saved: bool = False
@@ -140,7 +110,7 @@ class Membership:
 
     def deadline(self) -> float | None:
         """When :meth:`tick` has something to do."""
-        found = [self._decide_at] if self._decide_at is not None else []
+        found = [when for when in (self._decide_at, self._form_by) if when is not None]
         found += [self._judge_at] if self._reports else []
         found += [self._wait_until] if self.waiting and not self.over else []
         return min(found, default=None)
@@ -219,6 +189,10 @@ class Membership:
         """Decide what is due. ``silent``: slots whose hosts do not answer just now, about which no judgement is made."""
         if self._reports and now >= self._judge_at:
             self._judge(now, set(silent))
+        if self._form_by is not None and now >= self._form_by:
+            self._form_by = None
+            for number in [each for each in self._joined if each in self.present()]:
+                self._actions.append(Kill(number, f"the others and it did not come together within {FORM_S:g} s"))
         if self._decide_at is not None and now >= self._decide_at:
             self._decide(now)
         if self.waiting and not self.over and now >= self._wait_until:
@@ -227,9 +201,14 @@ class Membership:
                 f"{have} rank{'s' * (have != 1)} left of at least {self.limits.minimum}, and nobody came in "
                 f"{self.limits.wait_s:g} s"
             )
-            self._end(
-                self.limits.stop_code, f"{reason}: the job ends with code {self.limits.stop_code}, to be started again"
-            )
+            code = self.limits.requeue
+            self._end(code, f"{reason}: the job ends with code {code}, to be started again")
+
+    def leave(self) -> None:
+        """The job was asked to stop: its ranks save and leave; nobody waits for more."""
+        self._leaving = True
+        if self.waiting and not self.over:
+            self._end(self.limits.stop_code, "asked to stop while it waited for more ranks: the job ends")
 
     # --- generations ------------------------------------------------------------------------------------------------
 
@@ -266,7 +245,8 @@ class Membership:
         self.generation += 1
         self._formed, self._boundary, self._asked_to_regroup, self._stands = {}, set(), False, False
         self._reports, self._saved = {}, False
-        below = len(self.members) < self.limits.minimum
+        self._form_by = now + FORM_S if joining else None
+        below = len(self.members) < self.limits.minimum and not self._leaving
         if below and not self.waiting:
             self._wait_until = now + self.limits.wait_s
         self.waiting = below
@@ -302,7 +282,7 @@ class Membership:
         present = self.present()
         if self._stands or self._decide_at is not None or not present or not self._formed.keys() >= set(present):
             return
-        self._stands, self._failures = True, 0
+        self._stands, self._failures, self._form_by = True, 0, None
         text = words.generation(self.generation, self.members, self._news, self._joined, list(self._formed.values()))
         if self.waiting:
             text += (

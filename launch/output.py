@@ -228,6 +228,8 @@ class Printer:
     def close(self, rank: int, now: float) -> None:
         """The rank's stream has ended: its unfinished line is printed too."""
         self._add(rank, self._readers[rank].close() if rank in self._readers else [], now)
+        if rank == 0:
+            self._draw(b"")
 
     def tick(self, now: float) -> None:
         """Print what has waited long enough."""

@@ -283,7 +283,7 @@ def _hint(place: _Place, machine: Machine) -> dict[str, str]:
 
 
 def _lines(plan: LaunchPlan) -> list[str]:
-    lines = [f"job {plan.job}: {len(plan.ranks)} rank{'s' if len(plan.ranks) > 1 else ''}"]
+    lines = [f"job {plan.job}: {len(plan.ranks)} rank{'s' if len(plan.ranks) > 1 else ''}{_elastic_words(plan)}"]
     if plan.mpirun:
         lines += _words(plan.ranks[0].environment)
         lines += ["  " + shlex.join([*plan.mpirun, *plan.ranks[0].command])]
@@ -291,6 +291,12 @@ def _lines(plan: LaunchPlan) -> list[str]:
     for rank in plan.ranks:
         lines += [_place_words(rank), *_words(rank.environment), "  " + shlex.join(rank.command)]
     return lines
+
+
+def _elastic_words(plan: LaunchPlan) -> str:
+    bounds = plan.ranks[0].environment.get(env.ELASTIC, "")
+    least, _, most = bounds.partition(":")
+    return f", elastic: goes on with {least} to {most}" if bounds else ""
 
 
 def _place_words(rank: RankPlan) -> str:

@@ -13,8 +13,9 @@ from .crew import Crew, Post
 from .door import Visitor
 from .hosts import Host, parse_hosts
 from .link import Link
-from .membership import Membership, Slot
+from .membership import Membership
 from .process import Runs
+from .roster import Slot
 
 FIRST_PAUSE_S = 0.5
 """Before the first replacement; doubled for each further one."""

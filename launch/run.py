@@ -25,12 +25,13 @@ from .jobs import Record, recorded
 from .link import Link
 from .local import listen, listen_at, start_mpirun, start_mpirun_over_hosts, start_ranks
 from .logs import RankLogs
-from .membership import Limits, Membership, Slot
+from .membership import Membership
 from .mpirun import FOLDERS, Mpirun, find_mpirun, lacking_memory, over_ssh
 from .output import Printer, Sink
 from .plan import LaunchPlan, Machine, flight_folder, make_plan, names_flight_folder
 from .process import Guardian, Job
 from .records import FlightRecords
+from .roster import Limits, Slot
 from .supervise import HOST_LOST, Outcome, Signals, Supervisor
 
 INTERRUPTED = 130
@@ -212,7 +213,8 @@ def _elastic(
 ) -> ElasticSupervisor:
     """What watches an elastic job, and can be asked for more ranks; ``left``: how many lost ones may be replaced."""
     least, most = arguments.bounds
-    limits = Limits(least, most, arguments.elastic_wait_s, env.stop_code(machine.environ) or REQUEUE)
+    code = env.stop_code(machine.environ)
+    limits = Limits(least, most, arguments.elastic_wait_s, code or REQUEUE, code)
     job = watch[0]
     links = {link.host.name: link for link in job.relays if isinstance(link, Link)}
     posts = [Post(host, node, links.get(host.name)) for node, host in enumerate(arguments.hosts)]
