@@ -158,6 +158,7 @@ class Elastic:
                 "this rank was started while the others train and has not joined them: an elastic job's script builds its model, "
                 "optimizer and loader, then a phalanx.Checkpointer of them, and calls its resume(), where newcomers get the state"
             )
+        set_void(False)
         if not self._begun:
             self._begun = True
             self._channel.say("formed", generation=0, step=self.group.steps_committed, repeats=False, stall_s=0.0)

@@ -52,7 +52,7 @@ def go_back(group: Group, reducers: Sequence[Reducer]) -> bool:
         reducer.forget()
     elastic = group.elastic
     checkpointer = elastic.checkpointer() if elastic is not None and elastic.checkpointer is not None else None
-    agreement = Agreement(SimpleNamespace(rank=group.rank, size=group.size, control=group.control))
+    agreement = Agreement(SimpleNamespace(rank=group.rank, size=group.size, communicator=group.control))
     path, manifest = None, None
     if checkpointer is not None and checkpointer.store is not None:
         path, manifest, _ = find(agreement, checkpointer.store, checkpointer.block_nbytes)
@@ -61,19 +61,27 @@ def go_back(group: Group, reducers: Sequence[Reducer]) -> bool:
         raise StateError(_DIED.format(why="there is no checkpoint to go back to"))
     if loader is None or manifest.cursor is None:
         raise StateError(_DIED.format(why=f"{path} knows no position in the data: give the Checkpointer the loader"))
-    if manifest.cursor["epoch"] != loader.epoch:
-        raise StateError(
-            _DIED.format(why=f"{path} is of epoch {manifest.cursor['epoch']}, this is epoch {loader.epoch}")
-        )
+    epoch, position = manifest.cursor["epoch"], int(manifest.cursor["position"])
+    if epoch == loader.epoch - 1 and _is_end(loader, position):
+        epoch, position = loader.epoch, 0
+    if epoch != loader.epoch:
+        raise StateError(_DIED.format(why=f"{path} is of epoch {epoch}, this is epoch {loader.epoch}"))
     for reducer in reducers:
         reducer.follow_structure()
     checkpointer.take_state(manifest, path, from_folder(agreement, path, manifest), agreement)
     if (step := outermost_step()) is not None:
         step.undo()
     set_void(True)
-    loader.go_back((manifest.step, int(manifest.cursor["position"]), manifest.cursor.get("cursor")))
+    loader.go_back((manifest.step, position, manifest.cursor.get("cursor") if position else None))
     agreement.say(f"optimizer state died with ranks that were lost: all ranks go back to step {manifest.step} ({path})")
     return True
+
+
+def _is_end(loader: Any, position: int) -> bool:
+    """Whether no batch of the epoch comes behind ``position``, as far as the loader can tell."""
+    return (
+        loader.length is not None and loader.batch_sampler is None and -(-position // loader.batch_size) >= len(loader)
+    )
 
 
 _DIED = (
