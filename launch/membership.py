@@ -152,7 +152,6 @@ class Membership:
             self._reports = {pair: why for pair, why in self._reports.items() if number not in pair}
         if ranks:
             self._lost(ranks, now)
-        self._check_boundary(now)
 
     def finish(self, number: int, now: float) -> None:
         """A process has ended as it should."""
@@ -256,8 +255,7 @@ class Membership:
     def _announce(self, rendezvous: str) -> None:
         """Rank 0 listens: the others may come."""
         for rank, number in enumerate(self.members[1:], 1):
-            if self._slots[number].state is State.MEMBER:
-                self._tell(number, self._message(rank) | {"rendezvous": rendezvous})
+            self._tell(number, self._message(rank) | {"rendezvous": rendezvous})
 
     def _message(self, rank: int) -> dict[str, Any]:
         slots = [self._slots[number] for number in self.members]

@@ -108,6 +108,68 @@ def test_newcomers_come_after_the_others_and_only_between_two_steps():
     )
 
 
+def test_a_rank_that_has_finished_is_not_waited_for_and_not_lost():
+    ranks = Ranks(Limits(1, 4), 3)
+    ranks.deaf = {0, 1, 2}
+    ranks.newcomer(3)
+    ranks.turn()
+    for slot in (0, 1):
+        ranks.obey(slot, {"kind": "regroup", "generation": 0})
+    ranks.turn()
+    assert ranks.one.generation == 0
+    ranks.one.finish(2, ranks.now)  # the others have said that they stand between two steps
+    ranks.turn()
+    assert ranks.one.members == [0, 1, 3]
+    ranks.deaf = set()
+    for slot in (0, 1):
+        ranks.obey(slot, ranks.generation(0) | {"rank": slot})
+    ranks.one.finish(3, ranks.now)
+    ranks.turn()
+    assert len(ranks.said) == 1 and "lost" not in ranks.said[0] and ranks.one.present() == [0, 1]
+
+
+def test_words_about_an_older_generation_are_void_and_a_doomed_one_is_not_told():
+    ranks = Ranks(Limits(1, 4), 4)
+    ranks.deaf = {0, 1, 2, 3}
+    ranks.one.lose({3: "killed by SIGKILL"}, 0.0)
+    for slot in range(3):
+        ranks.hear(slot, kind="formed", generation=0, step=1, repeats=False, stall_s=0.0)
+    ranks.turn()
+    assert ranks.one.generation == 1
+    ranks.hear(1, kind="lost", generation=0, ranks=[2], why=["no answer"])
+    ranks.hear(0, kind="failed", generation=0, why="no")
+    ranks.turn(2.0)
+    assert ranks.one.generation == 1 and not ranks.killed and not ranks.said
+    for slot in (0, 1):
+        ranks.hear(slot, kind="formed", generation=1, step=1, repeats=False, stall_s=0.0)
+    ranks.one.lose({2: "killed by SIGKILL"}, ranks.now)
+    ranks.hear(0, kind="formed", generation=1, step=1, repeats=False, stall_s=0.0)
+    assert ranks.one.generation == 1
+    ranks.turn()
+    assert ranks.one.generation == 2 and not ranks.said
+
+
+def test_what_was_said_of_a_rank_counts_in_its_generation_only():
+    ranks = Ranks(Limits(1, 4), 4)
+    ranks.hear(1, kind="lost", generation=0, ranks=[2], why=["no answer"])
+    ranks.turn(0.5)
+    ranks.one.lose({3: "killed by SIGKILL"}, ranks.now)
+    ranks.turn()
+    ranks.turn(3.0)
+    assert ranks.one.members == [0, 1, 2] and not ranks.killed  # they came together
+
+
+def test_nobody_is_asked_to_regroup_for_newcomers_that_are_too_many():
+    ranks = Ranks(Limits(1, 2), 2)
+    ranks.newcomer(2)
+    ranks.turn()
+    assert ranks.one.generation == 0 and not ranks.told
+    ranks.one.lose({0: "killed by SIGKILL"}, ranks.now)
+    ranks.turn()
+    ranks.turn()
+    assert ranks.one.members == [1, 2]
+
+
 def test_no_more_than_the_greatest_number_join_and_a_newcomer_that_does_not_come_is_ended():
     ranks = Ranks(Limits(1, 3), 2)
     ranks.deaf = {2}
@@ -140,14 +202,22 @@ def test_below_the_least_number_the_job_waits_and_then_ends_or_goes_on():
     ranks.one.lose({1: "killed by SIGKILL"}, 0.0)
     ranks.turn()
     assert ranks.generation(0)["wait"] and "not saved (there is no Checkpointer); waiting for more ranks" in ranks.said
-    ranks.newcomer(3)
+    ranks.deaf = {0, 2}
+    ranks.one.lose({2: "killed by SIGKILL"}, ranks.now)
     ranks.turn()
-    assert ranks.one.members == [0, 2, 3] and not ranks.one.waiting and not ranks.generation(3)["wait"]
+    ranks.newcomer(3)
+    ranks.newcomer(4)
+    ranks.turn()
+    assert ranks.one.members == [0] and ranks.one.generation == 2  # it saves
+    ranks.deaf = set()
+    ranks.obey(0, ranks.generation(0))
+    ranks.turn()
+    assert ranks.one.members == [0, 3, 4] and not ranks.one.waiting and not ranks.generation(3)["wait"]
     ranks.one.lose({0: "killed by SIGKILL"}, ranks.now)
     ranks.turn()
     ranks.turn(9.0)
     assert ranks.ended is None
-    ranks.one.lose({2: "killed by SIGKILL"}, ranks.now)  # the time does not begin anew
+    ranks.one.lose({4: "killed by SIGKILL"}, ranks.now)  # the time does not begin anew
     ranks.turn(1.0)
     assert ranks.ended is not None and ranks.ended[0] == 75
     assert ranks.told[-1][1]["kind"] == "end" and ranks.told[-1][1]["code"] == 75
@@ -175,6 +245,16 @@ def test_a_generation_that_cannot_be_formed_is_tried_again_but_not_for_ever():
         ranks.turn(1.0)
         ranks.hear(0, kind="failed", generation=ranks.one.generation, why="no")
     assert ranks.ended == (1, "5 generations in a row could not be formed: the job ends")
+
+
+def test_a_loss_is_decided_at_once_and_begins_the_count_of_failures_anew():
+    ranks = Ranks(Limits(1, 9), 9)
+    ranks.deaf = set(range(9))
+    for slot in range(8, 0, -1):
+        ranks.one.lose({slot: "killed by SIGKILL"}, ranks.now)
+        ranks.turn()
+        ranks.hear(0, kind="failed", generation=ranks.one.generation, why="no")
+    assert ranks.one.generation == 8 and ranks.ended is None
 
 
 def test_a_quarrel_waits_for_the_others_words_and_for_silent_hosts():
