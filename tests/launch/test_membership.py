@@ -205,6 +205,7 @@ def test_below_the_least_number_the_job_waits_and_then_ends_or_goes_on():
     ranks.deaf = {0, 2}
     ranks.one.lose({2: "killed by SIGKILL"}, ranks.now)
     ranks.turn()
+    ranks.hear(0, kind="formed", generation=2, step=3, repeats=False, stall_s=0.5)
     ranks.newcomer(3)
     ranks.newcomer(4)
     ranks.turn()
