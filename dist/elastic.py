@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.data.placement import Placement, set_placement
-from ..core.data.scope import at_boundaries, outermost_step
+from ..core.data.scope import at_boundaries, end_void, outermost_step
 from ..core.errors import GraphError, RangeError
 from ..core.faults import set_position
 from ..core.void import set_void
@@ -158,7 +158,7 @@ class Elastic:
                 "this rank was started while the others train and has not joined them: an elastic job's script builds its model, "
                 "optimizer and loader, then a phalanx.Checkpointer of them, and calls its resume(), where newcomers get the state"
             )
-        set_void(False)
+        end_void()
         if not self._begun:
             self._begun = True
             self._channel.say("formed", generation=0, step=self.group.steps_committed, repeats=False, stall_s=0.0)

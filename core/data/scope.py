@@ -76,11 +76,17 @@ def between_steps() -> None:
         _local.boundary()
 
 
-def open_step(step: Step) -> None:
-    """Ranks without a shard in this step enter it too, so that numbers drawn outside of shards agree."""
-    if not _local.open_steps and is_void():
+def end_void() -> None:
+    """No step is open: what follows counts again. A step that was void draws its numbers anew."""
+    if is_void():
         set_void(False)
         rng.leave_step()
+
+
+def open_step(step: Step) -> None:
+    """Ranks without a shard in this step enter it too, so that numbers drawn outside of shards agree."""
+    if not _local.open_steps:
+        end_void()
     _local.open_steps.append(step)
     rng.enter_shard(step.index, None)
     for observer in tuple(_local.observers):
