@@ -58,15 +58,20 @@ class Training:
         """Until the launcher has said ``what`` (a pattern)."""
         end = time.monotonic() + seconds
         while not re.search(what, self.read()):
-            assert time.monotonic() < end and self.job.popen.poll() is None, (what, self.job.popen.poll(), self.err)
-            time.sleep(0.02)
+            self._go_on(end, what)
 
     def until_step(self, step: int) -> None:
         """Until so many steps are complete."""
         ledger, end = self.folder / "ledger.jsonl", time.monotonic() + DEADLINE_S
         while not ledger.exists() or ledger.read_text().count("\n") < step:
-            assert time.monotonic() < end and self.job.popen.poll() is None, (self.job.popen.poll(), self.read())
-            time.sleep(0.02)
+            self._go_on(end, f"step {step}")
+
+    def _go_on(self, end: float, what: str) -> None:
+        """Wait a little longer for ``what``."""
+        code = self.job.popen.poll()
+        if code is not None or time.monotonic() > end:
+            raise AssertionError(f"no {what!r}, exit code {code}:\n{self.read()}")
+        time.sleep(0.02)
 
     @property
     def steps(self) -> int:
