@@ -1,7 +1,6 @@
 """Real jobs under a real Slurm: two nodes in network namespaces, Debian's packages unpacked beside them."""
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -9,14 +8,10 @@ import pytest
 
 from tests.hosts import Hosts, needs_hosts
 from tests.jobs import EXAMPLE, last_checkpoint, ledger, train
+from tests.launch.debian import needs_debian
 from tests.launch.slurm_rig import Slurm, unpack
 
-debian = shutil.which("apt-get") and shutil.which("dpkg")
-pytestmark = [
-    needs_hosts,
-    pytest.mark.whole,
-    pytest.mark.skipif(not debian, reason="Slurm comes from Debian's packages"),
-]
+pytestmark = [needs_hosts, pytest.mark.whole, needs_debian]
 OPTIONS = ("--model", "cnn", "--shards", "8", "--epochs", "1", "--samples", "1280", "--test-samples", "64")
 STEPS = 20
 TRAINING = (*OPTIONS, "--max-steps", str(STEPS))
