@@ -67,8 +67,8 @@ class RunArguments:
     """The secret that the launchers of all ``nodes`` know."""
     logs: str | None = None
     """Folder for each rank's whole output."""
-    tee: tuple[int, ...] | None = None
-    """Only these ranks' stdout is printed."""
+    tee: tuple[int, ...] | None = (0,)
+    """Ranks whose lines are all printed, of the others those from WARNING on; None: all ranks."""
 
     def __post_init__(self) -> None:
         if self.ranks < 1:

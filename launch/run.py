@@ -177,7 +177,7 @@ def _attempt(
                 address = f"127.0.0.1:{listening.getsockname()[1]}"
                 plan = make_plan(arguments, machine, name, address, listening.fileno(), restart)
                 start_ranks(plan, job)
-        supervisor = Supervisor(job, printers, signals, arguments.grace_s, arguments.tee)
+        supervisor = Supervisor(job, printers, signals, arguments.grace_s)
         stack.callback(supervisor.drain)
         return supervisor.run()
 
@@ -264,8 +264,8 @@ def _printers(arguments: RunArguments, machine: Machine) -> tuple[Printer, Print
     colour = not machine.environ.get("NO_COLOR")
     stdout, stderr = Sink(1), Sink(2)
     return (
-        Printer(stdout, arguments.ranks, prefix, colour and stdout.terminal),
-        Printer(stderr, arguments.ranks, prefix, colour and stderr.terminal),
+        Printer(stdout, arguments.ranks, prefix, colour and stdout.terminal, arguments.tee),
+        Printer(stderr, arguments.ranks, prefix, colour and stderr.terminal, arguments.tee, stderr=True),
     )
 
 

@@ -1,5 +1,6 @@
 """The CNN on six ranks of three hosts leaves the ledger of one process, however its ranks were started."""
 
+import re
 import secrets
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.launch.rig import ROOT, environment, phalanx
 from tests.launch.sshd_rig import Sshd
 
 pytestmark = needs_hosts
+whole = pytest.mark.whole
 
 TRAINING = (
     EXAMPLE, "--model", "cnn", "--shards", "8", "--samples", "128", "--test-samples", "16", "--max-steps", "2", "--ledger",
@@ -113,28 +115,32 @@ def check(three, form, python, ssh):
     assert sorted(three.all_pids()) == sorted(daemons)
     assert len(ledger.read_text().splitlines()) == 2
     assert ledger.read_bytes() == (three.folder / "alone.jsonl").read_bytes()
+    said = re.sub(r"\x1b\[0?m", "", ends[0].stdout).splitlines()
+    assert len([line for line in said if line and not line.startswith("Welcome to h")]) == 2, said
     return ends[0].stdout + ends[0].stderr
 
 
-@pytest.mark.parametrize("form", [by_launcher, by_hand, by_launcher_and_mpirun, by_mpirun])
+@pytest.mark.parametrize(
+    "form", [by_launcher, *(pytest.param(form, marks=whole) for form in (by_hand, by_launcher_and_mpirun, by_mpirun))]
+)
 def test_three_hosts_train_the_bits_of_one_process(three, form):
     check(three, form, PYTHON, str(three.ssh))
 
 
-@pytest.mark.whole
+@whole
 @pytest.mark.parametrize("form", [by_launcher_and_mpirun, by_mpirun])
 def test_the_same_by_mpich(three, mpich, form):
     assert "from mpirun (MPICH), over mpi" in check(three, form, mpich, str(three.ssh))
 
 
-@pytest.mark.whole
+@whole
 @needs_debian
 @pytest.mark.parametrize("form", [by_launcher, by_launcher_and_mpirun, by_mpirun])
 def test_the_same_by_a_real_sshd_on_each_host(three, sshd, form):
     check(three, form, PYTHON, None)
 
 
-@pytest.mark.whole
+@whole
 @needs_debian
 @pytest.mark.parametrize("form", [by_launcher_and_mpirun, by_mpirun])
 def test_the_same_by_mpich_and_a_real_sshd(three, sshd, mpich, form):
