@@ -32,6 +32,16 @@ def text(value: int) -> str:
     return f"crc32:{value:08x}"
 
 
+def value(checksum: str) -> int:
+    """The other way.
+
+    >>> value("crc32:cbf43926") == crc32(b"123456789")
+    True
+    """
+    require_known(checksum)
+    return int(checksum.partition(":")[2], 16)
+
+
 def require_known(checksum: str) -> None:
     """Raises CheckpointError for an algorithm that this version cannot compute."""
     if not checksum.startswith("crc32:"):
