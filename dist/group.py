@@ -31,7 +31,7 @@ from .leftovers import sweep
 from .lifeline import die_with_parent
 from .meeting import Meeting
 from .reduction.tree import owned_range
-from .shard_state import Votes
+from .shard_state import ShardState, Votes, encode
 
 
 @dataclass(eq=False)
@@ -60,8 +60,8 @@ class Group:
 
     meeting: Meeting = field(init=False)
     """Where shards meet inside of their forward and backward."""
-    held: tuple[int, bytes] = (0, b"")
-    """The number of the last committed step and the message that committed it, for survivors that did not get it."""
+    last_commit: tuple[int, ShardState | None, Votes] | None = None
+    """The number of the last committed step and what was agreed on in it."""
     _settled: bool = False
 
     def __post_init__(self) -> None:
@@ -99,6 +99,14 @@ class Group:
         if self not in _listening:
             _listening.append(self)
         pass_signals_on()
+
+    @property
+    def held(self) -> tuple[int, bytes]:
+        """The number of the last committed step and the message that commits it, for survivors that did not get it."""
+        if self.last_commit is None:
+            return 0, b""
+        number, state, votes = self.last_commit
+        return number, encode([state], votes)
 
     def settle(self, number: int, payload: bytes | None) -> bytes | None:
         """After a rank was lost: what commits step ``number`` if any survivor has it. Every survivor calls once."""
