@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import threading
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class Snapshot:
         try:
             if self._file is None:
                 self._file = os.memfd_create("phalanx-checkpoint")
+                weakref.finalize(self, os.close, self._file)
             os.ftruncate(self._file, nbytes)
             self._memory = np.frombuffer(mmap.mmap(self._file, nbytes), np.uint8)
             self._writer = self._writer or WriterProcess(self._file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -62,6 +63,16 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def shared_memory() -> list[str]:
+    """What this process has of it: descriptors and mappings."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(path))
+    found += Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in found if "phalanx-checkpoint" in line]
 
 
 def soon(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -202,9 +213,10 @@ def test_it_leaves_with_the_snapshot() -> None:
     memory.prepare(1)
     assert memory.writer is not None
     pid = memory.writer.pid
-    assert alive(pid)
+    assert alive(pid) and shared_memory()
     del memory
     assert not Path(f"/proc/{pid}").exists(), "not even a zombie"
+    assert not shared_memory()
 
 
 def test_a_full_disk_there_is_told_here(tmp_path: Path) -> None:
