@@ -89,7 +89,8 @@ def dry_run(arguments: RunArguments) -> LaunchPlan:
     check_script(arguments)
     machine = look_around()
     mpi = find_mpirun(machine.python, machine.environ) if arguments.mpi else None
-    return make_plan(arguments, machine, job="JOB", mpi=mpi)
+    first = arguments.hosts[0].name if arguments.hosts else "127.0.0.1"
+    return make_plan(arguments, machine, "JOB", arguments.rendezvous or f"{first}:PORT", mpi=mpi)
 
 
 def check_script(arguments: RunArguments) -> None:

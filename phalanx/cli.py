@@ -25,6 +25,8 @@ from .tune_arguments import add_tune
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+READER_GONE = 141
+"""As of a command that SIGPIPE ended."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return USAGE_ERROR
     try:
-        return options.call(options)
+        code: int = options.call(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read has seen enough: phalanx ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return READER_GONE
     except PhalanxError as error:
         return _refuse(f"phalanx {options.name}", str(error))
     except KeyboardInterrupt:

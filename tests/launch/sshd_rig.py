@@ -2,11 +2,17 @@
 
 What ``ssh h1`` needs stands where ssh looks by itself (``~/.ssh``), so that the launcher is used with no option of its own.
 It is started on a host, since the network has no other members.
+
+As a command, for trying out: ``python -m tests.launch.sshd_rig 3`` is a shell on the first of three hosts, h0, h1, h2; what
+follows the number runs there instead.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -84,3 +90,15 @@ class Sshd:
         while "Server listening" not in log.read_text():
             assert time.monotonic() < end and all(process.poll() is None for process in self._running), log.read_text()
             time.sleep(0.02)
+
+
+def main(count: str = "3", *command: str) -> int:
+    """Hosts for as long as a command (else a shell) runs on the first of them; its exit code."""
+    with tempfile.TemporaryDirectory(prefix="phalanx-hosts-") as folder, Hosts(int(count)) as hosts:
+        with Sshd(hosts, Path(folder)) as daemons:
+            environ = os.environ | {"HOME": str(daemons.home)}
+            return subprocess.run(hosts.command(0, command or ("bash",)), env=environ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -142,6 +142,29 @@ def test_the_same_by_a_real_sshd_on_each_host(three, sshd, form):
 
 @whole
 @needs_debian
+def test_hosts_for_trying_out():
+    """What docs/running.md offers to who has one machine."""
+    command = [
+        PYTHON,
+        "-m",
+        "tests.launch.sshd_rig",
+        "3",
+        PYTHON,
+        "-m",
+        "phalanx",
+        "run",
+        "--hosts",
+        HOSTS,
+        "-m",
+        "this",
+    ]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, text=True, capture_output=True, timeout=DEADLINE_S)
+    assert done.returncode == 0 and "hosts h0:2, h1:2, h2:2; they meet at 10.77.0.1:" in done.stderr, done.stderr
+    assert "[0-5] The Zen of Python, by Tim Peters" in done.stdout
+
+
+@whole
+@needs_debian
 @pytest.mark.parametrize("form", [by_launcher_and_mpirun, by_mpirun])
 def test_the_same_by_mpich_and_a_real_sshd(three, sshd, mpich, form):
     assert "from mpirun (MPICH), over mpi" in check(three, form, mpich, None)

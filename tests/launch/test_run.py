@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.rig import environment, phalanx
+from tests.launch.rig import PHALANX, environment, phalanx, started
 
 WAYS = ([], ["--mpi"])
 
@@ -164,6 +164,14 @@ def test_dry_run_prints_the_plan_and_starts_nothing(script, tmp_path):
     assert result.returncode == 0
     assert "rank 1 on localhost" in result.stdout and "PHALANX_RANK=1" in result.stdout
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = (*PHALANX, "run", "--dry-run", "--hosts", "a:400", "-m", "this")
+    with started(*command) as job:
+        assert job.popen.stdout.readline() == "job JOB: 400 ranks\n"
+        job.popen.stdout.close()
+        assert (job.popen.stderr.read(), job.popen.wait(10)) == ("", 141)
 
 
 @pytest.mark.parametrize(
