@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.hosts import Hosts, needs_hosts
-from tests.jobs import EXAMPLE, last_checkpoint, ledger, train
+from tests.jobs import EXAMPLE, ROOT, last_checkpoint, ledger, train
 from tests.launch.debian import needs_debian
 from tests.launch.slurm_rig import Slurm, unpack
 
@@ -78,6 +78,21 @@ def test_two_nodes_give_the_bits_of_one_process(slurm, alone, ways, tmp_path, mp
     state, said = finish(slurm, job, tmp_path)
     assert state == "COMPLETED 0:0 0", said
     assert f"4 ranks from {WORDS[mpi]}" in said
+    assert_equal(tmp_path, alone)
+
+
+def test_the_script_runs_as_printed(slurm, alone, tmp_path):
+    places = ("--ledger", str(tmp_path / "ledger"), "--checkpoint-dir", str(tmp_path / "checkpoints"))
+    options = ("--nodes", "2", "--ntasks-per-node", "2", "--time", "5", "--folder", str(tmp_path))
+    command = [sys.executable, "-m", "phalanx", "slurm", "submit", "--print", *options, EXAMPLE, *TRAINING, *places]
+    printed = tmp_path / "train.sbatch"
+    printed.write_text(
+        subprocess.run(command, env=slurm.environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+    (tmp_path / "slurm-logs").mkdir()  # as the README says
+    job = slurm("sbatch", "--parsable", str(printed), cwd=tmp_path)
+    state, said = finish(slurm, job, tmp_path)
+    assert state == "COMPLETED 0:0 0", said
     assert_equal(tmp_path, alone)
 
 
