@@ -7,7 +7,10 @@ train alike. They take turns; a round is 20 steps without a save, then 20 steps 
 writes three times with no training beside it, and ``dd`` the same number of bytes to the same folder before each. Older checkpoints are removed between, while no clock runs.
 
 - ``blocked``: seconds that the training thread spent in calls of the save, all of the round's, per GB of state; of the slowest rank.
-- ``throughput``: seconds without a save over those with one, each round's own; the medians, the lowest and the highest.
+- ``lost``: seconds that one save costs training: in calls, and by which the ten steps that follow take longer than the last ten of the
+  round; less the same of the round without a save. Median, lowest and highest.
+- ``throughput``: with a save every 20 steps, of that without: steps of the median time, and what is lost. Beside it the plain ratio of
+  the rounds' times, which has all that the machine does to either.
 - ``write``: GB/s from the call to a checkpoint that is on the disk (PyTorch's are synced here, their own save does not), and that as a part
   of what dd reached just before (``oflag=direct conv=fsync``, blocks of 16 MiB).
 - ``memory``: what the first two saves added to a rank's resident memory, its shared memory included.
@@ -44,6 +47,8 @@ EVERY = 20
 """Steps from save to save."""
 INPUTS, HIDDEN_LAYERS, OUTPUTS = 784, 5, 10
 WRITES = 3
+AFTER = 10
+"""So many steps of a round may feel its save; the others tell what a step takes."""
 SIDES = ("phalanx", "torch.save", "async_save")
 
 
@@ -210,14 +215,16 @@ class Worker:
         saving = request["do"] == "save"
         self.training.step()  # caches held another side's data
         self.way.barrier()
-        calls = []
+        calls, steps = [], []
         began = time.perf_counter()
         for number in range(EVERY):
+            before = time.perf_counter()
             self.training.step()
+            called = time.perf_counter()
             if saving:
-                called = time.perf_counter()
                 self.way.after_step(number)
-                calls.append(time.perf_counter() - called)
+            steps.append(called - before)
+            calls.append(time.perf_counter() - called)
         seconds = time.perf_counter() - began
         if saving:
             self.way.finish()
@@ -225,7 +232,7 @@ class Worker:
         self.saves += saving
         more = {"mib": resident_mib() - self.before_mib} if saving else {}
         self.way.barrier()
-        return {"seconds": seconds, "blocked_s": sum(calls), "late_s": late_s, "calls": calls, **more}
+        return {"seconds": seconds, "blocked_s": sum(calls), "late_s": late_s, "calls": calls, "steps": steps, **more}
 
 
 def resident_mib() -> float:
@@ -293,14 +300,20 @@ def summarize(found: dict[str, Any], nbytes: int) -> dict[str, float]:
         return [max(answer[key] for answer in answers) for answers in rounds]
 
     plain, saving = slowest(found["plain"], "seconds"), slowest(found["save"], "seconds")
-    ratios = sorted(a / b for a, b in zip(plain, saving, strict=True))
+    calm = statistics.median(step for a in found["plain"] + found["save"] for step in a[0]["steps"][AFTER:])
+    lost = sorted(
+        max(map(lost_s, with_save)) - max(map(lost_s, without))
+        for with_save, without in zip(found["save"], found["plain"], strict=True)
+    )
     writes = slowest(found["write"], "seconds")
     return {
-        "step_ms": 1e3 * statistics.median(plain) / EVERY,
+        "step_ms": 1e3 * calm,
         "blocked_s_per_gb": statistics.median(slowest(found["save"], "blocked_s")) / (nbytes / 1e9),
-        "throughput": statistics.median(ratios),
-        "throughput_lowest": ratios[0],
-        "throughput_highest": ratios[-1],
+        "lost_s": statistics.median(lost),
+        "lost_lowest_s": lost[0],
+        "lost_highest_s": lost[-1],
+        "throughput": EVERY * calm / (EVERY * calm + statistics.median(lost)),
+        "throughput_of_rounds": statistics.median(a / b for a, b in zip(plain, saving, strict=True)),
         "late_s": max(slowest(found["save"], "late_s")),
         "write_gb_per_s": nbytes / 1e9 / statistics.median(writes),
         "write_of_dd": statistics.median(dd / own for dd, own in zip(found["dd_s"], writes, strict=True)),
@@ -309,17 +322,24 @@ def summarize(found: dict[str, Any], nbytes: int) -> dict[str, float]:
     }
 
 
+def lost_s(answer: dict[str, Any]) -> float:
+    """In calls, and in steps after the first call."""
+    steps = answer["steps"]
+    return sum(answer["calls"]) + sum(steps[1 : 1 + AFTER]) - AFTER * statistics.median(steps[AFTER:])
+
+
 HEAD = (
-    f"{'':<12}{'step ms':>9}{'blocked s/GB':>14}{'throughput':>12}   {'lowest, highest':<17}{'write GB/s':>11}{'of dd':>7}{'dd GB/s':>9}"
-    f"{'memory MiB':>12}"
+    f"{'':<12}{'step ms':>9}{'blocked s/GB':>14}{'lost s':>8}   {'lowest, highest':<17}{'throughput':>11}{'of rounds':>11}"
+    f"{'write GB/s':>12}{'of dd':>7}{'dd GB/s':>9}{'memory MiB':>12}"
 )
 
 
 def show(side: str, row: dict[str, float]) -> str:
-    spread = f"{row['throughput_lowest']:.3f}, {row['throughput_highest']:.3f}"
+    spread = f"{row['lost_lowest_s']:.2f}, {row['lost_highest_s']:.2f}"
     return (
-        f"{side:<12}{row['step_ms']:>9.0f}{row['blocked_s_per_gb']:>14.3f}{row['throughput']:>12.3f}   {spread:<17}"
-        f"{row['write_gb_per_s']:>11.2f}{row['write_of_dd']:>7.2f}{row['dd_gb_per_s']:>9.2f}{row['mib']:>12.0f}"
+        f"{side:<12}{row['step_ms']:>9.0f}{row['blocked_s_per_gb']:>14.3f}{row['lost_s']:>8.2f}   {spread:<17}{row['throughput']:>11.3f}"
+        f"{row['throughput_of_rounds']:>11.3f}{row['write_gb_per_s']:>12.2f}{row['write_of_dd']:>7.2f}{row['dd_gb_per_s']:>9.2f}"
+        f"{row['mib']:>12.0f}"
     )
 
 

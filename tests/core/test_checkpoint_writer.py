@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,23 @@ def test_a_disk_that_is_full_is_not_taken_for_that(tmp_path: Path, monkeypatch: 
     saving = Saving(tmp_path)
     with pytest.raises(CheckpointError, match="No space left on device; free some space"):
         write_portion(saving.folder, saving.own)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_checksums_with_and_without_isal(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Where it is installed it is used, and gives what zlib gives."""
+    if not there:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    writer.fast_crc32.cache_clear()
+    try:
+        crc32 = writer.fast_crc32()
+        installed = importlib.util.find_spec("isal") is not None if there else False
+        assert (crc32 is zlib.crc32) == (not installed)
+        data = np.random.default_rng(0).bytes(100_003)
+        for lo in (0, 1, 77, 100_003):
+            assert crc32(data[lo:], crc32(data[:lo], 0)) == zlib.crc32(data)
+    finally:
+        writer.fast_crc32.cache_clear()
 
 
 # -- a process of its own ----------------------------------------------------------------------------------------------
