@@ -46,6 +46,7 @@ FREED = object()
 _PLAIN = frozenset({int, float, bool, str, type(None), tuple, slice, type(Ellipsis), np.dtype})
 _MANY = 16
 _NO_SLOTS: list[tuple[None, ...]] = [(None,) * n for n in range(_MANY)]
+_ALL: list[tuple[bool, ...]] = [(True,) * n for n in range(_MANY)]
 _add: Any = np.add
 
 inside: dict[str, bool] = {}
@@ -108,7 +109,7 @@ def _record(op: Op, inputs: Sequence[Any], saved: Any, shape: tuple[int, ...] | 
     node.saved = saved
     node.shape = shape
     edges: list[Any] = []
-    special = len(inputs) >= _MANY
+    special, complete = len(inputs) >= _MANY, True
     for x in inputs:
         if isinstance(x, Variable) and x.requires_grad:
             source = x._node
@@ -120,8 +121,9 @@ def _record(op: Op, inputs: Sequence[Any], saved: Any, shape: tuple[int, ...] | 
                     special = True
         else:
             edges.append(None)
+            complete = False
     node.edges = edges
-    node.needs = tuple([edge is not None for edge in edges])
+    node.needs = _ALL[len(edges)] if complete and len(edges) < _MANY else tuple([edge is not None for edge in edges])
     node.special = special
     node.gradient = node.hooks = node.walk = None
     node.sequence = next_sequence()
@@ -263,6 +265,7 @@ def _step(
                 edge.gradient = g
             elif edge in summed:
                 before += g
+                edge.gradient = before  # a new array where g is a Part
             else:
                 g = before + g
                 if g.__class__ is not Part:

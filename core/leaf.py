@@ -33,7 +33,9 @@ def contribute(leaf: Any, pending: Pending, gradient: Array | None) -> None:
     pending.remaining -= 1
     last = pending.remaining == 0
     if gradient is not None:
-        if last and pending.total is None and leaf._grad is None and leaf._hooks is None:
+        if gradient is leaf._slot and pending.source is not None and leaf._grad is None and leaf._hooks is None:
+            leaf._grad = bindings.make(gradient)
+        elif last and pending.total is None and leaf._grad is None and leaf._hooks is None:
             first_write(leaf, gradient)
         else:
             array = leaf.array
