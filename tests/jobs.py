@@ -38,7 +38,7 @@ def launch_command(how: str) -> list[str]:
         "alone": [sys.executable],
         "run": [sys.executable, "-m", "phalanx", "run", "--tee", "all", "-n", count],
         "mpi": [sys.executable, "-m", "phalanx", "run", "--tee", "all", "--mpi", "-n", count],
-        "threads": [sys.executable, "-m", "phalanx", "run", "--threads", "-n", count],
+        "threads": [sys.executable, "-m", "phalanx", "run", "--tee", "all", "--threads", "-n", count],
         "mpirun": [str(binary / "mpirun"), "-n", count, sys.executable],
     }[kind]
 
