@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import report
-from crew import Crew, describe_machine
+from crew import Crew, commit, describe_machine
 from sides import EXTRAS, Side, all_sides, why_not, work
 from turns import Turns, peak_mib, summarize
 from workloads import CASES, COMPILED, DEFAULT
@@ -56,22 +56,6 @@ def parse() -> argparse.Namespace:
     if options.output is None and options.only == DEFAULT and options.threads == [1, 2]:
         options.output = RESULTS
     return options
-
-
-def commit() -> str:
-    """The commit that is measured; with a star if files differ from it."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty=*", "--exclude=*"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except FileNotFoundError:
-        return "?"
-    return done.stdout.strip() or "?"
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:

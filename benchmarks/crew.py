@@ -53,6 +53,22 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def commit() -> str:
+    """The commit that is measured; with a star if files differ from it."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=*", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "?"
+    return done.stdout.strip() or "?"
+
+
 class Crew:
     """All workers of one benchmark, in teams of one or more ranks; a context manager that leaves no process behind."""
 

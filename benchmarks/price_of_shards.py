@@ -1,9 +1,11 @@
 """What exact bits cost: a step with shards=8 beside one of the fast mode, on 1, 2 and 4 ranks, all in turn.
 
     python benchmarks/price_of_shards.py [--workloads mlp cnn gpt] [--ranks 1 2 4] [--shards 8] [--rounds 5] [--kernels fast]
+                                         [--output benchmarks/results/shards.json]
 
 Both train on the same global batch from the same loader, under a DataParallel, one thread a rank. The price is the exact mode's time over
-that of the fast mode on as many ranks, the median over rounds, with the lowest and highest round.
+that of the fast mode on as many ranks, the median over rounds, with the lowest and highest round. ``--output`` keeps every round as
+JSON and the table as Markdown beside it; what the file has of other workloads stays, so that a run can be made in parts.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import signal
 import statistics
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crew import Crew, describe_machine, environment, serve
+from crew import Crew, commit, describe_machine, environment, serve
 from models import WORKLOADS, Library
 
 BATCHES = 8
@@ -110,6 +111,51 @@ def summarize(seconds: dict[str, list[float]], ranks: int) -> dict[str, float]:
     }
 
 
+def write(path: Path, options: argparse.Namespace, machine: dict[str, Any], results: dict[str, Any]) -> None:
+    """Add ``results`` to what ``path`` has of the same mode, and write the table beside it."""
+    found: dict[str, Any] = {"kernels": options.kernels, "shards": options.shards, "results": {}}
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if all(kept[name] == found[name] for name in ("kernels", "shards")):
+            found = kept
+    about = {"machine": machine, "commit": commit(), "date": time.strftime("%Y-%m-%d"), "command": sys.argv[1:]}
+    found["results"] |= {name: {**about, **row} for name, row in results.items()}
+    order = [name for name in WORKLOADS if name in found["results"]]
+    found["results"] = {name: found["results"][name] for name in order}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n".join(table(found)) + "\n")
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Lines of Markdown: for each workload and number of ranks both modes' ms a step and the price."""
+    rows = found["results"]
+    ranks = sorted({int(n) for row in rows.values() for n in row["summary"]})
+    machines = sorted({f"{row['machine']['processor']}, {row['machine']['cores']} cores" for row in rows.values()})
+    when = sorted({f"commit {row['commit']}, {row['date']}" for row in rows.values()})
+    lines = [
+        f"# What exact bits cost: shards={found['shards']} beside the fast mode",
+        "",
+        f"`python benchmarks/price_of_shards.py`, {'; '.join(when)}. {'; '.join(machines)}; {found['kernels']} kernels, one thread a rank.",
+        "",
+        "ms a step in the fast mode and with shards, and the price, their ratio: median, lowest and highest of rounds in turn. The global",
+        "batch is the same everywhere. Where there are more ranks than cores both modes wait for the processor.",
+        "",
+        "| workload |" + "".join(f" {n} rank{'s' * (n > 1)}: fast, shards | price |" for n in ranks),
+        "|---|" + "---|---|" * len(ranks),
+    ]
+    for name, row in rows.items():
+        cells = [f"| {WORKLOADS[name].label.removesuffix(' a rank')} |"]
+        for n in ranks:
+            one = row["summary"].get(str(n), row["summary"].get(n))
+            cells.append(
+                f" {one['fast_ms']:.3g}, {one['shards_ms']:.3g} | {one['price']:.2f} ({one['lowest']:.2f} to {one['highest']:.2f}) |"
+                if one
+                else " - | - |"
+            )
+        lines.append("".join(cells))
+    return lines
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -118,7 +164,7 @@ def parse() -> argparse.Namespace:
     add("--shards", type=int, default=8, metavar="V")
     add("--rounds", type=int, default=5)
     add("--kernels", choices=("reference", "fast"), default="fast")
-    add("--output", metavar="FILE", help="write every round as JSON")
+    add("--output", type=Path, metavar="FILE", help="write every round as JSON, and the table as Markdown beside it")
     add("--worker", metavar="SOCKET", help=argparse.SUPPRESS)
     add("--team", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -156,8 +202,7 @@ def main() -> None:
                     flush=True,
                 )
     if options.output:
-        about = {"machine": machine, "kernels": options.kernels, "shards": options.shards, "command": sys.argv}
-        Path(options.output).write_text(json.dumps({**about, "results": results}, indent=1) + os.linesep)
+        write(options.output, options, machine, results)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/startup.py [--repeat 5] [--ranks 2]
 
 Cold: compiled loops have a new folder (NUMBA_CACHE_DIR), as on a machine where phalanx has never run; once, since each repeat would
-compile again. The processor's and the disk's caches are warm in both. Imports are those of a fresh process less an empty one's time.
+compile again. The processor's and the disk's caches are warm in both, and so is Python's bytecode: PYTHONDONTWRITEBYTECODE is taken out.
+Imports are those of a fresh process less an empty one's time.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE", help="write everything as JSON")
     options = parser.parse_args()
     machine, env, found = describe_machine(), environment(), {}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:.1f}; medians of {options.repeat}")
     empty = statistics.median(seconds_of([sys.executable, "-c", "pass"], env) for _ in range(options.repeat))
     for name, code in IMPORTS.items():
         if name == "import torch" and importlib.util.find_spec("torch") is None:
             continue
+        seconds_of([sys.executable, "-c", code], env)  # writes bytecode that is not there yet
         seconds = [seconds_of([sys.executable, "-c", code], env) - empty for _ in range(options.repeat)]
         found[name] = statistics.median(seconds)
         print(f"{name:<48}{found[name]:>8.3f} s", flush=True)

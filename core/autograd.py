@@ -10,7 +10,8 @@ import numpy as np
 from .anomaly import watched
 from .backend import Array, as_array
 from .errors import GraphError, ShapeError
-from .graph import FREED, free, own_precision, run_hooks, unbroadcast, where
+from .graph import FREED, free, own_precision, unbroadcast, where
+from .leaf import run_hooks
 from .live import refuse
 from .mode import mode
 from .node import Node, Variable, wrap

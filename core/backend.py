@@ -93,9 +93,11 @@ def is_array(value: Any) -> bool:
 
 def as_array(value: Any) -> Array:
     """``value`` as an array: NumPy's scalars (what its functions return for 0 dimensions) become 0-d arrays."""
-    if isinstance(value, np.ndarray) or array_module(value) is not np:
+    if isinstance(value, np.ndarray):
         return value
-    return np.asarray(value)
+    if isinstance(value, np.generic) or array_module(value) is np:
+        return np.asarray(value)
+    return value
 
 
 def to_host(array: Any) -> np.ndarray:

@@ -203,7 +203,7 @@ def zeros_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
     >>> phalanx.zeros_like(phalanx.tensor([1, 2]))
     tensor([0, 0])
     """
-    array = np.zeros_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
+    array = np.zeros_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="K")
     return _finish(array, None, device, requires_grad)
 
 
@@ -213,7 +213,7 @@ def ones_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gra
     >>> phalanx.ones_like(phalanx.tensor([1.0, 2.0]))
     tensor([1., 1.])
     """
-    array = np.ones_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
+    array = np.ones_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="K")
     return _finish(array, None, device, requires_grad)
 
 
@@ -226,7 +226,7 @@ def full_like(
     tensor([7, 7])
     """
     dtype = None if dtype is None else as_dtype(dtype)
-    return _finish(np.full_like(_array_of(input), fill_value, dtype=dtype, order="C"), None, device, requires_grad)
+    return _finish(np.full_like(_array_of(input), fill_value, dtype=dtype, order="K"), None, device, requires_grad)
 
 
 def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -235,5 +235,5 @@ def empty_like(input: Any, *, dtype: Any = None, device: Any = None, requires_gr
     >>> phalanx.empty_like(phalanx.zeros(2, 3)).shape
     (2, 3)
     """
-    array = np.empty_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="C")
+    array = np.empty_like(_array_of(input), dtype=None if dtype is None else as_dtype(dtype), order="K")
     return _finish(array, None, device, requires_grad)

@@ -108,6 +108,14 @@ class FlatStore:
             buffers[name] = self.new_buffer(length=hi - lo)
         return buffers[name]
 
+    def state_slices(self, owner: Any, names: Sequence[str], lo: int, hi: int) -> dict[str, Any]:
+        """The owned elements [lo, hi) of several state buffers of an optimizer."""
+        buffers = self.state.get(owner)
+        if buffers is None or any(name not in buffers for name in names):
+            buffers = {name: self.state_buffer(owner, name) for name in names}
+        low = self.range[0]
+        return {name: buffers[name][lo - low : hi - low] for name in names}
+
     def move(self, *, data: Any = None, gradient: Any = None) -> None:
         """Let values or gradients lie in other buffers of this layout (memory that ranks share); all views follow."""
         if data is not None:
@@ -266,7 +274,17 @@ def distinct(parameters: Iterable[Parameter]) -> list[Parameter]:
 
 def is_packed(parameter: Parameter) -> bool:
     """Whether the parameter's values lie in a store."""
-    return parameter._store is not None and parameter._store.holds(parameter)
+    store = parameter._store
+    return store is not None and parameter.array is store.views[parameter._index]
+
+
+def all_packed(parameters: Iterable[Parameter]) -> bool:
+    """Whether those of the parameters that are trainable lie in stores."""
+    for parameter in parameters:
+        store = parameter._store
+        if (store is None or parameter.array is not store.views[parameter._index]) and parameter.requires_grad:
+            return False
+    return True
 
 
 def where_packed(parameters: Iterable[Parameter]) -> list[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from types import FrameType
 from typing import Any
@@ -24,7 +24,8 @@ import numpy as np
 from .anomaly import watched
 from .backend import Array, as_array
 from .broadcasting import unbroadcast as unbroadcast
-from .errors import GraphError, PhalanxError, ShapeError
+from .errors import GraphError, PhalanxError
+from .leaf import Pending, contribute, run_hooks
 from .mode import enable_grad as enable_grad
 from .mode import is_grad_enabled as is_grad_enabled
 from .mode import mode
@@ -43,16 +44,26 @@ next_sequence = itertools.count().__next__
 _ndarray = np.ndarray
 FREED = object()
 _PLAIN = frozenset({int, float, bool, str, type(None), tuple, slice, type(Ellipsis), np.dtype})
-_NO_SLOTS: list[tuple[None, ...]] = [(None,) * n for n in range(8)]
+_MANY = 16
+_NO_SLOTS: list[tuple[None, ...]] = [(None,) * n for n in range(_MANY)]
+_ALL: list[tuple[bool, ...]] = [(True,) * n for n in range(_MANY)]
+_add: Any = np.add
+
+inside: dict[str, bool] = {}
+"""Whether a source file belongs to the package, by name."""
 
 
-_inside: dict[str, bool] = {}
-
-
-def _is_inside(filename: str) -> bool:
-    """Whether a source file belongs to the package; remembered by name."""
-    found = _inside[filename] = os.path.abspath(filename).startswith(_PACKAGE)
-    return found
+def outside(frame: FrameType) -> FrameType:
+    """The innermost frame outside of the package, from ``frame`` on; the outermost if there is none."""
+    while True:
+        name = frame.f_code.co_filename
+        found = inside.get(name)
+        if found is None:
+            found = inside[name] = os.path.abspath(name).startswith(_PACKAGE)
+        outer = frame.f_back if found else None
+        if outer is None:
+            return frame
+        frame = outer
 
 
 def apply(op: Op, *inputs: Any, **attributes: Any) -> Any:
@@ -98,32 +109,26 @@ def _record(op: Op, inputs: Sequence[Any], saved: Any, shape: tuple[int, ...] | 
     node.saved = saved
     node.shape = shape
     edges: list[Any] = []
-    leaf = False
+    special, complete = len(inputs) >= _MANY, True
     for x in inputs:
         if isinstance(x, Variable) and x.requires_grad:
             source = x._node
             if source is None:
                 edges.append(x)
-                leaf = True
             else:
                 edges.append(source)
                 if source.op is LOWER:
-                    leaf = True
+                    special = True
         else:
             edges.append(None)
+            complete = False
     node.edges = edges
-    node.leaf = leaf
-    node.gradient = node.hooks = None
+    node.needs = _ALL[len(edges)] if complete and len(edges) < _MANY else tuple([edge is not None for edge in edges])
+    node.special = special
+    node.gradient = node.hooks = node.walk = None
     node.sequence = next_sequence()
-    frame: FrameType = sys._getframe(2)
-    code = frame.f_code
-    while _inside[code.co_filename] if code.co_filename in _inside else _is_inside(code.co_filename):
-        outer = frame.f_back
-        if outer is None:
-            break
-        frame = outer
-        code = frame.f_code
-    node.code = code
+    frame = outside(sys._getframe(2))
+    node.code = frame.f_code
     node.instruction = frame.f_lasti
     return node
 
@@ -137,8 +142,8 @@ def _several(op: Op, inputs: Sequence[Any], arrays: tuple[Any, ...], saved: Any,
     node.gradient = [None] * len(arrays)
     for index in range(len(arrays)) if op.differentiable is None else op.differentiable:
         pick = Node()
-        pick.op, pick.saved, pick.edges, pick.leaf = None, index, [node], False
-        pick.gradient = pick.hooks = None
+        pick.op, pick.saved, pick.edges, pick.needs, pick.special = None, index, [node], (True,), False
+        pick.gradient = pick.hooks = pick.walk = None
         pick.sequence = next_sequence()
         pick.code, pick.instruction = node.code, node.instruction
         pick.shape = results[index].array.shape
@@ -147,25 +152,14 @@ def _several(op: Op, inputs: Sequence[Any], arrays: tuple[Any, ...], saved: Any,
     return results
 
 
-class _Pending:
-    """A reachable leaf during one walk: contributions still to come, and their sum so far if there are several."""
-
-    __slots__ = ("owned", "remaining", "total")
-
-    def __init__(self) -> None:
-        self.remaining = 1
-        self.total: Array | None = None
-        self.owned = False
-
-
 _by_sequence = attrgetter("sequence")
 
 
-def _reachable(root: Node) -> tuple[list[Node], dict[Any, _Pending]]:
+def _reachable(root: Node) -> tuple[list[Node], dict[Any, Pending]]:
     """All nodes below ``root``, newest first, and the leaves with the number of edges that lead to each."""
     nodes = [root]
-    seen = {root}
-    leaves: dict[Any, _Pending] = {}
+    leaves: dict[Any, Pending] = {}
+    walk = root.walk = object()
     for node in nodes:
         if node.saved is FREED:
             raise GraphError(
@@ -174,16 +168,17 @@ def _reachable(root: Node) -> tuple[list[Node], dict[Any, _Pending]]:
                 "were freed by the first: run forward again, or call the first with retain_graph=True"
             )
         for edge in node.edges:
-            if edge is None:
-                continue
             if edge.__class__ is Node:
-                if edge not in seen:
-                    seen.add(edge)
+                if edge.walk is not walk:
+                    edge.walk = walk
                     nodes.append(edge)
-            elif edge in leaves:
-                leaves[edge].remaining += 1
-            else:
-                leaves[edge] = _Pending()
+            elif edge is not None:
+                pending = leaves.get(edge)
+                if pending is None:
+                    leaves[edge] = Pending(node)
+                else:
+                    pending.remaining += 1
+                    pending.source = None
     nodes.sort(key=_by_sequence, reverse=True)
     return nodes, leaves
 
@@ -194,7 +189,7 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
     Raises GraphError if a part of the graph was freed by an earlier pass.
     """
     if root._node is None:
-        leaves = {root: _Pending()}
+        leaves = {root: Pending(None)}
         nodes: list[Node] = []
     else:
         nodes, leaves = _reachable(root._node)
@@ -210,13 +205,14 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
             listener.backward_begins(own, root)
             begun.append(listener)
         if node is None:
-            _contribute(root, leaves[root], seed)
+            contribute(root, leaves[root], seed)
         else:
             node.gradient = seed
             summed: set[Node] = set()
+            direct = {pending.source for pending in leaves.values()}
             step = watched(_step) if mode.anomaly else _step
             for node in nodes:
-                step(node, leaves, summed, retain_graph)
+                step(node, leaves, direct, summed, retain_graph)
     except BaseException as error:
         if isinstance(error, Exception) and len(begun) == len(listeners) and node is not None:
             error.add_note(where(node))
@@ -228,69 +224,94 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
             listener.backward_ends()
 
 
-def _step(node: Node, leaves: dict[Any, _Pending], summed: set[Node], retain_graph: bool) -> None:
-    """Pass one node's gradient on to its inputs. ``summed``: nodes whose gradient was made here, to be added to in place."""
+def _step(
+    node: Node, leaves: dict[Any, Pending], direct: set[Node | None], summed: set[Node], retain_graph: bool
+) -> None:
+    """Pass one node's gradient on to its inputs.
+
+    ``direct``: nodes that alone give to some leaf; ``summed``: those whose gradient was made here, to be added to in place.
+    """
+    # The hot path of all training, as apply.
     gradient = node.gradient
-    if gradient.__class__ is Part:
-        gradient = gradient.whole()
+    if gradient.__class__ is _ndarray and node.hooks is None:
+        node.gradient = None
+    else:
+        gradient = _arrived(node)
     edges = node.edges
     op = node.op
-    if node.shape is None:  # several outputs
-        node.gradient = [None] * len(gradient)
-        gradient = tuple(gradient) if any(g is not None for g in gradient) else None
-    else:
-        node.gradient = None
-        if node.hooks is not None and gradient is not None:
-            gradient = run_hooks(node.hooks, gradient)
     if op is None:
         edges[0].gradient[node.saved] = gradient
         return
+    saved = node.saved
     if gradient is None:
         gradients: Sequence[Any] = [None] * len(edges)
     else:
-        slots = _slots(edges, leaves) if node.leaf else _NO_SLOTS[len(edges)] if len(edges) < 8 else [None] * len(edges)
-        gradients = op.vjp(node.saved, gradient, [edge is not None for edge in edges], slots)
-    if not retain_graph and node.saved is not None:
-        free(node)
+        slots = _slots(edges, leaves) if node in direct or node.special else _NO_SLOTS[len(edges)]
+        gradients = op.vjp(saved, gradient, node.needs, slots)
+    if not retain_graph and saved is not None:
+        if saved.__class__ is tuple and saved and saved[0].__class__ is _ndarray:
+            node.saved = FREED
+        else:
+            free(node)
+        saved = None
     for edge, g in zip(edges, gradients):  # noqa: B905 - strict costs, and the table's tests check the lengths
-        if edge is None:
-            continue
         if edge.__class__ is Node:
             if g is None:
                 continue
             if g.shape != edge.shape:
                 g = unbroadcast(g, edge.shape)  # type: ignore[arg-type]
-            if edge.gradient is None:
+            before = edge.gradient
+            if before is None:
                 edge.gradient = g
             elif edge in summed:
-                edge.gradient += g
+                before += g
+                edge.gradient = before  # a new array where g is a Part
             else:
-                g = edge.gradient + g
+                g = before + g
                 if g.__class__ is not Part:
                     g = as_array(g)
                     summed.add(edge)
                 edge.gradient = g
-        else:
-            _contribute(edge, leaves[edge], g.whole() if g.__class__ is Part else g)
+        elif edge is not None:
+            pending = leaves[edge]
+            if g.__class__ is _ndarray and g.shape == pending.summed and pending.remaining > 1:
+                pending.remaining -= 1
+                _add(g, pending.total, pending.total)
+            else:
+                contribute(edge, pending, g.whole() if g.__class__ is Part else g)
 
 
-def _slots(edges: Sequence[Any], leaves: dict[Any, _Pending]) -> list[Array | None]:
-    """For each input the slot of its leaf, if all that the leaf will get in this pass comes now.
+def _arrived(node: Node) -> Any:
+    """Take the gradient that has arrived for a node; a tuple for one with several outputs, None if there is none."""
+    gradient = node.gradient
+    if node.shape is None:
+        node.gradient = [None] * len(gradient)
+        return tuple(gradient) if any(g is not None for g in gradient) else None
+    node.gradient = None
+    if gradient.__class__ is Part:
+        gradient = gradient.whole()
+    if node.hooks is not None and gradient is not None:
+        gradient = run_hooks(node.hooks, gradient)
+    return gradient
+
+
+def _slots(edges: Sequence[Any], leaves: dict[Any, Pending]) -> Sequence[Array | None]:
+    """For each input the slot of its leaf, if it is all that the leaf will get in this pass.
 
     A lowered parameter's gradient is made in the parameter's own precision: in its slot, or else beside it.
     """
-    slots: list[Array | None] = [None] * len(edges)
-    for index, edge in enumerate(edges):
-        low = edge.__class__ is Node
-        if edge is None or (low and edge.op is not LOWER):
-            continue
-        leaf = edge.edges[0] if low else edge
-        if leaf._slot is not None and leaf._grad is None:
-            pending = leaves[leaf]
-            if pending.remaining == 1 and pending.total is None:
-                slots[index] = leaf._slot
-                continue
-        slots[index] = own_precision(edge)
+    slots: list[Array | None] = []
+    for edge in edges:
+        slot = None
+        if edge.__class__ is Node:
+            if edge.op is LOWER:
+                leaf = edge.edges[0]
+                if leaves[leaf].source is not None and leaf._grad is None:
+                    slot = leaf._slot
+                slot = own_precision(edge) if slot is None else slot
+        elif edge is not None and leaves[edge].source is not None and edge._grad is None:
+            slot = edge._slot
+        slots.append(slot)
     return slots
 
 
@@ -316,85 +337,9 @@ def free(node: Node) -> None:
     saved = node.saved
     kind = saved.__class__
     if kind is tuple:
-        if not _PLAIN.issuperset(map(type, saved)):
-            node.saved = FREED
+        for part in saved:
+            if part.__class__ not in _PLAIN:
+                node.saved = FREED
+                return
     elif kind not in _PLAIN:
         node.saved = FREED
-
-
-def _contribute(leaf: Any, pending: _Pending, gradient: Array | None) -> None:
-    """Take one contribution to a leaf; after the last one the sum goes into ``leaf.grad``."""
-    pending.remaining -= 1
-    last = pending.remaining == 0
-    if gradient is not None:
-        if last and pending.total is None and leaf._grad is None and leaf._hooks is None:
-            _first_write(leaf, gradient)
-        else:
-            array = leaf.array
-            if gradient.shape != array.shape:
-                gradient = unbroadcast(gradient, array.shape)
-            total = pending.total
-            if total is None:
-                pending.total = gradient
-            elif pending.owned:
-                total += gradient
-            else:
-                pending.total = as_array(total + gradient)
-                pending.owned = True
-    if not last:
-        return
-    total = pending.total
-    if total is not None:
-        if leaf._hooks is not None:
-            total = run_hooks(leaf._hooks, total)
-        if leaf._grad is None:
-            _first_write(leaf, total)
-        else:
-            leaf._grad.array += total
-        if leaf._hooks is not None and leaf._hooks.after:
-            _run_after(leaf)
-    listener = leaf._listener
-    if listener is not None:
-        listener.gradient_final(leaf)
-
-
-def _first_write(leaf: Any, gradient: Array) -> None:
-    """Make ``gradient`` the leaf's: in its slot, or else in an array of its own (others may hold ``gradient`` too)."""
-    slot = leaf._slot
-    if slot is None:
-        slot = np.empty_like(leaf.array)
-    if gradient is not slot:
-        if gradient.shape == slot.shape:
-            slot[...] = gradient
-        else:
-            total = unbroadcast(gradient, slot.shape, slot)
-            if total is not slot:
-                slot[...] = total
-    leaf._grad = bindings.make(slot)
-
-
-def run_hooks(hooks: dict[int, Callable[..., Any]], gradient: Array) -> Array:
-    """Show ``gradient`` to the hooks as a Tensor; each may return another one."""
-    enabled, mode.enabled = mode.enabled, False
-    try:
-        for hook in list(hooks.values()):
-            changed = hook(bindings.make(gradient))
-            if changed is not None:
-                if changed.array.shape != gradient.shape:
-                    raise ShapeError(
-                        f"a hook returned a gradient of shape {changed.array.shape}, {gradient.shape} expected"
-                    )
-                gradient = changed.array
-    finally:
-        mode.enabled = enabled
-    return gradient
-
-
-def _run_after(leaf: Any) -> None:
-    """Call the hooks that want to know that ``leaf.grad`` was added to."""
-    enabled, mode.enabled = mode.enabled, False
-    try:
-        for hook in list(leaf._hooks.after.values()):
-            hook(leaf)
-    finally:
-        mode.enabled = enabled

@@ -44,20 +44,37 @@ class Variable:
 class Node:
     """One op that ran: what its vjp needs, and where each input's gradient goes."""
 
-    __slots__ = ("code", "edges", "gradient", "hooks", "instruction", "leaf", "op", "saved", "sequence", "shape")
+    __slots__ = (
+        "code",
+        "edges",
+        "gradient",
+        "hooks",
+        "instruction",
+        "needs",
+        "op",
+        "saved",
+        "sequence",
+        "shape",
+        "special",
+        "walk",
+    )
 
     op: Op | None
     """None: picks output ``saved`` of the only edge, a node with several outputs."""
     saved: Any
     shape: tuple[int, ...] | None
     """Of the output; None for an op with several."""
-    edges: list[Any]
+    edges: Sequence[Any]
     """For each input: the Node that made it, the leaf Variable, or None if it wants no gradient."""
+    needs: tuple[bool, ...]
+    """Which edges there are."""
     gradient: Any
     """What has arrived so far for the output (a list with several outputs), during a walk."""
-    leaf: bool
-    """Whether any edge leads to a leaf."""
+    special: bool
+    """Whether any edge leads to a parameter in a lower precision, or edges are many."""
     hooks: dict[int, Callable[..., Any]] | None
+    walk: Any
+    """What stands for the last walk that found it."""
     sequence: int
     code: CodeType
     instruction: int

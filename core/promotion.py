@@ -7,6 +7,7 @@ the floats' dtype wins.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,20 @@ import numpy as np
 from .backend import as_array, is_array
 from .bfloat16 import is_floating, is_half
 from .errors import DTypeError
-from .graph import Variable, apply, wrap
+from .graph import apply, inside, next_sequence, outside
+from .mode import mode
+from .node import Node, Variable, bindings, wrap
 from .op import Op
 from .ops.arithmetic import CAST
+from .ops.lower import LOWER
 
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}
 _NUMBER_RANK = {bool: 0, int: 1, float: 2}
 _NUMBER_DTYPE = (np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.float32))
 _FLOAT32 = np.dtype(np.float32)
+_EXPLAINED = (ValueError, TypeError, IndexError, AttributeError)
+"""What :func:`apply` puts in words."""
+_ndarray = np.ndarray
 
 
 def _widest(a: np.dtype, b: np.dtype) -> np.dtype:
@@ -89,11 +96,69 @@ def operands(a: Any, b: Any, division: bool = False) -> tuple[Any, Any] | None:
 
 
 def binary(op: Op, a: Any, b: Any) -> Any:
-    """``op`` of two operands of which at least one is a Tensor; NotImplemented for types that are no operands."""
-    if b.__class__ is float:
-        if a.array.dtype is _FLOAT32:
-            return apply(op, a, b)
-    elif isinstance(b, Variable) and isinstance(a, Variable) and a.array.dtype is b.array.dtype:
-        return apply(op, a, b)
+    """``op`` of two operands of which at least one is a Tensor; NotImplemented for types that are no operands.
+
+    Tensor's operators call it, and them the user: whose line it was is what lies two frames above.
+    """
+    # The shortest way of what most calls are: as graph.apply and its _record, without loops and calls.
+    if not isinstance(a, Variable):
+        return _promoted(op, a, b)
+    x = a.array
+    wanted = a.requires_grad
+    other = False
+    if isinstance(b, Variable):
+        y = b.array
+        other = b.requires_grad
+        if x.dtype is not y.dtype:
+            return _promoted(op, a, b)
+    elif (b.__class__ is float or b.__class__ is int) and x.dtype is _FLOAT32:
+        y = b
+    else:
+        return _promoted(op, a, b)
+    if mode.autocast is not None:
+        return _promoted(op, a, b)
+    try:
+        output, saved = op.forward(x, y)
+    except _EXPLAINED:
+        return _promoted(op, a, b)  # which fails alike, in words, or moves a number to the other's device
+    if output.__class__ is not _ndarray:
+        output = as_array(output)
+    result = bindings.make(output)
+    if not (wanted or other) or not mode.enabled or op.differentiable == ():
+        return result
+    result.requires_grad = True
+    result._node = node = Node()
+    node.op, node.saved, node.shape = op, saved, output.shape
+    node.gradient = node.hooks = node.walk = None
+    node.sequence = next_sequence()
+    node.special = False
+    first: Any = None
+    second: Any = None
+    if wanted:
+        first = a._node
+        if first is None:
+            first = a
+        elif first.op is LOWER:
+            node.special = True
+    if other:
+        second = b._node
+        if second is None:
+            second = b
+        elif second.op is LOWER:
+            node.special = True
+    node.edges = (first, second)
+    node.needs = (wanted, other)
+    frame = sys._getframe(2)
+    code = frame.f_code
+    if inside.get(code.co_filename, True):
+        frame = outside(frame)
+        code = frame.f_code
+    node.code = code
+    node.instruction = frame.f_lasti
+    return result
+
+
+def _promoted(op: Op, a: Any, b: Any) -> Any:
+    """The same for all operands."""
     pair = operands(a, b)
     return NotImplemented if pair is None else apply(op, *pair)

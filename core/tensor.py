@@ -29,6 +29,7 @@ from .tensor_shape import TensorShape
 
 Self = TypeVar("Self", bound="Tensor")
 _new = object.__new__
+_ONE = np.ones((), np.float32)
 
 
 class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, TensorHooks, TensorOperators):
@@ -247,7 +248,8 @@ class Tensor(TensorMath, TensorReduce, TensorShape, TensorMore, TensorConvert, T
                     f"backward() of a tensor of shape {array.shape} needs its gradient: reduce it to a scalar first, with "
                     ".mean() or .sum(), or pass backward(gradient) of that shape"
                 )
-            seed = np.ones_like(array)
+            plain = array.__class__ is np.ndarray and array.dtype is _ONE.dtype and not array.ndim
+            seed = _ONE.copy() if plain else np.ones_like(array)
         else:
             seed = gradient.array if isinstance(gradient, Variable) else np.asarray(gradient, array.dtype)
             if seed.shape != array.shape:

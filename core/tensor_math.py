@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from . import promotion
 from .bfloat16 import is_floating
 from .errors import RangeError
 from .graph import Variable, apply
@@ -15,7 +16,7 @@ from .ops import arithmetic as elementary
 from .ops.activation import GELU, RELU, SIGMOID, TANH
 from .ops.matmul import MATMUL
 from .ops.softmax import LOG_SOFTMAX, SOFTMAX
-from .promotion import binary, cast, operands
+from .promotion import cast, operands
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -207,11 +208,11 @@ class TensorMath(Variable):
 
     def maximum(self, other: Tensor) -> Tensor:
         """The larger of two, elementwise; equal ones share the gradient in halves."""
-        return binary(elementary.MAXIMUM, self, other)
+        return promotion.binary(elementary.MAXIMUM, self, other)
 
     def minimum(self, other: Tensor) -> Tensor:
         """The smaller of two, elementwise; equal ones share the gradient in halves."""
-        return binary(elementary.MINIMUM, self, other)
+        return promotion.binary(elementary.MINIMUM, self, other)
 
     def clamp(self, min: Any = None, max: Any = None) -> Tensor:
         """Limit to [min, max]; either may be None, a number or a Tensor. The gradient is 0 outside."""
@@ -272,4 +273,4 @@ class TensorMath(Variable):
 
     def matmul(self, other: Tensor) -> Tensor:
         """Matrix product with all of ``torch.matmul``'s cases: vectors, matrices, batches of matrices."""
-        return binary(MATMUL, self, other)
+        return promotion.binary(MATMUL, self, other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import promotion
 from .bfloat16 import is_floating
 from .errors import RangeError
 from .graph import Variable, apply
@@ -16,7 +17,7 @@ from .live import live
 from .mode import mode
 from .ops import arithmetic as elementary
 from .ops.matmul import MATMUL
-from .promotion import binary, operands
+from .promotion import operands
 from .tensor_inplace import TensorInPlace
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TensorOperators(TensorInPlace):
     """Makes ``ndarray + Tensor`` ask the Tensor."""
 
     def __add__(self, other: Any) -> Tensor:
-        result = binary(elementary.ADD, self, other)
+        result = promotion.binary(elementary.ADD, self, other)
         if self._weight is not None:
             result._weight = _weight_of_sum(self._weight, other)
         return result
@@ -61,20 +62,20 @@ class TensorOperators(TensorInPlace):
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Tensor:
-        result = binary(elementary.SUB, self, other)
+        result = promotion.binary(elementary.SUB, self, other)
         if self._weight is not None:
             result._weight = _weight_of_sum(self._weight, other)
         return result
 
     def __rsub__(self, other: Any) -> Tensor:
-        result = binary(elementary.SUB, other, self)
+        result = promotion.binary(elementary.SUB, other, self)
         if self._weight is not None and other.__class__ in _NUMBERS:
             result._weight = self._weight
         return result
 
     def __mul__(self, other: Any) -> Tensor:
         """``self * other``."""
-        result = binary(elementary.MUL, self, other)
+        result = promotion.binary(elementary.MUL, self, other)
         if self._weight is not None and other.__class__ in _NUMBERS:
             result._weight = self._weight
         return result
@@ -92,30 +93,30 @@ class TensorOperators(TensorInPlace):
 
     def __floordiv__(self, other: Any) -> Tensor:
         """``self / other``, rounded down."""
-        return binary(elementary.FLOOR_DIVIDE, self, other)
+        return promotion.binary(elementary.FLOOR_DIVIDE, self, other)
 
     def __rfloordiv__(self, other: Any) -> Tensor:
-        return binary(elementary.FLOOR_DIVIDE, other, self)
+        return promotion.binary(elementary.FLOOR_DIVIDE, other, self)
 
     def __mod__(self, other: Any) -> Tensor:
         """``self`` modulo ``other``, of the sign of ``other``."""
-        return binary(elementary.REMAINDER, self, other)
+        return promotion.binary(elementary.REMAINDER, self, other)
 
     def __rmod__(self, other: Any) -> Tensor:
-        return binary(elementary.REMAINDER, other, self)
+        return promotion.binary(elementary.REMAINDER, other, self)
 
     def __pow__(self, other: Any) -> Tensor:
         """``self ** other``."""
-        return binary(elementary.POW, self, other)
+        return promotion.binary(elementary.POW, self, other)
 
     def __rpow__(self, other: Any) -> Tensor:
-        return binary(elementary.POW, other, self)
+        return promotion.binary(elementary.POW, other, self)
 
     def __matmul__(self, other: Any) -> Tensor:
-        return binary(MATMUL, self, other)
+        return promotion.binary(MATMUL, self, other)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return binary(MATMUL, other, self)
+        return promotion.binary(MATMUL, other, self)
 
     def __neg__(self) -> Tensor:
         """``-x``."""
@@ -133,39 +134,39 @@ class TensorOperators(TensorInPlace):
         return apply(elementary.BITWISE_NOT, self)
 
     def __and__(self, other: Any) -> Tensor:
-        return binary(elementary.BITWISE_AND, self, other)
+        return promotion.binary(elementary.BITWISE_AND, self, other)
 
     def __or__(self, other: Any) -> Tensor:
-        return binary(elementary.BITWISE_OR, self, other)
+        return promotion.binary(elementary.BITWISE_OR, self, other)
 
     def __xor__(self, other: Any) -> Tensor:
-        return binary(elementary.BITWISE_XOR, self, other)
+        return promotion.binary(elementary.BITWISE_XOR, self, other)
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
     def __eq__(self, other: Any) -> Any:
         """Elementwise ``self == other``."""
-        return binary(elementary.EQ, self, other)
+        return promotion.binary(elementary.EQ, self, other)
 
     def __ne__(self, other: Any) -> Any:
         """Elementwise ``self != other``."""
-        return binary(elementary.NE, self, other)
+        return promotion.binary(elementary.NE, self, other)
 
     def __lt__(self, other: Any) -> Any:
         """Elementwise ``self < other``."""
-        return binary(elementary.LT, self, other)
+        return promotion.binary(elementary.LT, self, other)
 
     def __le__(self, other: Any) -> Any:
         """Elementwise ``self <= other``."""
-        return binary(elementary.LE, self, other)
+        return promotion.binary(elementary.LE, self, other)
 
     def __gt__(self, other: Any) -> Any:
         """Elementwise ``self > other``."""
-        return binary(elementary.GT, self, other)
+        return promotion.binary(elementary.GT, self, other)
 
     def __ge__(self, other: Any) -> Any:
         """Elementwise ``self >= other``."""
-        return binary(elementary.GE, self, other)
+        return promotion.binary(elementary.GE, self, other)
 
     __hash__ = object.__hash__
 

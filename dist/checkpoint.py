@@ -19,7 +19,6 @@ from ..core.checkpoint.format import BLOCK_NBYTES, Layout, plain, plan
 from ..core.checkpoint.manifest import Manifest
 from ..core.checkpoint.parts import Part, complete, write_portion
 from ..core.checkpoint.policy import scalars_of
-from ..core.checkpoint.snapshot import Snapshot, nbytes_of
 from ..core.checkpoint.store import Store
 from ..core.errors import CheckpointError, RangeError
 from ..core.faults import fault_point, set_position
@@ -29,10 +28,11 @@ from . import checkpoint_join as joining
 from . import env, exchanges, extra_state, named_state
 from . import group as groups
 from .checkpoint_agreement import VOID, Agreement
+from .checkpoint_behind import Behind
 from .checkpoint_find import find
 from .checkpoint_names import named
 from .checkpoint_restore import Fill, Restorer, from_folder
-from .checkpoint_save import Save, Task, portion_of
+from .checkpoint_save import Save, portion_of
 from .checkpoint_subject import Subject
 
 STOP_FILE = "STOP"
@@ -115,9 +115,8 @@ class Checkpointer:
         """The one in the background."""
         self._save_since: int | None = None
         """The generation of ranks that began it."""
-        self._snapshot = Snapshot()
+        self._behind = Behind(self._agreement)
         self._prepared = False
-        self._room: Task | None = None
         self._subject.require_known_parameters()
         self._restorer = Restorer(self._subject, self._state, loader, self._group, self._agreement)
         if self.store is not None and (listen := getattr(self._group, "listen_for_stop", None)):
@@ -241,6 +240,7 @@ class Checkpointer:
                 self._not_saved(save.step, save.problem)
             else:
                 self._saved = save.step, save.path
+                self._behind.committed()
 
     def _not_saved(self, step: int, problem: str) -> None:
         self._agreement.say(f"no checkpoint after step {step}: {problem}; training goes on")
@@ -251,48 +251,52 @@ class Checkpointer:
             return
         self._prepared = True
         layout, arrays, _ = self._laid_out()
-        nbytes = nbytes_of(portion_of(self._agreement, layout, arrays, self.block_nbytes))
-        self._room = Task(lambda: self._snapshot.prepare(nbytes), "phalanx-checkpoint-room")
+        self._behind.prepare(portion_of(self._agreement, layout, arrays, self.block_nbytes))
 
     def _laid_out(self) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
         """Where everything goes, the arrays on the host, and the scalars of named state."""
         scalars, arrays = named_state.take_apart(self._state)
         arrays |= self._subject.arrays() | extra_state.arrays(self._subject.models)
         arrays = {name: on_host(array) for name, array in arrays.items()}
-        return plan(arrays), arrays, scalars
+        return plan(arrays, self._subject.frozen()), arrays, scalars
 
     def _begin(self, store: Store, score: float | None, *, background: bool) -> tuple[Save | None, str]:
         """A save that is under way, or None and what went wrong, equal on all ranks."""
         set_position(self._group.rank, self.step)
         fault_point("checkpoint-begin")
         layout, arrays, scalars = self._laid_out()
+        own = portion_of(self._agreement, layout, arrays, self.block_nbytes)
+        same: list[str] = []
+        if background:
+            own, same = self._behind.take(own, layout)
         started: list[Manifest] = []
 
-        def begin() -> str:
+        def begin() -> tuple[str, list[str]]:
             started.append(self._manifest(scalars | scalars_of(score)))
-            return str(store.begin(self.step, layout))
+            folder = store.begin(self.step, layout)
+            return str(folder), self._behind.link(store, folder, layout, same)
 
-        folder, problem = self._agreement.on_rank_0("begin", begin)
-        if folder is None:
+        told, problem = self._agreement.on_rank_0("begin", begin)
+        if told is None:
             return None, problem
-        own = portion_of(self._agreement, layout, arrays, self.block_nbytes)
-        if background:
-            if self._room is not None:
-                self._room = self._room.result()
-            own = self._snapshot.take(own)
+        folder, linked = Path(told[0]), told[1]
+        own = [item for item in own if item[0].file not in linked]
+        write_own = self._behind.snapshot.write if background else write_portion
 
         def write() -> list[Part]:
-            parts = write_portion(Path(folder), own)
+            parts = write_own(folder, own)
             fault_point("checkpoint-after-write")
             return parts
 
         def commit(parts: list[Part]) -> Path:
-            files, tensors = complete(layout, parts)
-            return store.commit(Path(folder), replace(started[0], files=files, tensors=tensors))
+            files, tensors = complete(layout, parts + self._behind.parts_of(linked))
+            manifest = replace(started[0], files=files, tensors=tensors)
+            path = store.commit(folder, manifest)
+            if background:
+                self._behind.made(path, manifest)
+            return path
 
-        return Save(
-            self._agreement, store, self.step, Path(folder), write=write, commit=commit, background=background
-        ), ""
+        return Save(self._agreement, store, self.step, folder, write=write, commit=commit, background=background), ""
 
     def _manifest(self, scalars: Mapping[str, Any]) -> Manifest:
         """All but what lies in files."""

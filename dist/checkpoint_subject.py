@@ -35,6 +35,17 @@ class Subject:
             for name, parameter in model.named_parameters()
         }
 
+    def frozen(self) -> set[str]:
+        """The names in the checkpoint of parameters that no optimizer trains, or that want no gradient."""
+        trained = {
+            p for optimizer in self.optimizers.values() for group in optimizer.param_groups for p in group["params"]
+        }
+        return {
+            f"{MODEL}{name}"
+            for parameter, name in self.names().items()
+            if not getattr(parameter, "requires_grad", True) or (trained and parameter not in trained)
+        }
+
     def model_arrays(self) -> dict[str, Any]:
         return {
             f"{MODEL}{dot(prefix)}{name}": tensor.array

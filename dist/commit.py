@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: ShardState) -> None:
     """Divide the sums by the total weight, once, into the gradient slots; no gradient where no shard used a parameter."""
-    own = set(parameters)
+    own = set(parameters) if lanes else set()
     for lane in lanes:
         store, number = lane.store, lane.result.dtype.type(state.weight)
         if own.issuperset(store.parameters):
@@ -27,35 +27,39 @@ def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: S
             if parameter in own:
                 part = slice(*store.extent(index))
                 np.divide(lane.result[part], number, out=store.gradient[part], casting="same_kind")
-    for parameter, used in zip(parameters, state.used_by_some, strict=True):
-        parameter._grad = Tensor(parameter._slot) if used else None
+    for parameter, used in zip(parameters, state.layout.used_by_some, strict=True):
+        gradient = parameter._grad
+        if not used:
+            parameter._grad = None
+        elif gradient is None or gradient.array is not parameter._slot:
+            parameter._grad = Tensor(parameter._slot)
 
 
 def commit_statistics(layers: Mapping[str, Any], state: ShardState) -> None:
     """Move running statistics once for each layer and call."""
-    if state.statistics:
-        for key, (n, mean, m2) in state.statistics.items():
-            layers[key.rpartition("#")[0]].commit(n, mean, m2)
+    for key, count, moments in state.statistics():
+        layers[key.rpartition("#")[0]].commit(count, moments[0], moments[1])
 
 
 def unused(
     parameters: Sequence[Parameter], names: Mapping[Parameter, str], state: ShardState
 ) -> Iterator[tuple[str, str]]:
     """(key, text) for each thing to tell about parameters without gradient."""
-    trainable = np.array([p.requires_grad for p in parameters], bool)
-    nowhere = trainable & ~state.used_by_some
-    partly = trainable & state.used_by_some & ~state.used_by_all
-    if nowhere.any():
+    some, every = state.layout[:2]
+    if 0 not in every:
+        return
+    trainable = [(names[p], a, b) for p, a, b in zip(parameters, some, every, strict=True) if p.requires_grad]
+    nowhere = [name for name, used, _ in trainable if not used]
+    partly = [name for name, used, always in trainable if used and not always]
+    if nowhere:
         yield (
             "none",
-            "no shard used these parameters in this step, the optimizer leaves them alone: "
-            + _list([names[p] for p, flag in zip(parameters, nowhere, strict=True) if flag]),
+            f"no shard used these parameters in this step, the optimizer leaves them alone: {_list(nowhere)}",
         )
-    if partly.any():
+    if partly:
         yield (
             "some",
-            "only some shards used these parameters in this step, the others count as zero: "
-            + _list([names[p] for p, flag in zip(parameters, partly, strict=True) if flag]),
+            f"only some shards used these parameters in this step, the others count as zero: {_list(partly)}",
         )
 
 

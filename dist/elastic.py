@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -34,6 +32,7 @@ from .control import ControlMesh
 from .env import RankEnvironment
 from .errors import CommunicatorError, LaunchError, PeerLostError
 from .member import LOOPBACK, address_text, listen
+from .membership_channel import Channel, Word
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpointer
@@ -45,37 +44,6 @@ SILENCE_S = 2.5
 """How long another host may acknowledge nothing: less than in jobs that have to start again for it."""
 DECISION_S = 60.0
 """For the launcher to say who goes on."""
-Word = Mapping[str, Any]
-
-
-class Channel:
-    """The open socket to the launcher: lines of JSON both ways. A thread reads; any thread may :meth:`say`."""
-
-    def __init__(self, descriptor: int, hear: Callable[[Word], None]) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._socket.set_inheritable(False)
-        self._sending = threading.Lock()
-        self._hear = hear
-        threading.Thread(target=self._read, name="phalanx-membership", daemon=True).start()
-
-    def say(self, kind: str, **words: Any) -> None:
-        """Tell the launcher; nothing where it is gone, which ends this process in any case."""
-        with self._sending, contextlib.suppress(OSError):
-            self._socket.sendall(json.dumps({"kind": kind, **words}).encode() + b"\n")
-
-    def _read(self) -> None:
-        rest = b""
-        while True:
-            try:
-                data = self._socket.recv(1 << 16)
-            except OSError:
-                data = b""
-            if not data:
-                self._hear({"kind": "gone"})
-                return
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._hear(json.loads(line))
 
 
 class Elastic:

@@ -20,8 +20,8 @@ from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
 from .messages import Messages, Program
-from .reduction import shared
 from .reduction.bucket import Bucket
+from .reduction.mean_and_commit import MeanAndCommit
 from .reduction.tree import Accumulator, Node
 from .shard_state import ShardState, Votes, decode, encode, exchange, join, merge, own_states
 
@@ -56,6 +56,10 @@ class Fold:
         ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
         self._number([(lane.store, bucket) for lane, bucket in self.buckets], names)
+        if self._alone_in_place():
+            result = self.lanes[0].result
+            self._name_of_both = f"{self.labels[0]} {result.dtype}[{result.size}] and commit of step"
+            self._both = MeanAndCommit(self.ranges, self.shards)
         self.reset()
 
     def _number(self, buckets: Sequence[tuple[FlatStore, Bucket]], names: Mapping[Parameter, str]) -> None:
@@ -83,9 +87,9 @@ class Fold:
 
     # -- gradients, where backward left them --------------------------------------------------------------------------
 
-    def has_gradient(self, parameter: Parameter) -> bool:
-        """Whether the open shard used ``parameter``."""
-        return parameter._grad is not None
+    def used(self, parameters: Sequence[Parameter]) -> bytes:
+        """For each of ``parameters`` 1 if the open shard used it, else 0."""
+        return bytes([parameter._grad is not None for parameter in parameters])
 
     def surprised(self) -> bool:
         """A backward pass begins: was the one before taken for the last? Then its sums are void, all ranks do them again."""
@@ -201,23 +205,18 @@ class Fold:
 
     def _mean_and_commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
         """The only bucket's mean and the commit, in one operation."""
-        (lane, bucket), shards = self.buckets[0], self.shards
-        partials = self._states_of_all(last)
+        (lane, bucket), both = self.buckets[0], self._both
+        own = own_states(self.group.rank, self._states_of_all(last), self.ranges, self.shards)
+        brought = encode(own, votes)
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
-        found: list[tuple[ShardState | None, Votes]] = []
-
-        def heard(rows: Sequence[bytes]) -> float | None:
-            found.append(join(rows, self.ranges, shards))
-            state, joined = found[0]
-            return None if joined.again else state.weight if state is not None and state.weight else 1.0
 
         def program(messages: Messages) -> tuple[ShardState | None, Votes]:
-            brought = encode(own_states(messages.rank, partials, self.ranges, shards), votes)
-            shared.mean_and_commit(messages, terms, self.ranges, shards, lane.result, brought, heard)
-            return found[0]
+            state, joined = join(both.gather(messages, terms, lane.result, brought), self.ranges, self.shards)
+            if not joined.again:
+                both.divide(messages, terms, lane.result, state.weight if state is not None and state.weight else 1.0)
+            return state, joined
 
-        name = f"{self.labels[0]} {lane.result.dtype}[{lane.result.size}] and commit of step"
-        state, votes = self._agreed(program, name)
+        state, votes = self._agreed(program, self._name_of_both)
         self.submitted, self._is_mean = int(not votes.again), not votes.again
         return state, votes
 
@@ -249,5 +248,5 @@ class Fold:
                 raise
             (state,), votes = decode(held)
         if not votes.again:
-            self.group.held = (number, encode([state], votes))
+            self.group.last_commit = (number, state, votes)
         return state, votes

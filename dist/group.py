@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from ..core.errors import RangeError
 from ..core.faults import set_position
 from ..core.kernels.table import choose as choose_kernels
 from ..core.rank_local import of_rank
-from . import elastic, env, excepthook, processor
+from . import elastic, env, excepthook, processor, stop_signals
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.mpi import MpiCommunicator
@@ -32,7 +31,7 @@ from .leftovers import sweep
 from .lifeline import die_with_parent
 from .meeting import Meeting
 from .reduction.tree import owned_range
-from .shard_state import Votes
+from .shard_state import ShardState, Votes, encode
 
 
 @dataclass(eq=False)
@@ -64,8 +63,8 @@ class Group:
 
     meeting: Meeting = field(init=False)
     """Where shards meet inside of their forward and backward."""
-    held: tuple[int, bytes] = (0, b"")
-    """The number of the last committed step and the message that committed it, for survivors that did not get it."""
+    last_commit: tuple[int, ShardState | None, Votes] | None = None
+    """The number of the last committed step and what was agreed on in it."""
     elastic: elastic.Elastic | None = None
     """In a job whose ranks may come and go: how this one keeps up."""
     _waiting_as: tuple[int, int] | None = None
@@ -102,11 +101,9 @@ class Group:
         """From now on SIGTERM and SIGUSR1 ask for an agreed stop instead of ending this process.
 
         For whoever then acts on ``stop_requested`` (the Checkpointer). A second signal ends the process at once. Where
-        ranks are threads the main thread gets the signals: whoever started them calls :func:`pass_signals_on` there.
+        ranks are threads the main thread gets the signals: whoever started them calls :func:`.stop_signals.pass_on` there.
         """
-        if self not in _listening:
-            _listening.append(self)
-        pass_signals_on()
+        stop_signals.listen(self)
 
     def take_place(self, communicator: Communicator, control: Communicator, local_rank: int, local_size: int) -> None:
         """From now on these are the ranks, and this is one of them."""
@@ -124,6 +121,14 @@ class Group:
     def after_loss(self, error: CommunicatorError, number: int) -> bytes | None:
         """In the commit of step ``number``: what commits it, if any survivor has it."""
         return self.settle(number, None) if self.elastic is None else self.elastic.recover(error, number)
+
+    @property
+    def held(self) -> tuple[int, bytes]:
+        """The number of the last committed step and the message that commits it, for survivors that did not get it."""
+        if self.last_commit is None:
+            return 0, b""
+        number, state, votes = self.last_commit
+        return number, encode([state], votes)
 
     def settle(self, number: int, payload: bytes | None) -> bytes | None:
         """After a rank was lost: what commits step ``number`` if any survivor has it. Every survivor calls once."""
@@ -151,26 +156,6 @@ class Group:
         self.votes.clear()
         if self.elastic is not None:
             self.elastic.agreed(joined.named)
-
-
-_listening: list[Group] = []
-"""The ranks of this process that can stop when asked to."""
-
-
-def pass_signals_on() -> None:
-    """From now on SIGTERM and SIGUSR1 ask those ranks of this process that listen to stop; in the main thread alone."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _on_signal)
-
-
-def _on_signal(number: int, frame: Any) -> None:
-    groups = list(_listening)
-    if not groups or any(group.stop_heard for group in groups):
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-    for group in groups:
-        group.stop_heard = signal.Signals(number).name
 
 
 class _Local(threading.local):
@@ -375,8 +360,7 @@ def shutdown() -> None:
     at_boundaries(None)
     precision.promise(False)
     if group is not None:
-        if group in _listening:
-            _listening.remove(group)
+        stop_signals.forget(group)
         if group.control is not group.communicator:
             group.control.close()
         group.communicator.close()

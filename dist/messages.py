@@ -142,12 +142,13 @@ class Messages:
             except TimeoutError:
                 raise self._late_meeting(local, part) from None
             wire.arrived += 1
-            if not local.is_intact(index):
+            said_of_it, intact = local.hear(index)
+            if not intact:
                 raise damaged(
                     f"rank {self.rank} in {self.operation}: what rank {local.members[index]} said in shared memory"
                 )
-            if local.text(index) != text:
-                self._differs(local.members[index], local.text(index), part)
+            if said_of_it != text:
+                self._differs(local.members[index], said_of_it, part)
         wire.waiting_for = ()
         return local
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.backend import array_module, device_kind, to_host
+from ..core.backend import array_module, to_host
 from ..core.nn.statistics import Entry
 from .losses import Later, Loss
-from .shard_state import ShardState
+from .shard_state import NO_MOMENTS, Layout, ShardState
 
 if TYPE_CHECKING:
     from ..core.nn.module import Module
@@ -36,18 +36,20 @@ class OpenShard:
     takes: bool = False
     """ZeRO-2: a shard before the last owned one; what is final in its last pass is folded and freed."""
 
-    def state(self, names: Mapping[Module, str], used: Sequence[bool]) -> ShardState | None:
-        """Its leaf but for the gradients; ``used``: which parameters have one. None: nothing was computed."""
+    def state(self, names: Mapping[Module, str], used: bytes) -> ShardState | None:
+        """Its leaf but for the gradients; ``used``: 1 for each parameter that has one, else 0. None: nothing was computed."""
         if not self.weight:
             return None
-        moments = _on_host([array for e in self.records for array in (e.mean, e.m2)])
-        statistics = {
-            f"{names[e.layer]}#{e.call_number}": (float(e.n), mean, m2)
-            for e, mean, m2 in zip(self.records, moments[::2], moments[1::2], strict=True)
-        }
-        flags = np.array(used, bool)
+        keys, counts, sizes = [], [], []
+        for entry in self.records:
+            keys.append(f"{names[entry.layer]}#{entry.call_number}")
+            counts.append(float(entry.n))
+            sizes.append(entry.mean.size)
         loss = sum(map(float, self.losses), 0.0)
-        return ShardState(self.weight, loss * self.weight, flags, flags.copy(), statistics)
+        layout = Layout(used, used, tuple(keys), tuple(counts), tuple(sizes))
+        if not keys:
+            return ShardState(self.weight, loss * self.weight, layout, NO_MOMENTS)
+        return ShardState(self.weight, loss * self.weight, layout, _on_host(self.records))
 
     def check(self, check_finite: Callable[[float], None]) -> None:
         """Look at the losses that a GPU was still computing when backward began."""
@@ -56,11 +58,11 @@ class OpenShard:
                 check_finite(float(loss))
 
 
-def _on_host(arrays: Sequence[Any]) -> list[np.ndarray]:
-    """``arrays`` as float64 on the host; those of a GPU in one transfer."""
-    if not any(device_kind(array) != "cpu" for array in arrays):
-        return [np.asarray(array, np.float64) for array in arrays]
-    flat = array_module(*arrays).concatenate([array.reshape(-1) for array in arrays])
-    ends = np.cumsum([array.size for array in arrays])
-    parts = np.split(to_host(flat).astype(np.float64), ends[:-1])
-    return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+def _on_host(records: Sequence[Entry]) -> np.ndarray:
+    """All means and all M2, one row each, in float64 on the host; those of a GPU in one transfer."""
+    arrays = [entry.mean for entry in records] + [entry.m2 for entry in records]
+    if all(type(array) is np.ndarray for array in arrays):
+        flat = np.concatenate(arrays, dtype=np.float64)
+    else:
+        flat = to_host(array_module(*arrays).concatenate([array.reshape(-1) for array in arrays])).astype(np.float64)
+    return flat.reshape(2, -1)

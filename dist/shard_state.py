@@ -2,35 +2,57 @@
 
 Each shard leaves one :class:`ShardState`; states are merged in the order of the tree over shards, like the gradients. What
 belongs to a rank rather than to a shard (votes) travels beside them and is joined by rank.
+
+This runs once a step between large products, when no cache holds anything of it: a state is few objects, and what is the same
+from step to step (names, sizes, which parameters are used) is one of them.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from .messages import Messages
 from .reduction.tree import Node, fold, whole_subtrees
 
-Statistics = dict[str, tuple[float, np.ndarray, np.ndarray]]
-"""``"layer#call"`` -> (n, mean, M2)."""
+
+class Layout(NamedTuple):
+    """What a state consists of beside its numbers."""
+
+    used_by_some: bytes
+    """For each parameter 1 if any shard used it, else 0."""
+    used_by_all: bytes
+    keys: tuple[str, ...]
+    """``"layer#call"`` for each layer and call that left statistics."""
+    counts: tuple[float, ...]
+    """Over how many values each of them is taken."""
+    sizes: tuple[int, ...]
+    """How many channels each of them has."""
 
 
 @dataclass(slots=True)
 class ShardState:
     """Sums over the shards below one node of the tree."""
 
-    weight: float = 0.0
-    loss: float = 0.0
+    weight: float
+    loss: float
     """Sum of loss times weight."""
-    used_by_some: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    used_by_all: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    statistics: Statistics = field(default_factory=dict)
+    layout: Layout
+    moments: np.ndarray
+    """(2, channels of all keys): mean and M2, float64."""
+
+    def statistics(self) -> Iterator[tuple[str, float, np.ndarray]]:
+        """(key, count, (2, channels): mean and M2) of each layer and call."""
+        end = 0
+        for key, count, size in zip(*self.layout[2:], strict=True):
+            start, end = end, end + size
+            yield key, count, self.moments[:, start:end]
 
 
 @dataclass(slots=True)
@@ -48,24 +70,63 @@ class Votes:
 
 
 def merge(left: ShardState, right: ShardState) -> ShardState:
-    """The state of a node from its children. Means merge by Chan, Golub and LeVeque's rule (COMPSTAT 1982)."""
-    statistics = dict(left.statistics)
-    for key, entry in right.statistics.items():
-        statistics[key] = _merge_moments(statistics[key], entry) if key in statistics else entry
-    return ShardState(
-        left.weight + right.weight,
-        left.loss + right.loss,
-        left.used_by_some | right.used_by_some,
-        left.used_by_all & right.used_by_all,
-        statistics,
-    )
+    """The state of a node from its children."""
+    one, other = left.layout, right.layout
+    keys, counts, sizes, moments = one.keys, one.counts, one.sizes, left.moments
+    if keys == other.keys:
+        if keys:
+            counts, moments = _merge_moments(counts, moments, other.counts, right.moments, sizes)
+    else:
+        keys, counts, sizes, moments = _join_keys(left, right)
+    some, every = one.used_by_some, one.used_by_all
+    if some != other.used_by_some:
+        some = bytes(a | b for a, b in zip(some, other.used_by_some, strict=True))
+    if every != other.used_by_all:
+        every = bytes(a & b for a, b in zip(every, other.used_by_all, strict=True))
+    layout = Layout(some, every, keys, counts, sizes)
+    return ShardState(left.weight + right.weight, left.loss + right.loss, layout, moments)
 
 
-def _merge_moments(a: tuple[float, Any, Any], b: tuple[float, Any, Any]) -> tuple[float, Any, Any]:
-    (n_a, mean_a, m2_a), (n_b, mean_b, m2_b) = a, b
-    n = n_a + n_b
-    delta = mean_b - mean_a
-    return n, mean_a + delta * (n_b / n), m2_a + m2_b + delta * delta * (n_a * n_b / n)
+def _merge_moments(
+    counts_a: tuple[float, ...], a: np.ndarray, counts_b: tuple[float, ...], b: np.ndarray, sizes: tuple[int, ...]
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """By Chan, Golub and LeVeque's rule (COMPSTAT 1982), all channels of all layers at once."""
+    counts, share, product = _shares(counts_a, counts_b, sizes)
+    delta = b[0] - a[0]
+    merged = a + b
+    np.add(a[0], delta * share, out=merged[0])
+    delta *= delta
+    delta *= product
+    merged[1] += delta
+    return counts, merged
+
+
+@functools.lru_cache(maxsize=64)
+def _shares(
+    counts_a: tuple[float, ...], counts_b: tuple[float, ...], sizes: tuple[int, ...]
+) -> tuple[tuple[float, ...], np.ndarray, np.ndarray]:
+    """The counts together; for each channel the share of the right one, and the product of both over their sum."""
+    counts = tuple(a + b for a, b in zip(counts_a, counts_b, strict=True))
+    share = [b / n for b, n in zip(counts_b, counts, strict=True)]
+    product = [a * b / n for a, b, n in zip(counts_a, counts_b, counts, strict=True)]
+    return counts, np.repeat(share, sizes), np.repeat(product, sizes)
+
+
+def _join_keys(
+    left: ShardState, right: ShardState
+) -> tuple[tuple[str, ...], tuple[float, ...], tuple[int, ...], np.ndarray]:
+    """Where the shards went through different layers: what only one of them has is taken as it is."""
+    found = {key: (count, moments) for key, count, moments in left.statistics()}
+    for key, count, moments in right.statistics():
+        if key in found:
+            before, own = found[key]
+            (together,), merged = _merge_moments((before,), own, (count,), moments, (moments.shape[1],))
+            found[key] = together, merged
+        else:
+            found[key] = count, moments
+    rows = list(found.values())
+    sizes = tuple(moments.shape[1] for _, moments in rows)
+    return tuple(found), tuple(n for n, _ in rows), sizes, np.concatenate([moments for _, moments in rows], axis=1)
 
 
 def exchange(
@@ -99,74 +160,63 @@ def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) 
     for row, owned in zip(rows, ranges, strict=True):
         states, votes = decode(row)
         leaves.update(zip(whole_subtrees(*owned, shards), states, strict=True))
-        joined = Votes(
-            joined.stop or votes.stop,
-            joined.again or votes.again,
-            joined.named | votes.named,
-            joined.notes + votes.notes,
-        )
+        joined.stop, joined.again = joined.stop or votes.stop, joined.again or votes.again
+        joined.named |= votes.named
+        joined.notes += votes.notes
     return fold((0, shards), leaves, merge), joined
 
 
 def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:
-    """Packed numbers, a few words as JSON if there are any, and the arrays as float64 behind them."""
+    """Numbers, layouts, a few words as JSON if there are any, and the moments behind them."""
     said = votes.stop is not None or votes.named or votes.notes
     words = json.dumps([votes.stop, sorted(votes.named), votes.notes]).encode() if said else b""
-    parts = [_HEAD.pack(len(states), len(words), votes.again), words]
-    arrays: list[np.ndarray] = []
+    numbers, layouts, moments = [], [words], []
     for state in states:
         if state is None:
-            parts.append(_ABSENT)
+            numbers.append(_ABSENT)
             continue
-        flags = state.used_by_some, state.used_by_all
-        parts.append(_STATE.pack(state.weight, state.loss, flags[0].size, flags[1].size, len(state.statistics)))
-        parts += [np.packbits(each).tobytes() for each in flags]
-        for key, (n, mean, m2) in state.statistics.items():
-            name = key.encode()
-            parts += (_LAYER.pack(len(name), n, mean.size), name)
-            arrays += (mean, m2)
-    head = b"".join(parts)
-    body = [np.asarray(array, np.float64).tobytes() for array in arrays]
-    return b"".join((_SIZE.pack(len(head)), head, bytes(-len(head) % 8), *body))
+        layout = _encode_layout(state.layout)
+        numbers.append(_STATE.pack(state.weight, state.loss, len(layout), state.moments.shape[1]))
+        layouts.append(layout)
+        moments.append(state.moments.tobytes())
+    return b"".join((_HEAD.pack(len(states), len(words), votes.again), *numbers, *moments, *layouts))
 
 
 def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
     """The inverse of :func:`encode`."""
-    size = _SIZE.unpack_from(data)[0] + _SIZE.size
-    at = size + -size % 8
-    body = np.frombuffer(data, np.float64, offset=at) if len(data) > at else np.zeros(0)
-    count, length, again = _HEAD.unpack_from(data, _SIZE.size)
-    at = _SIZE.size + _HEAD.size + length
-    stop, named, notes = json.loads(data[at - length : at]) if length else (None, (), ())
-    taken = 0
+    count, length, again = _HEAD.unpack_from(data)
+    at = _HEAD.size + count * _STATE.size
+    numbers = list(_STATE.iter_unpack(data[_HEAD.size : at]))
+    end = at + 16 * sum(channels for _, _, _, channels in numbers)
+    stop, named, notes = json.loads(data[end : end + length]) if length else (None, (), ())
+    end += length
     states: list[ShardState | None] = []
-    for _ in range(count):
-        weight, loss, some, every, layers = _STATE.unpack_from(data, at)
-        at += _STATE.size
-        if layers < 0:
+    for weight, loss, nbytes, channels in numbers:
+        if nbytes < 0:
             states.append(None)
             continue
-        flags = []
-        for bits in (some, every):
-            packed = np.frombuffer(data, np.uint8, -(-bits // 8), at)
-            flags.append(np.unpackbits(packed, count=bits).view(bool))
-            at += packed.size
-        statistics: Statistics = {}
-        for _ in range(layers):
-            length, n, channels = _LAYER.unpack_from(data, at)
-            at += _LAYER.size + length
-            key = data[at - length : at].decode()
-            statistics[key] = (n, body[taken : taken + channels], body[taken + channels : taken + 2 * channels])
-            taken += 2 * channels
-        states.append(ShardState(weight, loss, flags[0], flags[1], statistics))
+        moments = np.frombuffer(data, np.float64, 2 * channels, at).reshape(2, channels) if channels else NO_MOMENTS
+        states.append(ShardState(weight, loss, _decode_layout(data[end : end + nbytes]), moments))
+        at += 16 * channels
+        end += nbytes
     return states, Votes(stop, again, frozenset(named), tuple(notes))
 
 
-_SIZE = struct.Struct("<q")
-_HEAD = struct.Struct("<II?")
-"""States, bytes of words, whether to do it again."""
-_STATE = struct.Struct("<ddIIi")
-"""Weight, loss, parameters (twice), layers with statistics; -1 layers: no state."""
-_LAYER = struct.Struct("<IdI")
-"""Bytes of the name, n, channels."""
-_ABSENT = _STATE.pack(0.0, 0.0, 0, 0, -1)
+@functools.lru_cache(maxsize=64)
+def _encode_layout(layout: Layout) -> bytes:
+    some, every, keys, counts, sizes = layout
+    return json.dumps([some.hex(), every.hex(), keys, counts, sizes]).encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _decode_layout(data: bytes) -> Layout:
+    some, every, keys, counts, sizes = json.loads(data)
+    return Layout(bytes.fromhex(some), bytes.fromhex(every), tuple(keys), tuple(counts), tuple(sizes))
+
+
+_HEAD = struct.Struct("<qq?7x")
+"""States, bytes of words, whether to do it again; what follows begins on 8 bytes."""
+_STATE = struct.Struct("<ddqq")
+"""Weight, loss, bytes of the layout (-1: no state), channels with statistics."""
+NO_MOMENTS = np.zeros((2, 0))
+_ABSENT = _STATE.pack(0.0, 0.0, -1, 0)

@@ -54,8 +54,8 @@ class RunArguments:
     """The secret that the launchers of all ``nodes`` know."""
     logs: str | None = None
     """Folder for each rank's whole output."""
-    tee: tuple[int, ...] | None = None
-    """Only these ranks' stdout is printed."""
+    tee: tuple[int, ...] | None = (0,)
+    """Ranks whose lines are all printed, of the others those from WARNING on; None: all ranks."""
     elastic: str | None = None
     """``MIN:MAX``: when a rank is lost the others go on, and new ones may join."""
     elastic_wait_s: float = 120.0

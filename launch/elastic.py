@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,12 +55,11 @@ class ElasticSupervisor(Supervisor):
         printers: tuple[Printer, Printer],
         signals: Signals,
         grace_s: float,
-        tee: Collection[int] | None,
         membership: Membership,
         crew: Crew,
         recruits: Recruits,
     ) -> None:
-        super().__init__(job, printers, signals, grace_s, tee)
+        super().__init__(job, printers, signals, grace_s)
         self._membership, self._crew = membership, crew
         ranks = [process for process in job.processes if not isinstance(process, Link)]
         self._ranks: dict[int, Runs] = dict(zip(membership.members, ranks, strict=True))
@@ -293,6 +292,8 @@ class ElasticSupervisor(Supervisor):
                 its_channel.send()
         for printer in self._printers:
             printer.resize(max(1, len(self._ranks)))
+            if present := self._membership.present():
+                printer.follow(present[0])
 
     def _tell(self, slot: int, message: Mapping[str, object]) -> None:
         process = self._ranks.get(slot)

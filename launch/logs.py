@@ -33,15 +33,18 @@ class RankLogs:
         self._files = {}
 
 
-def parse_ranks(text: str) -> tuple[int, ...]:
+def parse_ranks(text: str) -> tuple[int, ...] | None:
+    """Of ``--tee``; None: all.
+
+    >>> parse_ranks("0,4-6"), parse_ranks("all")
+    ((0, 4, 5, 6), None)
     """
-    >>> parse_ranks("0,4-6")
-    (0, 4, 5, 6)
-    """
+    if text.strip() == "all":
+        return None
     ranks: set[int] = set()
     for word in text.split(","):
         first, dash, last = word.strip().partition("-")
         if not first.isdigit() or (dash and (not last.isdigit() or int(last) < int(first))):
-            raise LaunchError(f"--tee {text}: {word!r} is not understood; expected ranks, for example 0,4-6")
+            raise LaunchError(f"--tee {text}: {word!r} is not understood; expected ranks, for example 0,4-6, or all")
         ranks.update(range(int(first), int(last if dash else first) + 1))
     return tuple(sorted(ranks))

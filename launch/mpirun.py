@@ -98,8 +98,7 @@ def command(mpi: Mpirun, ranks: int, hosts: Sequence[Host] = (), names: Sequence
 def over_ssh(mpi: Mpirun, wrapper: str) -> dict[str, str]:
     """Variables that make mpirun start its daemons by ``wrapper`` instead of ssh."""
     if mpi.kind == "MPICH":
-        quiet = {"UCX_LOG_LEVEL": "error"}  # at the end it warns of messages that nobody wants any more
-        return {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": wrapper, **quiet}
+        return {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": wrapper}
     return {"PRTE_MCA_plm_ssh_agent": wrapper, "OMPI_MCA_plm_rsh_agent": wrapper}
 
 

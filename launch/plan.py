@@ -17,8 +17,8 @@ from .mpirun import Mpirun
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """One variable for each library that would otherwise start a thread per core in every rank."""
-FORWARDED = ("PYTHONPATH", *THREAD_VARIABLES)
-"""What ranks on other hosts get although no option names it."""
+FORWARDED = ("PYTHONPATH", *THREAD_VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""What ranks on other hosts get although no option names it: where it differs, so do the bits of sums."""
 
 
 @dataclass(frozen=True, slots=True)

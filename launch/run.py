@@ -102,7 +102,8 @@ def dry_run(arguments: RunArguments) -> LaunchPlan:
     check_script(arguments)
     machine = look_around()
     mpi = find_mpirun(machine.python, machine.environ) if arguments.mpi else None
-    return make_plan(arguments, machine, job="JOB", mpi=mpi)
+    first = arguments.hosts[0].name if arguments.hosts else "127.0.0.1"
+    return make_plan(arguments, machine, "JOB", arguments.rendezvous or f"{first}:PORT", mpi=mpi)
 
 
 def check_script(arguments: RunArguments) -> None:
@@ -191,7 +192,7 @@ def _attempt(
                 address = f"127.0.0.1:{listening.getsockname()[1]}"
                 plan = make_plan(arguments, machine, name, address, listening.fileno(), restart)
                 start_ranks(plan, job)
-        watch = (job, printers, signals, arguments.grace_s, arguments.tee)
+        watch = (job, printers, signals, arguments.grace_s)
         supervisor = (
             _elastic(arguments, machine, name, plan, watch, left, record, stack)
             if arguments.elastic
@@ -206,7 +207,7 @@ def _elastic(
     machine: Machine,
     name: str,
     plan: LaunchPlan,
-    watch: tuple[Job, tuple[Printer, Printer], Signals, float, tuple[int, ...] | None],
+    watch: tuple[Job, tuple[Printer, Printer], Signals, float],
     left: int,
     record: Record,
     stack: contextlib.ExitStack,
@@ -322,8 +323,8 @@ def _printers(arguments: RunArguments, machine: Machine) -> tuple[Printer, Print
     colour = not machine.environ.get("NO_COLOR")
     stdout, stderr = Sink(1), Sink(2)
     return (
-        Printer(stdout, arguments.ranks, prefix, colour and stdout.terminal),
-        Printer(stderr, arguments.ranks, prefix, colour and stderr.terminal),
+        Printer(stdout, arguments.ranks, prefix, colour and stdout.terminal, arguments.tee),
+        Printer(stderr, arguments.ranks, prefix, colour and stderr.terminal, arguments.tee, stderr=True),
     )
 
 

@@ -10,13 +10,13 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from .mpirun import untag
-from .output import Printer
+from .output import Printer, not_shown
 from .process import TAGGED, Job, Relay, Runs, Source, signal_ranks
 
 LAST_WORD_S = 1.0
@@ -138,7 +138,6 @@ class Supervisor:
         printers: tuple[Printer, Printer],
         signals: Signals,
         grace_s: float,
-        tee: Collection[int] | None = None,
     ) -> None:
         self._job, self._printers, self._signals, self._grace_s = job, printers, signals, grace_s
         self._running: list[Runs] = list(job.processes)
@@ -146,7 +145,6 @@ class Supervisor:
         self._sources: dict[int, Source] = {source.descriptor: source for source in job.sources}
         self._watched: dict[int, Callable[[], None]] = {}
         """Other descriptors, and what is to be done when they become readable."""
-        self._tee = tee
         self._size = printers[0].size
         self._rests: dict[int, bytes] = {}
         self._steps: list[tuple[float, int]] = []
@@ -186,6 +184,11 @@ class Supervisor:
                     printer.close(rank, now)
         for printer in self._printers:
             printer.flush()
+        folder = None if self._job.logs is None else str(self._job.logs.folder)
+        words = not_shown([printer.hidden for printer in self._printers], folder)
+        if words:
+            self._say(words)
+        for printer in self._printers:
             printer.sink.finish(DRAIN_S)
 
     # --- one turn of the loop ---------------------------------------------------------------------------------------
@@ -266,8 +269,7 @@ class Supervisor:
     def _feed(self, rank: int, stream: int, data: bytes, now: float) -> None:
         if self._job.logs is not None:
             self._job.logs.write(rank, data)
-        if stream or self._tee is None or rank in self._tee:
-            self._printers[stream].feed(rank, data, now)
+        self._printers[stream].feed(rank, data, now)
 
     def _close(self, source: Source, now: float) -> None:
         if self._sources.pop(source.descriptor, None) is not None and source.rank >= 0:

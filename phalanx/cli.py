@@ -25,6 +25,8 @@ from .tune_arguments import add_tune
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+READER_GONE = 141
+"""As of a command that SIGPIPE ended."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return USAGE_ERROR
     try:
-        return options.call(options)
+        code: int = options.call(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read has seen enough: phalanx ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return READER_GONE
     except PhalanxError as error:
         return _refuse(f"phalanx {options.name}", str(error))
     except KeyboardInterrupt:
@@ -122,7 +129,10 @@ def _add_run(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print rank, host, environment and command, and start nothing")
     add("--no-prefix", action="store_true", help="print the ranks' lines as they are")
     add("--logs", metavar="DIR", help="write each rank's whole output to DIR/rank-K.log")
-    add("--tee", metavar="RANKS", help="print the stdout of these ranks only, for example 0,4-6 (default: of all)")
+    words = (
+        "print all lines of these ranks, for example 0,4-6 or all; of the others only those from WARNING on (default 0)"
+    )
+    add("--tee", metavar="RANKS", default="0", help=words)
     add("--bind", action="store_true", help="give each rank an equal share of its host's cores for itself")
     _add_hosts(parser)
     add("script", help="path of the script")
@@ -309,7 +319,7 @@ def _run(options: argparse.Namespace) -> int:
         rendezvous=options.rendezvous,
         key=read_key(options.key, os.environ) if options.nodes > 1 and not options.dry_run else None,
         logs=options.logs,
-        tee=None if options.tee is None else parse_ranks(options.tee),
+        tee=parse_ranks(options.tee),
         elastic=options.elastic,
         elastic_wait_s=options.elastic_wait,
     )

@@ -20,9 +20,10 @@ from .dist import env
 from .dist.communicators.base import DEFAULT_TIMEOUT_S
 from .dist.communicators.threads import current_communicator, run_threads
 from .dist.errors import LaunchError
-from .dist.group import pass_signals_on
+from .dist.stop_signals import pass_on as pass_signals_on
 from .launch.arguments import RunArguments
-from .launch.output import FOLD_WINDOW_S, Printer, Sink
+from .launch.logs import RankLogs
+from .launch.output import FOLD_WINDOW_S, Printer, Sink, not_shown
 from .launch.plan import flight_folder, names_flight_folder
 from .launch.records import FlightRecords
 from .launch.run import look_around, new_job_name
@@ -130,12 +131,14 @@ def _exit_code(leaving: SystemExit) -> int:
 
 @contextmanager
 def _marked_output(arguments: RunArguments) -> Iterator[None]:
-    """Within, what a rank's thread prints goes through the launcher's printer."""
-    if arguments.ranks == 1 or not arguments.prefix:
+    """Within, what a rank's thread prints goes through the launcher's printer, and into its log."""
+    logs = RankLogs(arguments.logs) if arguments.logs else None
+    if arguments.ranks == 1 and logs is None:
         yield
         return
     before = sys.stdout, sys.stderr
-    streams = [_RankStream(stream, arguments.ranks) for stream in before]
+    lock = threading.Lock()
+    streams = [_RankStream(stream, arguments, logs, lock) for stream in before]
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     try:
         yield
@@ -143,17 +146,23 @@ def _marked_output(arguments: RunArguments) -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream in streams:
             stream.finish()
+        words = not_shown([stream.hidden for stream in streams], arguments.logs)
+        if words:
+            print(f"phalanx run: {words}", file=sys.stderr)
+        if logs is not None:
+            logs.close()
 
 
 class _RankStream(io.TextIOBase):
     """stdout or stderr of all ranks: lines of the ranks' threads are marked, those of other threads pass."""
 
-    def __init__(self, stream: Any, ranks: int) -> None:
-        self._stream, self._ranks = stream, ranks
+    def __init__(self, stream: Any, arguments: RunArguments, logs: RankLogs | None, lock: threading.Lock) -> None:
+        self._stream, self._ranks, self._logs, self._lock = stream, arguments.ranks, logs, lock
         stream.flush()
         sink = Sink(stream.fileno())
-        self._printer = Printer(sink, ranks, True, sink.terminal and not os.environ.get("NO_COLOR"))
-        self._lock = threading.Lock()
+        colour = sink.terminal and not os.environ.get("NO_COLOR")
+        prefix, stderr = arguments.prefix and self._ranks > 1, stream is sys.stderr
+        self._printer = Printer(sink, self._ranks, prefix, colour, arguments.tee, stderr)
         self._ended = threading.Event()
         threading.Thread(target=self._tick, name="output", daemon=True).start()
 
@@ -161,10 +170,17 @@ class _RankStream(io.TextIOBase):
         communicator = current_communicator()
         if communicator is None:
             return self._stream.write(text)
+        data = text.encode(errors="replace")
         with self._lock:
-            self._printer.feed(communicator.rank, text.encode(errors="replace"), time.monotonic())
+            if self._logs is not None:
+                self._logs.write(communicator.rank, data)
+            self._printer.feed(communicator.rank, data, time.monotonic())
             self._printer.sink.write_some()
         return len(text)
+
+    @property
+    def hidden(self) -> dict[int, int]:
+        return self._printer.hidden
 
     def flush(self) -> None:
         self._stream.flush()

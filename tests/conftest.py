@@ -23,7 +23,6 @@ LONG = re.compile(
     r"|test_fault_table\.py::test_fault\[(two jobs, one is killed|rank returns from main, mpirun|rank killed, mpirun goes on"
     r"|tiny /dev/shm, mpi|rank stopped, the stall line, mpi)"
     r"|test_hosts\.py::test_(a_rank_that_stands_still|a_proxy_that_changes_nothing|mpi_ranks_of_one_host)"
-    r"|test_hosts_forms\.py::.*\[by_(hand|mpirun)"
     r"|test_hosts_run\.py::test_nothing_is_left_on_any_host\[15"
     r"|test_compression_jobs\.py::test_same_bits_and_resumed_elsewhere\[powersgd-mpirun"
     r"|test_zero\.py::test_equal_bits\[(adamax|radam|adagrad|adadelta|rprop|asgd|rmsprop)-"

@@ -36,9 +36,9 @@ def launch_command(how: str) -> list[str]:
     binary = Path(sys.executable).parent
     return {
         "alone": [sys.executable],
-        "run": [sys.executable, "-m", "phalanx", "run", "-n", count],
-        "mpi": [sys.executable, "-m", "phalanx", "run", "--mpi", "-n", count],
-        "threads": [sys.executable, "-m", "phalanx", "run", "--threads", "-n", count],
+        "run": [sys.executable, "-m", "phalanx", "run", "--tee", "all", "-n", count],
+        "mpi": [sys.executable, "-m", "phalanx", "run", "--tee", "all", "--mpi", "-n", count],
+        "threads": [sys.executable, "-m", "phalanx", "run", "--tee", "all", "--threads", "-n", count],
         "mpirun": [str(binary / "mpirun"), "-n", count, sys.executable],
     }[kind]
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import as_array
-from ..graph import _contribute, _first_write, _Pending, unbroadcast
+from ..broadcasting import unbroadcast
+from ..leaf import Pending, contribute, first_write
 from ..node import wrap
 from ..part import Part
 from .events import Called, Entered, Given, Ran, Walked
@@ -33,7 +34,7 @@ def deliver(leaf: Any, gradient: Any, slot: Any) -> None:
         elif gradient is slot:
             leaf._grad = wrap(slot)
         else:
-            _first_write(leaf, gradient)
+            first_write(leaf, gradient)
     listener = leaf._listener
     if listener is not None:
         listener.gradient_final(leaf)
@@ -77,7 +78,7 @@ def added(first: Any, second: Any) -> Any:
 
 def pending(remaining: int) -> Any:
     """A leaf that gets several contributions."""
-    found = _Pending()
+    found = Pending()
     found.remaining = remaining
     return found
 
@@ -94,7 +95,7 @@ class Writer:
 
     def __init__(self, recorder: Recorder) -> None:
         self.names: dict[str, Any] = {
-            "as_array": as_array, "unbroadcast": unbroadcast, "added": added, "deliver": deliver, "contribute": _contribute,
+            "as_array": as_array, "unbroadcast": unbroadcast, "added": added, "deliver": deliver, "contribute": contribute,
             "begin": begin, "beside": beside, "end": end, "pending": pending, "tensor": tensor, "wrap": wrap,
         }  # fmt: skip
         self.lines: list[tuple[int, str]] = []

@@ -1,7 +1,7 @@
 """While any thread records, what the engine is made of is exchanged for what tells: the hot path of all others pays nothing.
 
-Exchanged are the forwards and vjps of the op table, a tensor's ``array`` and ``grad``, the call of a module, and two functions
-of the graph. Each asks whether its own thread records.
+Exchanged are the forwards and vjps of the op table, a tensor's ``array`` and ``grad``, the call of a module, and three functions
+of the engine. Each asks whether its own thread records.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .. import flat, graph, op, tensor
+from .. import flat, graph, leaf, op, promotion, tensor
 from ..bfloat16 import renew
 from ..live import now
 from ..nn.module import Module
@@ -23,7 +23,7 @@ from .traced import looked, plain
 
 _slot: Any = Variable.__dict__["array"]
 _grad: Any = Tensor.__dict__["grad"]
-_ENGINE = frozenset([graph.__file__, flat.__file__])
+_ENGINE = frozenset([graph.__file__, leaf.__file__, flat.__file__])
 _HANDS_ON = frozenset(["backward", "detach", "data", "__init__", "_wrap"])
 """Functions of ``tensor.py`` that hand an array on without looking at it."""
 
@@ -36,6 +36,8 @@ _kept: list[tuple[Any, Any, Any]] = []
 _call: Any = Module.__call__
 _record: Any = graph._record
 _walk: Any = graph.backward
+_promotion: Any = promotion
+_binary: Any = promotion.binary
 
 
 @contextmanager
@@ -64,6 +66,7 @@ def _begin() -> None:
         _call, _record, _walk = Module.__call__, graph._record, graph.backward
         _tensor.array, _tensor.grad = property(_read, _write), property(_read_grad, _write_grad)
         _module.__call__, _graph._record, _graph.backward = _told_call, _told_record, _told_backward
+        _promotion.binary = promotion._promoted
 
 
 def _end() -> None:
@@ -80,6 +83,7 @@ def _end() -> None:
         del _tensor.array
         _tensor.grad = _grad
         _module.__call__, _graph._record, _graph.backward = _call, _record, _walk
+        _promotion.binary = _binary
 
 
 def _read(tensor_: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import CheckpointError
+from .writer import fast_crc32
 
 _POLYNOMIAL = 0xEDB88320
 """CRC-32 of zlib, gzip and PNG (ISO 3309), bits reversed."""
@@ -19,7 +19,7 @@ def crc32(data: Any, value: int = 0) -> int:
     """CRC-32 of bytes or of a byte view; ``value`` goes on from what came before."""
     view = memoryview(data)
     for lo in range(0, view.nbytes, _CHUNK_NBYTES):
-        value = zlib.crc32(view[lo : lo + _CHUNK_NBYTES], value)
+        value = fast_crc32()(view[lo : lo + _CHUNK_NBYTES], value)
     return value
 
 
@@ -30,6 +30,16 @@ def text(value: int) -> str:
     'crc32:cbf43926'
     """
     return f"crc32:{value:08x}"
+
+
+def value(checksum: str) -> int:
+    """The other way.
+
+    >>> value("crc32:cbf43926") == crc32(b"123456789")
+    True
+    """
+    require_known(checksum)
+    return int(checksum.partition(":")[2], 16)
 
 
 def require_known(checksum: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from ..errors import CheckpointError, DTypeError, RangeError
 from .manifest import FileEntry, TensorEntry, itemsize
 
 SUFFIX = ".safetensors"
+FROZEN_SUFFIX = ".frozen" + SUFFIX
+"""Of files with what training does not change, so that a later checkpoint can have the same file."""
 DATA_ALIGNMENT_NBYTES = 256
 """Tensor data starts at a multiple of it in its file; the header is padded with spaces, as the format allows."""
 BLOCK_NBYTES = 1 << 20
@@ -69,8 +71,9 @@ class Piece:
     nbytes: int
 
 
-def plan(tensors: Mapping[str, Any]) -> Layout:
-    """The layout for arrays by name. A tensor ``model/fc.weight`` goes to the file ``model.safetensors``.
+def plan(tensors: Mapping[str, Any], frozen: Container[str] = ()) -> Layout:
+    """The layout for arrays by name. A tensor ``model/fc.weight`` goes to the file ``model.safetensors``, one of ``frozen`` to
+    ``model.frozen.safetensors``.
 
     Within a file tensors are sorted by falling size of an element, then by name: each is aligned for its dtype and there
     are no gaps, which the format forbids. Raises DTypeError for a dtype that safetensors lacks, RangeError for a bad name.
@@ -81,7 +84,7 @@ def plan(tensors: Mapping[str, Any]) -> Layout:
     """
     by_file: dict[str, list[tuple[str, Any]]] = {}
     for name in tensors:
-        by_file.setdefault(_file_of(name), []).append((name, tensors[name]))
+        by_file.setdefault(_file_of(name, name in frozen), []).append((name, tensors[name]))
     files, entries, headers = [], [], {}
     for file in sorted(by_file):
         placed, header = _plan_file(file, by_file[file])
@@ -92,11 +95,16 @@ def plan(tensors: Mapping[str, Any]) -> Layout:
     return Layout(tuple(files), tuple(entries), headers)
 
 
-def _file_of(name: str) -> str:
+def is_frozen(file: str) -> bool:
+    """Is it a file of what training does not change?"""
+    return file.endswith(FROZEN_SUFFIX)
+
+
+def _file_of(name: str, frozen: bool) -> str:
     family, slash, rest = name.partition("/")
     if not (family.isidentifier() and slash and rest):
         raise RangeError(f"a tensor in a checkpoint is called FAMILY/NAME, got {name!r}")
-    return family + SUFFIX
+    return family + (FROZEN_SUFFIX if frozen else SUFFIX)
 
 
 def _plan_file(file: str, tensors: Iterable[tuple[str, Any]]) -> tuple[list[TensorEntry], bytes]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 import itertools
+import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,11 @@ from ..owned import OwnPart
 from . import checksum
 from .format import Layout, Piece, Range, byte_view, pieces, share
 from .manifest import FileEntry, Manifest, TensorEntry, decode
+from .writer import ALIGNMENT_NBYTES, BLOCK_NBYTES, Run, write_runs
 
 MANIFEST = "manifest.json"
 _CHUNK_NBYTES = 1 << 22
-"""Checksum and write go over the same bytes while they are in the cache."""
+"""Read and checksum go over the same bytes while they are in the cache."""
 _ADVICE = {
     errno.ENOSPC: "free some space or keep fewer checkpoints",
     errno.EDQUOT: "free some space or keep fewer checkpoints",
@@ -83,18 +86,58 @@ def portion(layout: Layout, ranges: Sequence[Range], arrays: Arrays) -> Portion:
     return [(piece, _data_of(piece, layout, arrays)) for piece in found]
 
 
+def follows(piece: Piece, other: Piece) -> bool:
+    """Does ``other`` begin where ``piece`` ends?"""
+    return (other.file, other.offset) == (piece.file, piece.offset + piece.nbytes)
+
+
+def runs_of(own: Portion) -> Iterator[Portion]:
+    """Pieces that follow each other, together."""
+    run: Portion = []
+    for item in own:
+        if run and not follows(run[-1][0], item[0]):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+class _Staged:
+    """Pieces that lie anywhere in memory, block by block in one place, as a file has them."""
+
+    def __init__(self, run: Portion, buffer: np.ndarray) -> None:
+        self._run, self._buffer = run, buffer
+        self._ends = list(itertools.accumulate(piece.nbytes for piece, _ in run))
+
+    def __call__(self, lo: int, hi: int) -> memoryview:
+        start = (self._run[0][0].offset + lo) % ALIGNMENT_NBYTES
+        number = bisect.bisect_right(self._ends, lo)
+        at = lo
+        while at < hi:
+            piece, data = self._run[number]
+            first = self._ends[number] - piece.nbytes
+            end = min(hi, self._ends[number])
+            place = self._buffer[start + at - lo : start + end - lo]
+            np.copyto(place, np.frombuffer(data[at - first : end - first], np.uint8))
+            at, number = end, number + 1
+        return self._buffer[start : start + hi - lo].data
+
+
 def write_portion(folder: Path, own: Portion) -> list[Part]:
     """Write the bytes, make them durable, and return the checksum of each piece."""
-    parts: list[Part] = []
+    runs = list(runs_of(own))
+    longest = max((sum(piece.nbytes for piece, _ in run) for run in runs), default=0)
+    memory = mmap.mmap(-1, min(longest, BLOCK_NBYTES) + ALIGNMENT_NBYTES)  # begins with a page
+    buffer = np.frombuffer(memory, np.uint8)
+    told: Iterator[Run] = (
+        (run[0][0].file, run[0][0].offset, [piece.nbytes for piece, _ in run], _Staged(run, buffer)) for run in runs
+    )
     with telling("write to", folder):
-        for file, group in itertools.groupby(own, key=lambda item: item[0].file):
-            descriptor = os.open(folder / file, os.O_WRONLY)
-            try:
-                parts += [_write_piece(descriptor, piece, data) for piece, data in group]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    return parts
+        crcs = write_runs(str(folder), told)
+    return [
+        Part(piece.file, piece.tensor, piece.lo, piece.nbytes, crc) for (piece, _), crc in zip(own, crcs, strict=True)
+    ]
 
 
 def write(folder: Path, layout: Layout, ranges: Sequence[Range], arrays: Arrays) -> list[Part]:
@@ -122,17 +165,6 @@ def _data_of(piece: Piece, layout: Layout, arrays: Arrays) -> memoryview:
     return data[piece.lo - lo : piece.lo - lo + piece.nbytes]
 
 
-def _write_piece(descriptor: int, piece: Piece, data: memoryview) -> Part:
-    crc = 0
-    for lo in range(0, piece.nbytes, _CHUNK_NBYTES):
-        chunk = data[lo : lo + _CHUNK_NBYTES]
-        crc = checksum.crc32(chunk, crc)
-        written = 0
-        while written < len(chunk):  # a write may be cut short by a signal or a full disk
-            written += os.pwrite(descriptor, chunk[written:], piece.offset + lo + written)
-    return Part(piece.file, piece.tensor, piece.lo, piece.nbytes, crc)
-
-
 def complete(layout: Layout, parts: Iterable[Part]) -> tuple[tuple[FileEntry, ...], tuple[TensorEntry, ...]]:
     """The layout's files and tensors with checksums, from the parts of all writers. All bytes must be covered once."""
     parts = list(parts)
@@ -144,6 +176,17 @@ def complete(layout: Layout, parts: Iterable[Part]) -> tuple[tuple[FileEntry, ..
         tuple(replace(entry, checksum=sums[entry.name, None]) for entry in layout.files),
         tuple(replace(entry, checksum=sums[entry.file, entry.name]) for entry in layout.tensors),
     )
+
+
+def parts_of(manifest: Manifest, files: Collection[str]) -> list[Part]:
+    """What a manifest says of whole ``files``, as a writer of them would."""
+    headers = [(entry.name, None, entry.header_nbytes, entry.checksum) for entry in manifest.files]
+    tensors = [(entry.file, entry.name, entry.nbytes, entry.checksum) for entry in manifest.tensors]
+    return [
+        Part(file, tensor, 0, nbytes, checksum.value(said))
+        for file, tensor, nbytes, said in [*headers, *tensors]
+        if file in files
+    ]
 
 
 def _join(

@@ -108,6 +108,18 @@ class Store:
                 raise
         return folder
 
+    def link(self, source: Path, folder: Path, name: str) -> bool:
+        """Let a file of the temporary ``folder`` be that of the checkpoint ``source``; False where that cannot be."""
+        link = folder / f"{TEMPORARY}{name}"
+        try:
+            if (source / name).stat().st_size != (folder / name).stat().st_size:
+                return False
+            os.link(source / name, link)
+            os.replace(link, folder / name)
+        except OSError:
+            return False
+        return True
+
     def sweep(self) -> None:
         """Remove temporary folders that a killed save left."""
         for name in os.listdir(self.directory):

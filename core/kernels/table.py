@@ -151,4 +151,5 @@ def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
 
 def kernel(name: str, device: str = "cpu") -> Callable[..., Any]:
     """The function behind ``name`` on ``device``."""
-    return table(device)[name]
+    found = _kernels.get(device)
+    return (table(device) if found is None else found)[name]

@@ -19,7 +19,7 @@ from ..errors import DTypeError, RangeError, ShapeError
 from ..graph import apply
 from ..live import live
 from ..op import Op
-from ..ops.loss import BCE_WITH_LOGITS, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, NLL_LOSS
+from ..ops.loss import BCE_WITH_LOGITS, BINARY_CROSS_ENTROPY, CROSS_ENTROPY, NLL_LOSS, REDUCTIONS
 from ..tensor import Tensor
 from .functional_activation import log_softmax
 from .reduction import check, item_weights, reduced, refuse_old, weighted_mean
@@ -54,8 +54,10 @@ def cross_entropy(
     >>> round(loss.item(), 4), loss.weight
     (1.3863, 2.0)
     """
-    refuse_old("cross_entropy", size_average, reduce)
-    check("cross_entropy", reduction, input=input, target=target)
+    if size_average is not None or reduce is not None:
+        refuse_old("cross_entropy", size_average, reduce)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor) and reduction in REDUCTIONS):
+        check("cross_entropy", reduction, input=input, target=target)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RangeError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
     if is_floating(target.dtype) and target.shape == input.shape and input.ndim:

@@ -33,15 +33,18 @@ def available(input: Any) -> bool:
 
 def run(modules: Sequence[Any], input: Any) -> Any:
     """The output of the last module, each applied to the output of the one before."""
-    at = 0
-    while at < len(modules):
+    at, last = 0, len(modules) - 1
+    joins = fusion_linear.available(input)
+    while at <= last:
         module = modules[at]
-        if type(module) in _FIRST and at + 1 < len(modules):
+        if at == last:
+            pass
+        elif type(module) in _FIRST:
             taken, output = _together(modules[at : at + 3], input)
             if taken:
                 at, input = at + taken, output
                 continue
-        elif type(module) is Linear and at + 1 < len(modules):
+        elif joins and type(module) is Linear:
             taken, output = fusion_linear.together(modules[at:], input, is_plain)
             if taken:
                 at, input = at + taken, output
@@ -53,9 +56,12 @@ def run(modules: Sequence[Any], input: Any) -> Any:
 
 def _together(modules: Sequence[Any], input: Any) -> tuple[int, Any]:
     """How many of the modules were done at once, and their output; 0 if one must come after the other."""
-    if not isinstance(input, Tensor) or not served(input.array):
+    first = modules[0]
+    if not isinstance(input, Tensor) or (type(first) is ReLU and type(modules[1]) is not MaxPool2d):
         return 0, None
-    first, array = modules[0], input.array
+    array = input.array
+    if not served(array):
+        return 0, None
     if type(first) is ReLU:
         if is_plain(first) and _halves(modules[1], array.shape):
             return 2, apply(RELU_POOL, input)

@@ -80,6 +80,7 @@ def _convolution(count: int) -> Op:
         _check_channels(op, x, weight, groups, weight.shape[1] * groups)
         _check_bias(op, bias, weight.shape[0])
         window_fits(op, x.shape, window)
+        x = kernel("arrange_images", device_kind(x))(x)
         y = kernel("conv_forward", device_kind(x))(x, weight, bias, window, groups)
         return y, (x, weight, window, groups)
 
@@ -89,9 +90,12 @@ def _convolution(count: int) -> Op:
 def _convolution_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
     x, weight, window, groups = saved
     device = device_kind(gradient)
+    gradient = kernel("arrange_images", device)(gradient)
     dx, dw = None, None
     if needs[0]:
         dx = kernel("conv_input_gradient", device)(gradient, weight, x.shape, window, groups)
+        if slots[0] is not None:
+            dx = kernel("put_images", device)(dx, slots[0])
     if needs[1]:
         dw = kernel("conv_weight_gradient", device)(gradient, x, weight.shape, window, groups, out=slots[1])
     if len(needs) == 2:
@@ -148,6 +152,7 @@ def _transposed_convolution(count: int) -> Op:
         channels = weight.shape[1] * groups
         _check_bias(op, bias, channels)
         shape = (x.shape[0], channels) + _transposed_size(op, x, window, output_padding)
+        x = kernel("arrange_images", device_kind(x))(x)
         y = kernel("conv_input_gradient", device_kind(x))(x, weight, shape, window, groups)
         if bias is not None:
             y += bias.reshape((-1,) + (1,) * count)
@@ -159,6 +164,7 @@ def _transposed_convolution(count: int) -> Op:
 def _transposed_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
     x, weight, window, groups = saved
     device = device_kind(gradient)
+    gradient = kernel("arrange_images", device)(gradient)
     dx, dw = None, None
     if needs[0]:
         dx = kernel("conv_forward", device)(gradient, weight, None, window, groups)

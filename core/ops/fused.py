@@ -16,8 +16,8 @@ from .norm import check_channels
 def served(array: Array) -> bool:
     """Whether there are kernels for these ops, where the array lies and for its dtype, that give the bits of their parts."""
     kind = device_kind(array)
-    dtypes = ("float32",) if kind == "cpu" else ("float32", "bfloat16", "float16")
-    return array.dtype.name in dtypes and kernel("relu_pool", kind) is not reference_fused.relu_pool
+    characters = "f" if kind == "cpu" else "fEe"  # NumPy's for float32, bfloat16, float16
+    return array.dtype.char in characters and kernel("relu_pool", kind) is not reference_fused.relu_pool
 
 
 def _halves(op: str, x: Array) -> None:

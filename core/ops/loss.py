@@ -7,6 +7,7 @@ well be empty, and its loss then counts with weight 0.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def _class_unrows(rows: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _check_classes(op: str, scores: Array, labels: Array, class_weight: Array | None, ignore_index: int) -> None:
-    expect.one_float_dtype(op, input=scores)
+    if scores.dtype.kind not in "fV":
+        expect.one_float_dtype(op, input=scores)
     if scores.ndim < 2:
         raise ShapeError(f"{op}: input must be (batch, classes, ...) or (classes,), got shape {scores.shape}")
     if labels.dtype.kind not in "iu":
@@ -65,8 +67,12 @@ def _check_classes(op: str, scores: Array, labels: Array, class_weight: Array | 
     classes = scores.shape[1]
     if class_weight is not None and class_weight.shape != (classes,):
         raise ShapeError(f"{op}: weight must have one element for each of {classes} classes, got {class_weight.shape}")
-    hint = f": the input of shape {scores.shape} has {classes} classes (ignore_index is {ignore_index})"
-    expect.within(op, "label", labels, classes, hint, skip=ignore_index)
+    expect.within(op, "label", labels, classes, _hint(scores.shape, classes, ignore_index), skip=ignore_index)
+
+
+@lru_cache(64)
+def _hint(shape: tuple[int, ...], classes: int, ignore_index: int) -> str:
+    return f": the input of shape {shape} has {classes} classes (ignore_index is {ignore_index})"
 
 
 def _reduce(

@@ -127,6 +127,7 @@ def _rnn(
     x, h (N, H), w_ih (H, I), w_hh (H, H), perhaps b_ih and b_hh (H,).
     """
     steps = _check("rnn", x, sizes, 1, h=h, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    x = array_module(x).ascontiguousarray(x)  # both passes read it row by row
     y, last, before = kernel("rnn_forward", device_kind(x))(
         _share(x, w_ih, b_ih, b_hh), wide(h), wide(w_hh), steps, reverse, nonlinearity
     )
@@ -167,6 +168,7 @@ def _lstm(
     x, h (N, R), c (N, H), w_ih (4H, I), w_hh (4H, R), rows i, f, g, o, perhaps b_ih and b_hh (4H,), perhaps w_hr (R, H).
     """
     steps = _check("lstm", x, sizes, 4, h=h, c=c, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh, w_hr=w_hr)
+    x = array_module(x).ascontiguousarray(x)  # both passes read it row by row
     gates = _share(x, w_ih, b_ih, b_hh)
     projection = None if w_hr is None else wide(w_hr)
     y, last, cell, before_h, before_c, squashed = kernel("lstm_forward", device_kind(x))(
@@ -211,6 +213,7 @@ def _gru(
     x, h (N, H), w_ih (3H, I), w_hh (3H, H), rows r, z, n, perhaps b_ih and b_hh (3H,).
     """
     steps = _check("gru", x, sizes, 3, h=h, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    x = array_module(x).ascontiguousarray(x)  # both passes read it row by row
     gates = _share(x, w_ih, b_ih)
     y, last, before, shares = kernel("gru_forward", device_kind(x))(
         gates, wide(h), wide(w_hh), None if b_hh is None else wide(b_hh), steps, reverse

@@ -66,9 +66,12 @@ class Adam(Optimizer):
             state["exp_avg"],
             state["exp_avg_sq"],
             state.get("max_exp_avg_sq"),
-            step=step,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
             decoupled=group["decoupled_weight_decay"],
-            **{key: group[key] for key in ("lr", "betas", "eps", "weight_decay")},
+            step=step,
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import spans
 from ..errors import RangeError, StateError
-from ..flat import FlatStore, is_packed, pack
+from ..flat import FlatStore, all_packed, is_packed, pack
 from ..graph import enable_grad
 from ..live import live
 from ..nn.hooks import RemovableHandle
@@ -220,7 +220,7 @@ class Optimizer(OptimizerState):
         want_gradients(parameters)
         if is_void():
             return loss
-        if any(p.requires_grad and not is_packed(p) for p in parameters):
+        if not all_packed(parameters):
             self._pack()
         spans: dict[FlatStore, tuple[int, int]] = {}
         for group in self.param_groups:
@@ -268,7 +268,8 @@ class Optimizer(OptimizerState):
         runs: list[_Run] = []
         for parameter in ready:
             store, index, count = parameter._store, parameter._index, self._steps.get(parameter, 0)
-            settle_gradient(parameter)
+            if store.gradient_owned or parameter._grad.array is not parameter._slot:
+                settle_gradient(parameter)
             self._steps[parameter] = count + 1
             numbers: dict[str, float] = {}
             if self.number_names:
@@ -283,13 +284,11 @@ class Optimizer(OptimizerState):
 
     def _update_run(self, group: Options, run: _Run) -> None:
         """Update the owned part of the run's parameters."""
-        store, names = run.store, self.state_names(group)
-        for name in names:  # on all ranks alike, also where nothing of the run is owned
-            store.state_buffer(self, name)
+        store = run.store
         lo, hi = store.clip(store.offsets[run.first], store.extent(run.last)[1])
+        state = store.state_slices(self, self.state_names(group), lo, hi)  # on all ranks, also where lo = hi
         if lo >= hi:
             return
-        state = {name: store.state_part(self, name, lo, hi) for name in names}
         gradient, data = store.gradient_part(lo, hi), store.data[lo:hi]
         if self.grain == "matrix":
             shape = store.parameters[run.first].array.shape
@@ -301,7 +300,7 @@ class Optimizer(OptimizerState):
         if data.dtype.kind == "V" and store.device == "cpu":
             self._update_wide(data, gradient, state, run, group)
         else:
-            self.update(data, gradient, state | run.numbers, group, run.steps + 1)
+            self.update(data, gradient, state | run.numbers if run.numbers else state, group, run.steps + 1)
 
     def _update_wide(self, data: Any, gradient: Any, state: dict[str, Any], run: _Run, group: Options) -> None:
         """bfloat16 parameters and state: updated in float32 and rounded once."""

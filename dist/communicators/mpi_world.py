@@ -44,6 +44,7 @@ _ENVIRONMENT = {
     "OMPI_MCA_btl_tcp_eager_limit": _EAGER,
     "OMPI_MCA_btl_tcp_rndv_eager_limit": _EAGER,
     "OMPI_MCA_btl_tcp_max_send_size": _EAGER,
+    "UCX_LOG_LEVEL": "error",  # MPICH's warns at the end of messages that nobody wants any more
 }
 
 

@@ -18,6 +18,7 @@ import errno
 import mmap
 import os
 import platform
+import struct
 import sys
 import threading
 import time
@@ -41,6 +42,8 @@ PAGE_NBYTES = 4096
 _HEAD = PAGE_NBYTES  # phase word, sleepers word
 _ROW = _HEAD + 2 * _AREA
 _PHASE, _LENGTHS, _SLEEPERS = 0, 64, 1024  # bytes; each on cache lines of its own
+_SAID = struct.Struct("<IIII")
+"""At ``_LENGTHS``, for each of the two areas: bytes of text, note and data, and the sum of the first two."""
 RANKS_LIMIT = _HEAD - _SLEEPERS
 """A byte of each row tells whether a certain other rank sleeps until this one arrives."""
 _MASK, _HALF = 0xFFFFFFFF, 0x80000000
@@ -115,6 +118,7 @@ class LocalSpace:
         self.staging, self.staged_result = rows[:-1], rows[-1]
         """Where arrays that lie in no block are taken through: a piece of each rank's, and of the result."""
         self._nobody = bytes(self.size)
+        self._notes = [b""] * self.size
 
     # -- meeting -------------------------------------------------------------------------------------------------------
 
@@ -132,9 +136,10 @@ class LocalSpace:
             buffer[end : end + nbytes] = piece
             end += nbytes
         row = self.index * _ROW
-        lengths = (row + _LENGTHS) // 4 + 4 * (number & 1)
-        words[lengths], words[lengths + 1], words[lengths + 2] = len(text), len(note), end - start
-        words[lengths + 3] = checksum(note, checksum(text, end - start))
+        inside = end - start
+        whole = checksum(note, checksum(text, inside))
+        _SAID.pack_into(buffer, row + _LENGTHS + 16 * (number & 1), len(text), len(note), inside, whole)
+        self._notes[self.index] = note
         with self._fence:  # a full barrier: what was written is visible before the phase is
             pass
         words[(row + _PHASE) // 4] = number
@@ -195,15 +200,19 @@ class LocalSpace:
         """The other local ranks' indices."""
         return self._others
 
-    def text(self, index: int) -> bytes:
-        """What local rank ``index`` said of the present meeting."""
-        at = self._area(index, self._number)
-        return bytes(self._bytes[at : at + self._length(index, 0)])
+    def hear(self, index: int) -> tuple[bytes, bool]:
+        """What local rank ``index`` says of the present meeting; whether that, its note and their lengths are as it wrote them.
 
-    def is_intact(self, index: int) -> bool:
-        """Whether text, note and lengths of local rank ``index`` are as it wrote them; the data is not checked."""
-        whole = checksum(self.note(index), checksum(self.text(index), self._length(index, 2)))
-        return whole == self._length(index, 3)
+        The data is not checked.
+        """
+        at, buffer = self._area(index, self._number), self._bytes
+        text_nbytes, note_nbytes, inside, whole = _SAID.unpack_from(
+            buffer, index * _ROW + _LENGTHS + 16 * (self._number & 1)
+        )
+        text = bytes(buffer[at : at + text_nbytes])
+        at += TEXT_NBYTES
+        note = self._notes[index] = bytes(buffer[at : at + note_nbytes])
+        return text, checksum(note, checksum(text, inside)) == whole
 
     def said_ahead(self, index: int) -> bytes:
         """What local rank ``index`` said of a meeting that this rank has not come to; empty when it is not there either."""
@@ -214,8 +223,8 @@ class LocalSpace:
         return bytes(self._bytes[at : at + self._words[(index * _ROW + _LENGTHS) // 4 + 4 * (ahead & 1)]])
 
     def note(self, index: int) -> bytes:
-        at = self._area(index, self._number) + TEXT_NBYTES
-        return bytes(self._bytes[at : at + self._length(index, 1)])
+        """Where local rank ``index`` said that its data lies, at the present meeting."""
+        return self._notes[index]
 
     def inline(self, index: int) -> memoryview:
         """A view of what local rank ``index`` brought; valid until this rank arrives at its next meeting."""

@@ -64,7 +64,7 @@ class CompressedFold(Fold):
 
     def write_means(self, parameters: Sequence[Parameter], state: ShardState) -> None:
         """Divide the sums by the total weight, once; the residuals of this step become valid."""
-        used = dict(zip(parameters, state.used_by_some.tolist(), strict=True))
+        used = dict(zip(parameters, map(bool, state.layout.used_by_some), strict=True))
         self.compressor.commit(used)
         number = np.float32(state.weight)
         for parameter, is_used in used.items():

@@ -7,6 +7,7 @@ terms are added: by the tree over shards, whatever of it each term covers.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,24 +115,6 @@ class Evaluator:
                 for other in targets[1:]:
                     np.copyto(other[start:stop], out)
 
-    def evaluate_in_place(
-        self, order: Expression, arrays: Mapping[Node, np.ndarray], part: slice, divisor: float = 1.0
-    ) -> None:
-        """Write the value of elements ``part`` of ``order`` over ``divisor`` into every one of the ``arrays`` that it is made of.
-
-        They are all of one dtype. Sums on the way lie in the arrays too: no more memory passes through the cache than must.
-        """
-        step = max(1, BLOCK_NBYTES // next(iter(arrays.values())).itemsize)
-        with np.errstate(all="ignore"):
-            for start in range(part.start, part.stop, step):
-                blocks = {node: array[start : min(start + step, part.stop)] for node, array in arrays.items()}
-                total = _fold_in_place(order, blocks)
-                if divisor != 1.0:
-                    np.divide(total, total.dtype.type(divisor), out=total)
-                for block in blocks.values():
-                    if block is not total:
-                        np.copyto(block, total)
-
     def _into(self, out: np.ndarray, order: Expression, terms: Mapping[Node, Term], part: slice) -> None:
         if isinstance(order[0], int):
             _leaf(terms[order], part, out)
@@ -173,11 +156,54 @@ class Evaluator:
             self._free[work.dtype].append(work)
 
 
-def _fold_in_place(order: Expression, blocks: Mapping[Node, np.ndarray]) -> np.ndarray:
+class InPlace:
+    """The value of elements ``part`` of ``order``, over a divisor, in place of every one of the ``arrays`` that it is made of.
+
+    The arrays are all of one dtype. Sums on the way lie in them too: no more memory passes through the cache than must. Made once,
+    this can be run as often as there are new numbers in the arrays.
+    """
+
+    def __init__(self, order: Expression, arrays: Mapping[Node, np.ndarray], part: slice) -> None:
+        self._dtype = next(iter(arrays.values())).dtype
+        self._blocks: list[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, list[np.ndarray]]] = []
+        """Of each block what is added to what, where the total lies then, and where it is copied to."""
+        step = max(1, BLOCK_NBYTES // self._dtype.itemsize)
+        for start in range(part.start, part.stop, step):
+            block = {node: array[start : min(start + step, part.stop)] for node, array in arrays.items()}
+            sums: list[tuple[np.ndarray, np.ndarray]] = []
+            total = _fold_in_place(order, block, sums)
+            self._blocks.append((sums, total, [each for each in block.values() if each is not total]))
+
+    def run(self, divisor: float = 1.0) -> None:
+        """Sum, divide, and copy."""
+        change, number = _division(self._dtype.type(divisor))
+        with np.errstate(all="ignore"):  # as in :meth:`Evaluator.evaluate`
+            for sums, total, copies in self._blocks:
+                for left, right in sums:
+                    np.add(left, right, out=left)
+                if divisor != 1.0:
+                    change(total, number, out=total)
+                for copy in copies:
+                    np.copyto(copy, total)
+
+
+def _division(divisor: Any) -> tuple[np.ufunc, Any]:
+    """Division by ``divisor``, or multiplication where that is the same number and faster: by a power of two, whose inverse is exact."""
+    mantissa, exponent = math.frexp(divisor)
+    if mantissa == 0.5 and -100 < exponent < 100:
+        return np.multiply, divisor.dtype.type(1.0 / float(divisor))
+    return np.divide, divisor
+
+
+def _fold_in_place(
+    order: Expression, block: Mapping[Node, np.ndarray], sums: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Note what is added to what; the array in which the total lies then."""
     if isinstance(order[0], int):
-        return blocks[order]
-    left = _fold_in_place(order[0], blocks)
-    return np.add(left, _fold_in_place(order[1], blocks), out=left)
+        return block[order]
+    left = _fold_in_place(order[0], block, sums)
+    sums.append((left, _fold_in_place(order[1], block, sums)))
+    return left
 
 
 def partial_sums(

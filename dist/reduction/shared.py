@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..communicators.shared_memory import INLINE_NBYTES, NOTE_NBYTES, LocalSpace
 from ..messages import Messages, flat_bytes
 from . import over_wire
 from .collectives import others
-from .expression import Term, expression, partial_sums
+from .expression import InPlace, Term, expression, partial_sums
 from .tree import Node, slices, whole_subtrees
 
 Cut = Sequence[tuple[int, int]]
@@ -153,54 +153,12 @@ def tree_all_reduce(
     if order is None:
         for target in targets:
             target[lo:hi] = 0
-    elif everywhere and _are_the_terms(targets, found):
-        local.evaluator.evaluate_in_place(order, {n: term.array for n, term in found.items()}, slice(lo, hi))
+    elif everywhere and are_the_terms(targets, found):
+        InPlace(order, {n: term.array for n, term in found.items()}, slice(lo, hi)).run()
     elif hi > lo:
         local.evaluator.evaluate(order, found, [target[lo:hi] for target in targets], lo)
     messages.meet("sums")
     return order is not None
-
-
-def mean_and_commit(
-    messages: Messages,
-    terms: Mapping[Node, Term | None],
-    ranges: Sequence[tuple[int, int]],
-    shards: int,
-    out: np.ndarray,
-    brought: bytes,
-    heard: Callable[[Sequence[bytes]], float | None],
-) -> None:
-    """As :func:`tree_all_reduce`, with what the ranks agree on at the end of a step on the way: one meeting less.
-
-    ``brought`` travels with the places of the terms. ``heard`` takes what every rank brought and gives what the sum is
-    divided by, or None: then nothing is summed and all terms stay as they are. When this returns all ranks have all of the mean.
-    """
-    size = struct.pack("<q", len(brought))
-    room = INLINE_NBYTES - len(size)
-    local = messages.meet("terms and state", note_of(_local(messages), terms, out), [size, brought[:room]])
-    notes = [local.note(rank) for rank in range(messages.size)]
-    parts = [bytes(local.inline(rank)) for rank in range(messages.size)]
-    rows = [bytearray(part[len(size) :]) for part in parts]
-    for start in range(room, max(struct.unpack_from("<q", part)[0] for part in parts), INLINE_NBYTES):
-        local = messages.meet("more state", b"", [brought[start : start + INLINE_NBYTES]])
-        for rank, row in enumerate(rows):
-            row += local.inline(rank)
-    messages.count_sent((messages.size - 1) * len(brought))
-    divisor = heard([bytes(row) for row in rows])
-    if divisor is None:
-        return
-    places, found = places_of(notes), terms_of_all(local, notes, out.size)
-    targets = [] if found is None else [local.at(place, out.dtype, out.size) for place in places]
-    if found is None or not _are_the_terms(targets, found):  # elsewhere than was laid out: as any other sum
-        tree_all_reduce(messages, terms, ranges, shards, out)
-        if divisor != 1.0:
-            np.divide(out, out.dtype.type(divisor), out=out)
-        return
-    lo, hi = slices(out.size, messages.size)[messages.rank]
-    messages.count_sent(out.nbytes + (messages.size - 2) * (hi - lo) * out.itemsize)
-    arrays = {node: term.array for node, term in found.items()}
-    local.evaluator.evaluate_in_place(expression((0, shards), found.keys()), arrays, slice(lo, hi), divisor)
-    messages.meet("means")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -244,7 +202,7 @@ def _sum_arrays(messages: Messages, flat: np.ndarray, cut: Cut, *, everywhere: b
     if _NOWHERE not in places:
         arrays = {(rank, rank + 1): local.at(place, flat.dtype, flat.size) for rank, place in enumerate(places)}
         if everywhere:
-            local.evaluator.evaluate_in_place(order, arrays, slice(lo, hi))
+            InPlace(order, arrays, slice(lo, hi)).run()
         else:
             terms = {node: Term(array) for node, array in arrays.items()}
             local.evaluator.evaluate(order, terms, [flat[lo:hi]], lo)
@@ -307,7 +265,7 @@ def terms_of_all(local: LocalSpace, notes: Sequence[bytes], count: int) -> dict[
     return found
 
 
-def _are_the_terms(targets: Sequence[np.ndarray], terms: Mapping[Node, Term]) -> bool:
+def are_the_terms(targets: Sequence[np.ndarray], terms: Mapping[Node, Term]) -> bool:
     """Whether the sum of ``terms``, as they stand, is to take the place of just these."""
     dtype = targets[0].dtype
     if len(terms) != len(targets) or any(t.scale not in (None, 1.0) or t.array.dtype != dtype for t in terms.values()):

@@ -123,8 +123,9 @@ def pending_limit(lo: int, hi: int, shards: int) -> int:
     return most
 
 
-def _parents(shards: int) -> dict[Node, tuple[Node, Node]]:
-    """Node -> (parent, sibling) for the tree over ``shards``."""
+@functools.lru_cache(maxsize=64)
+def _parents(shards: int) -> Mapping[Node, tuple[Node, Node]]:
+    """Node -> (parent, sibling) for the tree over ``shards``; the same object for all who ask."""
     table: dict[Node, tuple[Node, Node]] = {}
 
     def visit(node: Node) -> None:

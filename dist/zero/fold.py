@@ -87,8 +87,8 @@ class ZeroFold(Fold):
             self.live_nbytes += parameter._grad.array.nbytes
             self.peak_nbytes = max(self.peak_nbytes, self.live_nbytes)
 
-    def has_gradient(self, parameter: Parameter) -> bool:
-        return parameter._grad is not None or parameter in self._used
+    def used(self, parameters: Sequence[Parameter]) -> bytes:
+        return bytes([parameter._grad is not None or parameter in self._used for parameter in parameters])
 
     def surprised(self) -> bool:
         if self.submitted or self._taken:
@@ -183,5 +183,5 @@ class ZeroFold(Fold):
         """Divide the sums by the total weight, once; no gradient where no shard used a parameter."""
         for lane in self.zero_lanes:
             lane.write_means(state.weight)
-        for parameter, used in zip(parameters, state.used_by_some, strict=True):
+        for parameter, used in zip(parameters, state.layout.used_by_some, strict=True):
             parameter._grad = Tensor(parameter._store.own_gradient(parameter._index)) if used else None

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.checkpoint.format import FROZEN_SUFFIX, SUFFIX
 from ..core.checkpoint.parts import telling, verify
 from ..core.checkpoint.store import Store, step_of
 from ..core.errors import CheckpointError
@@ -71,9 +72,9 @@ def _weights(path: Path) -> Contents:
             verify(path)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
-    table = _single(path / f"{_FAMILY}.safetensors")
-    names = {name.removeprefix(f"{_FAMILY}/"): entry for name, entry in table.entries.items()}
-    return Contents({name: replace(entry, name=name) for name, entry in names.items()}, table.metadata)
+    tables = [_single(file) for suffix in (SUFFIX, FROZEN_SUFFIX) if (file := path / f"{_FAMILY}{suffix}").is_file()]
+    names = {name.removeprefix(f"{_FAMILY}/"): entry for table in tables for name, entry in table.entries.items()}
+    return Contents({name: replace(entry, name=name) for name, entry in names.items()}, {})
 
 
 def read(entry: Entry) -> np.ndarray:

@@ -252,6 +252,24 @@ def test_linear_is_the_references(rows: int, inner: int, columns: int, biased: b
         close(found, reference.linear_weight_gradient(wide[3], wide[0]))
 
 
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(16, 384, 5), (32, 784, 256), (32, 391, 10), (16, 2048, 33)])
+def test_few_long_rows_are_multiplied_as_the_transpose(rows: int, inner: int, columns: int) -> None:
+    x, weight, bias = normal(0, rows, inner), normal(1, columns, inner), normal(2, columns)
+    found = loops_products.linear_forward(x, weight, bias)
+    close(found, reference.linear_forward(*(each.astype(np.float64) for each in (x, weight, bias))))
+    turned = loops_products.product(weight, x.T)
+    if rows * inner * columns >= loops_products.SMALLEST_TURNED:
+        assert turned is not None
+        np.testing.assert_array_equal(found, turned.T + bias)
+    try:
+        threads.set_threads(2)
+        assert loops_products.linear_forward(x, weight, bias).tobytes() == found.tobytes()
+    finally:
+        threads.set_threads(1)
+    x[3, 7] = np.nan
+    assert np.isnan(loops_products.linear_forward(x, weight, bias)).any(1).nonzero()[0].tolist() == [3]
+
+
 @pytest.mark.parametrize(("long", "high", "wide"), [(0, 0, 0), (0, 0, -1), (1, 1, 3), (-1, 0, 0), (0, -1, 0)])
 def test_the_gradient_of_a_high_weight_is_the_references(long: int, high: int, wide: int) -> None:
     rows, columns = loops_products.LONG + long, 17 + wide

@@ -147,9 +147,35 @@ def test_all_steps_of_an_lstm_at_once_have_the_bits_of_single_ones(monkeypatch, 
     alike(back, expected_back, rtol=5e-3, atol=5e-3)
 
 
+@needs_onednn
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(
+    ("rows", "units", "reverse", "seed"), [(70, 97, False, 3), (71, 96, True, 4), (129, 64, False, 5)]
+)
+def test_threads_that_walk_with_their_part_of_the_rows_give_the_bits_of_one(
+    monkeypatch, count, rows, units, reverse, seed
+):
+    monkeypatch.setattr(compiled, "SMALLEST_SHARE", 1)
+    case = ("lstm", (rows,) * 6, rows, units, None, reverse, seed)
+    found, back = both_ways(recurrent, case)
+    parts = []
+    for name in ("lstm_walk", "lstm_walk_back"):
+        run = getattr(recurrent.loops, name)
+        monkeypatch.setattr(recurrent.loops, name, lambda *given, run=run: parts.append(len(given[1])) or run(*given))
+    threads.set_threads(count)
+    try:
+        again, back_again = both_ways(recurrent, case)
+        once_more, back_once_more = both_ways(recurrent, case)
+    finally:
+        threads.set_threads(1)
+    assert parts == [count] * 4
+    equal((*found, *back), (*again, *back_again))
+    equal((*found, *back), (*once_more, *back_once_more))
+
+
 def test_a_product_that_fails_within_a_walk_is_an_error():
     with pytest.raises(RuntimeError, match="status 3"):
-        recurrent._well(3)
+        recurrent._well(np.array([0, 3]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

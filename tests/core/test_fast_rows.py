@@ -11,12 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phalanx.core.kernels import reference, reference_add_norm, reference_norm
+from phalanx.core.errors import RangeError
+from phalanx.core.kernels import reference, reference_add_norm, reference_checks, reference_norm
 
 pytest.importorskip("numba")
 from phalanx.core.kernels.cpu import compiled, loops_embedding, loops_norm, loops_rows, threads
 
 FAST: dict[str, Callable[..., Any]] = loops_rows.KERNELS | loops_norm.KERNELS | loops_embedding.KERNELS
+FAST = {name: kernel for name, kernel in FAST.items() if name != "check_within"}
 REFERENCE: dict[str, Callable[..., Any]] = reference.KERNELS | reference_norm.KERNELS | reference_add_norm.KERNELS
 IGNORE = -100
 many = settings(max_examples=20, derandomize=True, deadline=None)
@@ -118,6 +120,22 @@ def test_each_kernel_is_its_reference(name: str, shape: tuple[int, int], seed: i
     tolerance = 4e-5 if "norm_backward" in name and shape[1] < 4 else 3e-6  # xhat of few numbers is near +-1: h cancels
     close(found, REFERENCE[name](*wide), tolerance)
     assert bits(FAST[name](*arguments)) == bits(found)
+
+
+@many
+@given(st.lists(st.integers(-3, 6), max_size=40), st.integers(0, 5), st.sampled_from([None, -2, 5, IGNORE]))
+def test_labels_out_of_range_are_found_as_the_reference_finds_them(
+    values: list[int], count: int, skip: int | None
+) -> None:
+    said = []
+    for check in (loops_rows.check_within, reference_checks.check_within):
+        try:
+            check("op", "label", np.array(values, np.int64), count, " (hint)", skip)
+            said.append("")
+        except RangeError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+    assert bool(said[0]) == any(not 0 <= value < count and value != skip for value in values)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -45,7 +45,7 @@ def test_efficiency_measures_with_and_without_reduction(tmp_path):
     for team in ("phalanx zmq", "phalanx zmq shards=2"):
         assert f"{team:<22}" in done.stdout
         rounds, row = found["rounds"][team], found["summary"][team]
-        assert [len(rounds[mode]) for mode in ("with", "without", "alone")] == [2, 2, 2]
+        assert [len(rounds[mode]) for mode in ("with", "without", "barrier", "alone")] == [2] * 4
         for reduced, plain in zip(rounds["with"], rounds["without"], strict=True):
             assert [len(reduced), len(plain)] == [2, 2]  # both ranks
             assert all(answer["sent_bytes"] > 0 for answer in reduced), "the reduction was not on"
@@ -53,6 +53,7 @@ def test_efficiency_measures_with_and_without_reduction(tmp_path):
         slower = [max(answer["seconds"] for answer in answers) for answers in rounds["with"]]
         assert row["step_ms_with"] == pytest.approx(1e3 * sum(slower) / 2 / 5)
         assert row["efficiency_lowest"] <= row["efficiency"] <= row["efficiency_highest"]
+        assert row["efficiency_of_a_barrier"] > 0
 
 
 def test_price_of_shards_compares_modes_on_equal_ranks(tmp_path):
@@ -65,6 +66,8 @@ def test_price_of_shards_compares_modes_on_equal_ranks(tmp_path):
         f"{n} {mode}": 2 for n in (1, 2) for mode in ("fast", "shards")
     }
     assert "2 ranks from phalanx run, over zmq and shared memory, shards=2" in done.stderr
+    assert "| MLP 16-32-10, batch 8 a rank: for smoke tests |" in (text := output.with_suffix(".md").read_text())
+    assert f"| {found['summary']['2']['price']:.2f} (" in text
     for n, row in found["summary"].items():
         prices = [b / a for a, b in zip(found["seconds"][f"{n} fast"], found["seconds"][f"{n} shards"], strict=True)]
         assert row["price"] == pytest.approx(sum(prices) / 2)

@@ -25,6 +25,7 @@ HEAVY = (
     "threadpoolctl",
     "torch",
     "cffi",
+    "isal",
     "cryptography",
     "onnx",
     "onnxruntime",

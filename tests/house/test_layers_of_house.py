@@ -26,6 +26,7 @@ OPTIONAL = {
     "zmq",
     "numba",
     "cffi",
+    "isal",
     "ml_dtypes",
     "rich",
     "torch",

@@ -69,3 +69,16 @@ def test_damage_is_passed_over_or_named(run: tuple[Path, nn.Module]) -> None:
     flip(path / "step-00000001" / "model.safetensors", 300)
     with pytest.raises(CheckpointError, match="holds no valid checkpoint"):
         phalanx.load_into(other, path)
+
+
+def test_frozen_weights_come_along(tmp_path: Path) -> None:
+    """They lie in a file of their own."""
+    model = backbone(10)
+    model["body"].requires_grad_(False)
+    optimizer = phalanx.optim.SGD(model["head"].parameters(), lr=0.1)
+    phalanx.Checkpointer(tmp_path, model=model, optimizer=optimizer).save()
+    assert (tmp_path / "step-00000000" / "model.frozen.safetensors").is_file()
+    assert set(phalanx.load(tmp_path)) == set(model.state_dict())
+    other = backbone(10)
+    assert not phalanx.load_into(other, tmp_path).missing_keys
+    assert all(values(other, name) == values(model, name) for name in model.state_dict())

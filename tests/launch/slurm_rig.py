@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.hosts import Hosts
+from tests.launch import debian
 from tests.launch.rig import ROOT, environment
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libmunge2", "libpmix2", "libhwloc15",
@@ -53,17 +54,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=10 State=UP OverSubscribe=FORCE
 
 
 def unpack(folder: Path) -> None:
-    """Fetch and unpack Debian's packages."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["apt-get", "download", "-qq", *PACKAGES], cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    archives = list(folder.glob("*.deb"))
-    if done.returncode != 0 or len(archives) < len(PACKAGES):
-        raise RuntimeError(f"apt-get download: {done.stderr.strip()[-300:]} (apt-get update may be needed)")
-    for archive in archives:
-        subprocess.run(["dpkg", "-x", str(archive), str(folder / "root")], check=True, timeout=60)
-    (folder / "root" / LIBRARIES / "pmix2/lib/libpmix.so").symlink_to("libpmix.so.2")  # in Debian part of libpmix-dev
+    """Fetch and unpack Slurm."""
+    root = debian.unpack(folder, PACKAGES)
+    (root / LIBRARIES / "pmix2/lib/libpmix.so").symlink_to("libpmix.so.2")  # in Debian part of libpmix-dev
 
 
 class Slurm:

@@ -1,22 +1,17 @@
 """Real jobs under a real Slurm: two nodes in network namespaces, Debian's packages unpacked beside them."""
 
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.hosts import Hosts, needs_hosts
-from tests.jobs import EXAMPLE, last_checkpoint, ledger, train
+from tests.jobs import EXAMPLE, ROOT, last_checkpoint, ledger, train
+from tests.launch.debian import needs_debian
 from tests.launch.slurm_rig import Slurm, unpack
 
-debian = shutil.which("apt-get") and shutil.which("dpkg")
-pytestmark = [
-    needs_hosts,
-    pytest.mark.whole,
-    pytest.mark.skipif(not debian, reason="Slurm comes from Debian's packages"),
-]
+pytestmark = [needs_hosts, pytest.mark.whole, needs_debian]
 OPTIONS = ("--model", "cnn", "--shards", "8", "--epochs", "1", "--samples", "1280", "--test-samples", "64")
 STEPS = 20
 TRAINING = (*OPTIONS, "--max-steps", str(STEPS))
@@ -83,6 +78,21 @@ def test_two_nodes_give_the_bits_of_one_process(slurm, alone, ways, tmp_path, mp
     state, said = finish(slurm, job, tmp_path)
     assert state == "COMPLETED 0:0 0", said
     assert f"4 ranks from {WORDS[mpi]}" in said
+    assert_equal(tmp_path, alone)
+
+
+def test_the_script_runs_as_printed(slurm, alone, tmp_path):
+    places = ("--ledger", str(tmp_path / "ledger"), "--checkpoint-dir", str(tmp_path / "checkpoints"))
+    options = ("--nodes", "2", "--ntasks-per-node", "2", "--time", "5", "--folder", str(tmp_path))
+    command = [sys.executable, "-m", "phalanx", "slurm", "submit", "--print", *options, EXAMPLE, *TRAINING, *places]
+    printed = tmp_path / "train.sbatch"
+    printed.write_text(
+        subprocess.run(command, env=slurm.environ, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+    (tmp_path / "slurm-logs").mkdir()  # as the README says
+    job = slurm("sbatch", "--parsable", str(printed), cwd=tmp_path)
+    state, said = finish(slurm, job, tmp_path)
+    assert state == "COMPLETED 0:0 0", said
     assert_equal(tmp_path, alone)
 
 

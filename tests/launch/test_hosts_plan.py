@@ -110,10 +110,15 @@ def test_options_that_contradict_each_other_are_one_line(arguments, words):
 def test_a_dry_run_shows_every_host_and_starts_nothing():
     done = phalanx("run", "--dry-run", "--hosts", "nowhere:1,far:2", "--bind", "--env", "A=1", "-m", "this")
     assert done.returncode == 0 and "rank 2 on far, slot 1, cores" in done.stdout and "  A=1" in done.stdout
+    assert done.stdout.count("PHALANX_RENDEZVOUS=nowhere:PORT") == 3
     done = phalanx(
         "run", "--dry-run", "--nodes", "2", "--node-rank", "1", "-n", "4", "--rendezvous", "a:1", "-m", "this"
     )
-    assert "rank 2 on node-1, slot 0" in done.stdout and "rank 1 on" not in done.stdout
+    assert (
+        "PHALANX_RENDEZVOUS=a:1" in done.stdout
+        and "rank 2 on node-1, slot 0" in done.stdout
+        and "rank 1 on" not in done.stdout
+    )
 
 
 def test_a_key_must_be_long_and_closed(tmp_path):

@@ -53,7 +53,7 @@ def nothing_runs(two, job, within_s=5.0):
 
 def test_ranks_get_their_place_what_is_forwarded_and_nothing_else(two, tmp_path):
     two.added |= {"TAKEN": "here", "NOT_TAKEN": "here"}
-    done = two.run("--env", "GIVEN=a b", "--env", "TAKEN", "--no-prefix", script(tmp_path, TELL))
+    done = two.run("--env", "GIVEN=a b", "--env", "TAKEN", "--no-prefix", "--tee", "all", script(tmp_path, TELL))
     assert done.returncode == 0, done.stderr
     rows = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda row: row[3]["PHALANX_RANK"])
     for rank, (host, folder, seen, names) in enumerate(rows):

@@ -41,7 +41,10 @@ print("ready", os.getpid(), flush=True)
 time.sleep(60)
 """
 
-WAYS = {"zmq": (*PHALANX, "run", "--grace", "1"), "mpi": (*PHALANX, "run", "--grace", "1", "--mpi")}
+WAYS = {
+    way: (*PHALANX, "run", "--tee", "all", "--grace", "1", *options)
+    for way, options in (("zmq", ()), ("mpi", ("--mpi",)))
+}
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_ranks_may_save_and_leave_when_the_launcher_is_asked_to_end(way, number,
 
 
 def test_a_second_signal_hurries(path):
-    with started(*PHALANX, "run", "-n", "2", path) as job:
+    with started(*PHALANX, "run", "--tee", "all", "-n", "2", path) as job:
         job.until("ready", 2)
         os.kill(job.popen.pid, signal.SIGINT)
         time.sleep(0.3)

@@ -2,16 +2,17 @@
 
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phalanx.launch.output import Folder, LineReader, Printer, Sink, label
+from phalanx.launch.output import Folder, LineReader, Printer, Sink, from_warning, label
 
 
-def printed(size, events, prefix=True):
-    """What a printer writes for (time, rank, bytes) events."""
+def printed(size, events, prefix=True, hidden=None, **options):
+    """What a printer writes for (time, rank, bytes) events; ``hidden`` gets what it leaves out."""
     reading, writing = os.pipe()
-    printer = Printer(Sink(writing), size, prefix)
+    printer = Printer(Sink(writing), size, prefix, **options)
     for now, rank, data in events:
         printer.tick(now)
         printer.feed(rank, data, now)
@@ -20,6 +21,8 @@ def printed(size, events, prefix=True):
     printer.flush()
     printer.sink.finish(1.0)
     os.close(writing)
+    if hidden is not None:
+        hidden |= printer.hidden
     with open(reading, "rb") as file:
         return file.read().decode()
 
@@ -104,6 +107,51 @@ def test_the_launchers_word_comes_after_what_was_said_before_and_lets_late_equal
     assert os.read(reading, 4096) == b"[0-1] dying\nphalanx run: rank 0 ended\n"
     os.close(reading)
     os.close(writing)
+
+
+def test_equal_lines_are_folded_behind_others_that_are_not():
+    events = [(0.0, 1, b"warning of 1\nloss is large\n"), (0.01, 0, b"begin\ninfo of 0\nloss is large\nend\n")]
+    assert printed(2, events) == "[1] warning of 1\n[0] begin\n[0] info of 0\n[0-1] loss is large\n[0] end\n"
+
+
+def test_of_other_ranks_lines_from_warning_on_are_printed_and_what_rank_0_says_too():
+    out = b"epoch 1\nrank %d\nERROR %d\n"
+    hidden = {}
+    events = [(0.0, 1, out % (1, 1)), (0.01, 0, out % (0, 0)), (9.0, 1, b"epoch 1\n")]
+    assert printed(2, events, whole=(0,), hidden=hidden) == "[0-1] epoch 1\n[1] ERROR 1\n[0] rank 0\n[0] ERROR 0\n"
+    assert hidden == {1: 2}
+    assert printed(2, events, whole=(1,)).count("[0] rank 0") == 0
+    assert printed(2, events, prefix=False, whole=(0,)) == "ERROR 1\nepoch 1\nrank 0\nERROR 0\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "stdout", "stderr"),
+    [
+        ("epoch 1", False, True),
+        ("INFO:root:ready", False, False),
+        ("2026-05-01 10:00:00,123 my.module DEBUG ready", False, False),
+        ("[05/01/26 10:00:00] \x1b[34mINFO    \x1b[0m ready", False, False),
+        ("2026-05-01 10:00:00.123 | WARNING  | my.module:main:12 - oh", True, True),
+        ("\x1b[31mERROR\x1b[0m: oh", True, True),
+        ("a.py:11: UserWarning: odd sample", False, True),
+        ("Traceback (most recent call last):", False, True),
+        ("node-1:77:99 [0] NCCL INFO Bootstrap", False, False),
+        ("CRITICAL INFO", True, True),
+        ("INFORMATION", False, True),
+        ("said by a long line " + "x" * 100 + " INFO", False, True),
+    ],
+)
+def test_levels_of_lines(line, stdout, stderr):
+    assert [from_warning(line.encode(), stream) for stream in (False, True)] == [stdout, stderr]
+
+
+def test_progress_bars_of_other_ranks_are_left_out():
+    bar = b"\r  0%|    |\r100%|####|\n"
+    assert printed(2, [(0.0, 1, bar), (0.0, 0, bar)], whole=(0,), stderr=True) == "[0] 100%|####|\n"
+
+
+def test_colours_that_are_reset_at_the_end_are_no_line():
+    assert printed(2, [(0.0, 0, b"a\n\n\x1b[0m"), (0.0, 1, b"\x1b[0m\n")]) == "[0] a\n[0] \n"
 
 
 def test_without_a_prefix_lines_stay_as_they_are():

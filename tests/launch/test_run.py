@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.rig import environment, phalanx
+from tests.launch.rig import PHALANX, environment, phalanx, started
 
 WAYS = ([], ["--mpi"])
 
@@ -33,7 +33,7 @@ def test_ranks_run_and_their_lines_are_marked(script, way):
     path = script(
         "print('hello', sys.argv[1:])\nprint('odd' if rank == 1 else 'even')\nprint('e', rank, file=sys.stderr)"
     )
-    result = phalanx("run", *way, "-n", "3", path, "--lr", "1", "-n")
+    result = phalanx("run", *way, "--tee", "all", "-n", "3", path, "--lr", "1", "-n")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     marks = [
@@ -44,9 +44,39 @@ def test_ranks_run_and_their_lines_are_marked(script, way):
     assert sorted(result.stderr.splitlines()) == ["[0] e 0", "[1] e 1", "[2] e 2"]
 
 
+@pytest.mark.parametrize("way", WAYS, ids=["zmq", "mpi"])
+def test_one_clean_stream_and_everything_in_the_logs(script, tmp_path, way):
+    path = script(
+        "import logging, warnings\n"
+        "logging.basicConfig(level=logging.INFO, format='%(levelname)s %(message)s')\n"
+        "print('epoch 1'); print('data of', rank); logging.info('rate of %d', rank)\n"
+        "logging.warning('alike'); logging.warning('odd on %d', rank)\n"
+        "print('\\r0%\\r100% of', rank, file=sys.stderr)\n"
+        "time.sleep(0.5)\n"
+        "if rank == 2: raise KeyError('two')\n"
+        "time.sleep(30)"
+    )
+    folder = tmp_path / "logs"
+    result = phalanx("run", *way, "-n", "3", "--logs", str(folder), path)
+    assert sorted(result.stdout.splitlines()) == ["[0-2] epoch 1", "[0] data of 0"]
+    said = [
+        line for line in result.stderr.splitlines() if line.startswith("[") and "^" not in line and "File" not in line
+    ]
+    assert sorted(said) == sorted(
+        ["[0] INFO rate of 0", "[0-2] WARNING alike", "[0] 100% of 0", *(f"[{rank}] WARNING odd on {rank}" for rank in range(3)),
+         "[2] Traceback (most recent call last):", "[2]     if rank == 2: raise KeyError('two')", "[2] KeyError: 'two'"]
+    )  # fmt: skip
+    words = f"phalanx run: not shown: 4 lines of ranks 1-2 (they are in {folder}; --tee all shows them)"
+    assert words in result.stderr and result.returncode == 1
+    for rank in range(3):
+        text = (folder / f"rank-{rank}.log").read_text()
+        assert "epoch 1\n" in text and f"data of {rank}\n" in text and f"INFO rate of {rank}\n" in text
+        assert f"100% of {rank}" in text and ("KeyError" in text) == (rank == 2)
+
+
 def test_one_rank_has_no_prefix_and_the_launchers_own_output(script):
     assert phalanx("run", script("print('x'); os.write(2, b'partial')")).stdout == "x\n"
-    assert phalanx("run", "-n", "2", "--no-prefix", script("print('x')")).stdout == "x\nx\n"
+    assert phalanx("run", "-n", "2", "--tee", "all", "--no-prefix", script("print('x')")).stdout == "x\nx\n"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +118,7 @@ def test_a_kill_is_the_cause_even_if_its_consequence_ends_first(script):
 
 
 def test_a_rank_that_ends_well_waits_for_the_others(script):
-    result = phalanx("run", "-n", "2", script("time.sleep(0.6 * rank)\nprint('done', rank)"))
+    result = phalanx("run", "-n", "2", "--tee", "all", script("time.sleep(0.6 * rank)\nprint('done', rank)"))
     assert result.returncode == 0
     assert result.stdout == "[0] done 0\n[1] done 1\n"
 
@@ -134,6 +164,14 @@ def test_dry_run_prints_the_plan_and_starts_nothing(script, tmp_path):
     assert result.returncode == 0
     assert "rank 1 on localhost" in result.stdout and "PHALANX_RANK=1" in result.stdout
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = (*PHALANX, "run", "--dry-run", "--hosts", "a:400", "-m", "this")
+    with started(*command) as job:
+        assert job.popen.stdout.readline() == "job JOB: 400 ranks\n"
+        job.popen.stdout.close()
+        assert (job.popen.stderr.read(), job.popen.wait(10)) == ("", 141)
 
 
 @pytest.mark.parametrize(

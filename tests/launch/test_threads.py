@@ -20,7 +20,7 @@ def script(tmp_path):
 def test_each_rank_runs_the_script_as_its_own_main(script):
     body = "print(__name__, sys.argv[1:])\nmine = rank\n"
     body += "current_communicator().barrier(name='b').wait()\nassert mine == rank\nprint('rank', mine)\n"
-    result = phalanx("run", "--threads", "-n", "3", script(body), "--lr")
+    result = phalanx("run", "--threads", "--tee", "all", "-n", "3", script(body), "--lr")
     assert result.returncode == 0, result.stderr
     assert "[0-2] __main__ ['--lr']" in result.stdout
     assert {"[0] rank 0", "[1] rank 1", "[2] rank 2"} <= set(result.stdout.splitlines())
@@ -36,6 +36,21 @@ def test_an_error_of_one_rank_ends_all_and_is_printed_once(script):
 
 def test_the_exit_code_is_the_scripts(script):
     assert phalanx("run", "--threads", "-n", "2", script("if rank == 1: sys.exit(4)")).returncode == 4
+
+
+def test_what_ranks_print_is_one_stream_and_all_of_it_is_in_the_logs(script, tmp_path):
+    body = "print('epoch 1'); print('data of', rank); print('WARNING odd on', rank, file=sys.stderr)\n"
+    result = phalanx("run", "--threads", "-n", "2", "--logs", str(tmp_path / "logs"), script(body))
+    assert sorted(result.stdout.splitlines()) == ["[0-1] epoch 1", "[0] data of 0"]
+    assert {"[0] WARNING odd on 0", "[1] WARNING odd on 1"} <= set(result.stderr.splitlines())
+    assert "phalanx run: not shown: 1 line of rank 1 (they are in" in result.stderr
+    assert sorted((tmp_path / "logs" / "rank-1.log").read_text().splitlines()) == [
+        "WARNING odd on 1",
+        "data of 1",
+        "epoch 1",
+    ]
+    plain = phalanx("run", "--threads", "-n", "2", "--tee", "1", "--no-prefix", script("print('data of', rank)"))
+    assert plain.stdout == "data of 1\n"
 
 
 def test_a_package_is_run_by_its_main_module():

@@ -16,6 +16,7 @@ CALLS = (
     "pwrite",
     "fsync",
     "close",
+    "link",
     "rename",
     "replace",
     "unlink",

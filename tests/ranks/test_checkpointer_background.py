@@ -187,21 +187,21 @@ run = trained(Path({str(tmp_path)!r}), 3, every=2, background=True)
 def test_the_copy_uses_the_same_memory_again(tmp_path: Path) -> None:
     run = Run(tmp_path, every=2, background=True)
     run.train(1)
-    assert run.checkpointer._room is not None
-    run.checkpointer._room.result()
-    room = run.checkpointer._snapshot._memory
+    assert run.checkpointer._behind.room is not None
+    run.checkpointer._behind.room.result()
+    room = run.checkpointer._behind.snapshot._memory
     assert room.nbytes > 0
     for _ in range(3):
         run.train(2)
         run.checkpointer.wait()
-        assert run.checkpointer._snapshot._memory is room
+        assert run.checkpointer._behind.snapshot._memory is room
     assert steps_in(tmp_path) == [2, 4, 6]
 
 
 def test_without_a_period_nothing_is_reserved(tmp_path: Path) -> None:
     checkpointer = Checkpointer(tmp_path, model=Model(), background=True, group=Group())
     checkpointer.after_step()
-    assert checkpointer._snapshot.nbytes == 0 and checkpointer.wait() is None
+    assert checkpointer._behind.snapshot.nbytes == 0 and checkpointer.wait() is None
 
 
 KILLED = """

@@ -112,7 +112,7 @@ def test_of_several_ranks(tmp_path: Path, background: bool, every: int, quiet: N
         return step, run.state()
 
     calls = killed_at(lambda: ranks(tmp_path / "count", 3, background), prepared("count"), None)
-    assert calls is not None and calls.count("pwrite") > 5
+    assert calls is not None and calls.count("pwrite") >= 4, "each rank writes"
     seen = set()
     for at in range(0, len(calls) - 1, every if every == 1 else 3 * QUICK):
         directory = prepared(str(at))

@@ -38,17 +38,28 @@ def empty(shape: tuple[int, ...], dtype: Any = FLOAT32) -> Array:
 
 
 class _Copy:
-    """A reorder from one set of strides to channels last."""
+    """A reorder from a dense (N, C, S) to channels last, or back."""
 
     __slots__ = ("primitive",)
 
-    def __init__(self, shape: tuple[int, ...], given: tuple[int, ...]) -> None:
-        made = reorder(layout(shape, given), layout(shape, strides(shape)))
+    def __init__(self, shape: tuple[int, ...], back: bool) -> None:
+        forms = layout(shape, dense(shape)), layout(shape, strides(shape))
+        made = reorder(*(reversed(forms) if back else forms))
         assert isinstance(made, Primitive)
         self.primitive = made
 
 
 _copies = Pool(_Copy)
+
+
+def _copied(source: Array, target: Array, shape: tuple[int, ...], back: bool) -> bool:
+    """Copies a C-contiguous ``source`` into ``target``, one of which has channels last; False if nothing was done."""
+    unit = _copies.take((shape, back))
+    if unit is None:
+        return False
+    unit.primitive(source, target)
+    _copies.give((shape, back), unit)
+    return True
 
 
 def arranged(x: Array) -> Array:
@@ -58,14 +69,17 @@ def arranged(x: Array) -> Array:
         return last
     if not x.flags.c_contiguous or not x.flags.aligned or x.dtype != FLOAT32:
         return np.ascontiguousarray(last) if last.flags.aligned else last.copy()
-    key = (x.shape, dense(x.shape))
-    unit = _copies.take(key)
-    if unit is None:
-        return np.ascontiguousarray(last)
     target = empty(x.shape)
-    unit.primitive(x, target)
-    _copies.give(key, unit)
-    return target
+    return target if _copied(x, target, x.shape, back=False) else np.ascontiguousarray(last)
+
+
+def put(x: Array, out: Array) -> bool:
+    """Copies float32 ``x``, whose channels lie last, into the C-contiguous ``out``; False if something else is to be done."""
+    last = to_last(x)
+    plain = x.dtype == FLOAT32 == out.dtype and x.shape == out.shape and x.size > 0
+    if not (plain and last.flags.c_contiguous and not x.flags.c_contiguous and out.flags.c_contiguous):
+        return False
+    return last.flags.aligned and out.flags.aligned and _copied(last, out, x.shape, back=True)
 
 
 def is_last(x: Array) -> bool:

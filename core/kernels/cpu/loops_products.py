@@ -14,7 +14,8 @@ import numpy as np
 
 from ...op import Array
 from . import onednn_matmul, threads
-from .compiled import loop
+from .compiled import loop, prange
+from .loops_embedding import bias_gradient
 from .mathematics import ONE, ZERO
 from .onednn import Unavailable, load
 from .products import AS_IT_IS, TURNED, multiply, places, use_threads
@@ -24,6 +25,8 @@ SMALLEST, SMALLEST_TURNED = 96**3, 52**3
 """Multiplications below which NumPy is faster, and those if the right matrix lies by columns, NumPy's weak case."""
 LONG, HIGH = 1024, 3
 """From so many rows of a batch on, a weight's gradient that has so many times more rows than columns is made faster as its transpose."""
+FEW, DEEP = (16, 32), 384
+"""Of so many rows that are so long the outputs of a linear layer are made faster as their transpose: then the weight lies well."""
 BIAS_APART = 1 << 16
 """Elements of a product up to which adding a bias afterwards is as fast as a primitive that does both."""
 
@@ -48,11 +51,20 @@ def _add_to_rows(y, bias):  # type: ignore[no-untyped-def]
 @loop("f4[:,:], f4[:,:] out")
 def _turn(a, out):  # type: ignore[no-untyped-def]
     rows, columns = out.shape
-    for top in range(0, rows, 16):
+    for block in prange((rows + 15) // 16):
+        top = 16 * block
         for left in range(0, columns, 16):
             for i in range(top, min(top + 16, rows)):
                 for j in range(left, min(left + 16, columns)):
                     out[i, j] = a[j, i]
+
+
+@loop("f4[:,:], f4[:], f4[:,:] out", exact=True)
+def _turn_and_add(a, bias, out):  # type: ignore[no-untyped-def]
+    rows, columns = out.shape
+    for i in range(rows):
+        for j in range(columns):
+            out[i, j] = a[j, i] + bias[j]
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array | None:
@@ -84,6 +96,11 @@ def _rows(x: Array) -> Array:
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
+def _is_small(a: Array, b: Array) -> bool:
+    """Whether NumPy multiplies these matrices fastest; what the reference would find out after all others."""
+    return a.size * b.shape[1] < onednn_matmul.SMALLEST and a.dtype is FLOAT32 is b.dtype
+
+
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -98,8 +115,20 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """As ``reference.linear_forward``."""
+    if x.ndim == 2 and x.size * len(weight) < SMALLEST_TURNED and x.dtype is FLOAT32 is weight.dtype:
+        y = np.matmul(x, weight.T)
+        if bias is not None:
+            y += bias
+        return y
     if x.ndim and (bias is None or (x.size // max(1, x.shape[-1]) * len(weight) <= BIAS_APART and _plain(bias))):
-        y = product(_rows(x), weight.T)
+        rows = _rows(x)
+        if bias is not None and len(rows) in FEW and rows.shape[1] >= DEEP:
+            turned = product(weight, rows.T)
+            if turned is not None:
+                y = np.empty((len(rows), len(weight)), FLOAT32)
+                _turn_and_add(0, turned, bias, y)
+                return y if x.ndim == 2 else y.reshape(x.shape[:-1] + weight.shape[:1])
+        y = product(rows, weight.T)
         if y is not None:
             if bias is not None:
                 _add_to_rows(0, y, bias)
@@ -109,6 +138,8 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def linear_input_gradient(gradient: Array, weight: Array, out: Array | None = None) -> Array:
     """As ``reference.linear_input_gradient``."""
+    if out is None and gradient.ndim == 2 and _is_small(gradient, weight):
+        return np.matmul(gradient, weight)
     if gradient.ndim and out is None:
         dx = product(_rows(gradient), weight)
         if dx is not None:
@@ -118,6 +149,8 @@ def linear_input_gradient(gradient: Array, weight: Array, out: Array | None = No
 
 def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) -> Array:
     """As ``reference.linear_weight_gradient``."""
+    if gradient.ndim == 2 == x.ndim and _is_small(gradient.T, x) and (out is None or out.dtype is FLOAT32):
+        return np.matmul(gradient.T, x, out=out)
     if gradient.ndim:
         rows, columns = _rows(gradient), _rows(x)
         height, width = rows.shape[1], columns.shape[1]
@@ -125,7 +158,7 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) 
             turned = product(columns.T, rows)
             if turned is not None:
                 dw = np.empty((height, width), FLOAT32) if out is None else out
-                _turn(0, turned, dw)
+                _turn(dw.size, turned, dw)
                 return dw
         dw = product(rows.T, columns, out)
         if dw is not None:
@@ -133,12 +166,19 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) 
     return onednn_matmul.linear_weight_gradient(gradient, x, out)
 
 
+def linear_gradients(
+    gradient: Array, x: Array, out: Array | None = None, bias_out: Array | None = None
+) -> tuple[Array, Array]:
+    """As ``reference_linear.linear_gradients``."""
+    return linear_weight_gradient(gradient, x, out), bias_gradient(gradient, bias_out)
+
+
 def _provided() -> dict[str, Callable[..., Any]]:
     try:
         load()
     except Unavailable:
         return {}
-    kernels = (matmul, linear_forward, linear_input_gradient, linear_weight_gradient)
+    kernels = (matmul, linear_forward, linear_input_gradient, linear_weight_gradient, linear_gradients)
     return {each.__name__: each for each in kernels}
 
 

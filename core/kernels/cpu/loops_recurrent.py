@@ -67,18 +67,20 @@ def lstm_step(share, gates, before, after, squashed, y, lo, count):  # type: ign
         _lstm_row(share[r], gates[lo + r], before[lo + r], after[lo + r], squashed[lo + r], y[lo + r])
 
 
-@loop("i8[:], f4[:,:], f4[:,:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:] out, b1")
-def lstm_walk(places, states, share, gates, before, after, squashed, y, reverse):  # type: ignore[no-untyped-def]
-    count, failed = share.shape[0], 0
-    steps, size = gates.shape[0] // count, 4 * count * states.shape[1]
-    for t in range(steps):
-        at = steps - 1 - t if reverse else t
-        failed |= multiply_at(
-            places[0], places[1], places[2], places[3], places[4], places[5], places[6], states.ctypes.data + at * size
-        )
-        for r in range(at * count, at * count + count):
-            _lstm_row(share[r - at * count], gates[r], before[r], after[r], squashed[r], y[r])
-    return failed
+@loop("i8[:,:], f4[:,:], f4[:,:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:] out, i8[:] out, b1")
+def lstm_walk(places, states, share, gates, before, after, squashed, y, failed, reverse):  # type: ignore[no-untyped-def]
+    parts, count = places.shape[0], share.shape[0]
+    for p in prange(parts):
+        first, end, at = p * count // parts, (p + 1) * count // parts, places[p]
+        steps, size = gates.shape[0] // count, 4 * states.shape[1]
+        for t in range(steps):
+            lo = (steps - 1 - t if reverse else t) * count
+            failed[p] |= multiply_at(
+                at[0], at[1], at[2], at[3], at[4], at[5], at[6], states.ctypes.data + (lo + first) * size
+            )
+            for s in range(first, end):
+                r = lo + s
+                _lstm_row(share[s], gates[r], before[r], after[r], squashed[r], y[r])
 
 
 @inline
@@ -111,21 +113,21 @@ def lstm_step_back(dy, state, memory, gates, before, squashed, turned, lo, count
         _lstm_row_back(state[r], memory[r], gates[at], before[at], squashed[at], turned[at], more, adding)
 
 
-@loop("i8[:], f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:], f4[:,:], f4[:,:], f4[:,:] out, b1, b1")
-def lstm_walk_back(places, dy, state, memory, gates, before, squashed, turned, reverse, adding):  # type: ignore[no-untyped-def]
-    count, failed = state.shape[0], 0
-    steps, size = gates.shape[0] // count, 4 * count * gates.shape[1]
-    for t in range(steps):
-        at = t if reverse else steps - 1 - t
-        for r in range(at * count, at * count + count):
-            s = r - at * count
-            _lstm_row_back(
-                state[s], memory[s], gates[r], before[r], squashed[r], turned[r], dy[r if adding else 0], adding
+@loop("i8[:,:], f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:], f4[:,:], f4[:,:], f4[:,:] out, i8[:] out, b1, b1")
+def lstm_walk_back(places, dy, state, memory, gates, before, squashed, turned, failed, reverse, adding):  # type: ignore[no-untyped-def]
+    parts, count = places.shape[0], state.shape[0]
+    for p in prange(parts):
+        first, end, at = p * count // parts, (p + 1) * count // parts, places[p]
+        steps, size = gates.shape[0] // count, 4 * gates.shape[1]
+        for t in range(steps):
+            lo = (t if reverse else steps - 1 - t) * count
+            for s in range(first, end):
+                r = lo + s
+                more = dy[r if adding else 0]
+                _lstm_row_back(state[s], memory[s], gates[r], before[r], squashed[r], turned[r], more, adding)
+            failed[p] |= multiply_at(
+                at[0], at[1], at[2], at[3], at[4], at[5], at[6], turned.ctypes.data + (lo + first) * size
             )
-        failed |= multiply_at(
-            places[0], places[1], places[2], places[3], places[4], places[5], places[6], turned.ctypes.data + at * size
-        )
-    return failed
 
 
 @loop("f4[:,:], f4[:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, i8, i8")

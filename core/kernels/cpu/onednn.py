@@ -187,14 +187,22 @@ def attributes(activation: int | None = None, alpha: float = 0.0, beta: float = 
     return made
 
 
-def plan(kind: str, *args: Any, activation: int | None = None, alpha: float = 0.0, beta: float = 0.0) -> Any:
-    """What a primitive of ``kind`` ("matmul", "convolution_forward", ...) will do with these layouts and options.
+def plan(
+    kind: str,
+    *args: Any,
+    activation: int | None = None,
+    alpha: float = 0.0,
+    beta: float = 0.0,
+    count: int | None = None,
+) -> Any:
+    """What a primitive of ``kind`` ("matmul", "convolution_forward", ...) will do with these layouts and options, on ``count`` threads
+    if not on all.
 
     Raises Unsupported where oneDNN has only its plain loops, which are slower than the reference.
     """
     library = load()
     ffi, c = library.ffi, library.c
-    _set_omp(library)
+    _set_omp(library, count)
     create = getattr(c, f"dnnl_{kind}_primitive_desc_create")
     given = [ffi.NULL if each is None else each for each in args]
     made = ffi.gc(
@@ -219,8 +227,8 @@ def nbytes(form: Any) -> int:
     return int(load().c.dnnl_memory_desc_get_size(form))
 
 
-def _set_omp(library: _Library) -> None:
-    omp, count = library.omp, threads.threads()
+def _set_omp(library: _Library, count: int | None = None) -> None:
+    omp, count = library.omp, count or threads.threads()
     if omp.omp_get_max_threads() != count:
         omp.omp_set_num_threads(count)
 
@@ -254,9 +262,10 @@ class Primitive:
 
     __slots__ = ("_arguments", "_keep", "_library", "_memories", "_primitive", "_scratch")
 
-    def __init__(self, made: Any, arguments: dict[int, Any]) -> None:
-        """``made`` is from :func:`plan`; ``arguments``: argument -> layout, in the order of the calls' arrays."""
+    def __init__(self, made: Any, arguments: dict[int, Any], count: int | None = None) -> None:
+        """``made`` is from :func:`plan`, and so is ``count``; ``arguments``: argument -> layout, in the order of the calls' arrays."""
         library = load()
+        _set_omp(library, count)
         ffi, c = library.ffi, library.c
         form = c.dnnl_primitive_desc_query_md(made, onednn_c.QUERY_SCRATCHPAD, 0)
         self._scratch = 0 if form == ffi.NULL else nbytes(form)

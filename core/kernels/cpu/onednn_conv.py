@@ -191,9 +191,21 @@ def channel_sum(gradient: Array, out: Array | None = None) -> Array:
     return reference.deliver(total[0], gradient.dtype, out)
 
 
+def arrange_images(x: Array) -> Array:
+    """As ``reference_conv.arrange_images``: channels last in memory."""
+    return channels_last.to_first(channels_last.arranged(x)) if x.dtype == FLOAT32 and x.ndim > 2 and x.size else x
+
+
+def put_images(images: Array, out: Array) -> Array:
+    """As ``reference_conv.put_images``."""
+    return out if channels_last.put(images, out) else reference_conv.put_images(images, out)
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "conv_forward": conv_forward,
     "conv_input_gradient": conv_input_gradient,
     "conv_weight_gradient": conv_weight_gradient,
     "channel_sum": channel_sum,
+    "arrange_images": arrange_images,
+    "put_images": put_images,
 }

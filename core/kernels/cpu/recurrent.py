@@ -14,8 +14,6 @@ from ...op import Array
 from .. import reference_recurrent as reference
 from ..reference_recurrent import spans
 from . import loops_recurrent as loops
-from . import threads
-from .products import primitive_places
 from .step_products import lent, products
 
 FLOAT32 = np.dtype(np.float32)
@@ -27,13 +25,13 @@ def _served(gates: Array) -> bool:
 
 
 def _at_once(sizes: Sequence[int], first: Array, w_hr: Array | None) -> bool:
-    """Whether one compiled function may do all steps: a rectangle on one thread. The bits are those of single steps."""
-    return sizes[0] == sizes[-1] == len(first) and w_hr is None and threads.threads() == 1
+    """Whether one compiled function may do all steps: a rectangle. The bits are those of single steps."""
+    return sizes[0] == sizes[-1] == len(first) and w_hr is None
 
 
-def _well(failed: int) -> None:
-    if failed:
-        raise RuntimeError(f"oneDNN: the product of a step returned status {failed}")
+def _well(failed: Array) -> None:
+    if failed.any():
+        raise RuntimeError(f"oneDNN: the product of a step returned status {failed.max()}")
 
 
 class _Carried:
@@ -122,11 +120,21 @@ def lstm_forward(
     share, squashed = np.empty((rows, gates.shape[1]), FLOAT32), np.empty_like(cells.before)
     y = states.after if w_hr is None else np.empty_like(squashed)
     if _at_once(sizes, h, w_hr):
-        with lent(w_hh.T, rows, steps, states.before, share) as addresses:
-            if addresses is not None:
-                places = np.array(primitive_places() + addresses)
-                failed = loops.lstm_walk(
-                    0, places, states.before, share, gates, cells.before, cells.after, squashed, y, reverse
+        with lent(w_hh.T, steps, states.before, share) as places:
+            if places is not None:
+                failed = np.zeros(len(places), np.int64)
+                loops.lstm_walk(
+                    share.size,
+                    places,
+                    states.before,
+                    share,
+                    gates,
+                    cells.before,
+                    cells.after,
+                    squashed,
+                    y,
+                    failed,
+                    reverse,
                 )
                 _well(failed)
                 return states.after, states.last(), cells.last(), states.before, cells.before, squashed
@@ -156,11 +164,11 @@ def lstm_backward(
     hidden = None if w_hr is None else np.empty((len(gates), dh.shape[1]), FLOAT32)
     through = state if w_hr is None else np.empty_like(memory)
     if _at_once(sizes, dh, w_hr):
-        with lent(w_hh, sizes[0], len(sizes), turned, state) as addresses:
-            if addresses is not None:
-                places = np.array(primitive_places() + addresses)
-                failed = loops.lstm_walk_back(
-                    0, places, more, state, memory, gates, before_c, squashed, turned, reverse, adding
+        with lent(w_hh, len(sizes), turned, state) as places:
+            if places is not None:
+                failed, elements = np.zeros(len(places), np.int64), sizes[0] * gates.shape[1]
+                loops.lstm_walk_back(
+                    elements, places, more, state, memory, gates, before_c, squashed, turned, failed, reverse, adding
                 )
                 _well(failed)
                 return turned, state, memory, None

@@ -7,7 +7,7 @@ once for all steps. Without oneDNN, and for small products, NumPy's BLAS does it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from ...backend import empty_aligned
 from ...op import Array
-from . import onednn, onednn_c, onednn_matmul
+from . import compiled, onednn, onednn_c, onednn_matmul, threads
+from .products import primitive_places
 
 SMALLEST = 100**3
 """Multiplications of a step below which NumPy is faster."""
@@ -49,12 +50,15 @@ def products(matrix: Array, rows: int, steps: int) -> Iterator[Multiply]:
 
 
 @contextmanager
-def lent(matrix: Array, rows: int, steps: int, a: Array, out: Array) -> Iterator[tuple[int, ...] | None]:
-    """As :func:`products`, for a compiled walk all of whose steps have as many rows as ``a`` and the result ``out``: what
-    ``Primitive.lend`` lends. None where NumPy or single products serve.
+def lent(matrix: Array, steps: int, a: Array, out: Array) -> Iterator[Array | None]:
+    """As :func:`products`, for a compiled walk all of whose steps have as many rows as the result ``out``: (parts, 7) addresses for
+    ``multiply_at``, one row for each part of a step's rows. None where NumPy or single products serve.
+
+    The rows of a batch know nothing of each other: with several threads each walks through all steps with its part of them, and
+    nobody waits. Such a part has a product on one thread; its bits are those of the product of all rows.
     """
     inner, width = matrix.shape
-    packed = None
+    rows, packed = len(out), None
     if rows * inner * width >= SMALLEST and steps >= FEW and _onednn():
         key = (rows, inner, width, matrix.flags.c_contiguous)
         packed = _packed.take(key)
@@ -62,9 +66,22 @@ def lent(matrix: Array, rows: int, steps: int, a: Array, out: Array) -> Iterator
         yield None
         return
     packed.pack(matrix)
-    with packed.step(rows).lend(a, packed.memory, out) as addresses:
-        yield addresses
+    parts = threads.threads() if _worth_parts(rows, max(inner, width)) else 1
+    functions = primitive_places()
+    with ExitStack() as stack:
+        addresses = []
+        for part in range(parts):
+            lo, hi = part * rows // parts, (part + 1) * rows // parts
+            step = packed.part(part, hi - lo) if parts > 1 else packed.step(rows)
+            addresses.append(functions + stack.enter_context(step.lend(a[: hi - lo], packed.memory, out[lo:hi])))
+        yield np.array(addresses)
     _packed.give(key, packed)
+
+
+def _worth_parts(rows: int, width: int) -> bool:
+    """The rule of compiled loops for their parallel form, for a walk that is called with rows * width elements."""
+    count = threads.threads()
+    return 1 < count <= rows and rows * width >= count * compiled.SMALLEST_SHARE
 
 
 @lru_cache(1)
@@ -87,12 +104,21 @@ class _Packed:
         self._reorder = onednn.reorder(given, self._form)
         self.memory = empty_aligned(onednn.nbytes(self._form), np.uint8)
         self._steps: dict[int, onednn.Primitive] = {}
+        self._parts: dict[tuple[int, int], onednn.Primitive] = {}
 
-    def _planned(self, rows: int, weights: Any) -> Any:
+    def _planned(self, rows: int, weights: Any, count: int | None = None) -> Any:
         inner, width = self._inner, self._width
-        return onednn.plan(
-            "matmul", onednn.layout((rows, inner), (inner, 1)), weights, None, onednn.layout((rows, width), (width, 1))
-        )
+        source, target = onednn.layout((rows, inner), (inner, 1)), onednn.layout((rows, width), (width, 1))
+        return onednn.plan("matmul", source, weights, None, target, count=count)
+
+    def _made(self, rows: int, count: int | None = None) -> onednn.Primitive:
+        inner, width = self._inner, self._width
+        arguments = {
+            onednn_c.SRC: onednn.layout((rows, inner), (inner, 1)),
+            onednn_c.WEIGHTS: self._form,
+            onednn_c.DST: onednn.layout((rows, width), (width, 1)),
+        }
+        return onednn.Primitive(self._planned(rows, self._form, count), arguments, count)
 
     def pack(self, matrix: Array) -> None:
         given = matrix if self._by_rows else np.ascontiguousarray(matrix.T)
@@ -105,16 +131,14 @@ class _Packed:
         """The product of steps of so many rows."""
         step = self._steps.get(rows)
         if step is None:
-            inner, width = self._inner, self._width
-            made = self._planned(rows, self._form)
-            step = self._steps[rows] = onednn.Primitive(
-                made,
-                {
-                    onednn_c.SRC: onednn.layout((rows, inner), (inner, 1)),
-                    onednn_c.WEIGHTS: self._form,
-                    onednn_c.DST: onednn.layout((rows, width), (width, 1)),
-                },
-            )
+            step = self._steps[rows] = self._made(rows)
+        return step
+
+    def part(self, number: int, rows: int) -> onednn.Primitive:
+        """The product of ``rows`` rows of a step on one thread, for part ``number``: each has its own."""
+        step = self._parts.get((number, rows))
+        if step is None:
+            step = self._parts[number, rows] = self._made(rows, 1)
         return step
 
     def multiply(self, a: Array, out: Array) -> None:

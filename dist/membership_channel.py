@@ -1,0 +1,42 @@
+"""How a rank of an elastic job and its launcher speak: a socket that the rank inherits, by lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Word = Mapping[str, Any]
+
+
+class Channel:
+    """The open socket to the launcher: lines of JSON both ways. A thread reads; any thread may :meth:`say`."""
+
+    def __init__(self, descriptor: int, hear: Callable[[Word], None]) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.set_inheritable(False)
+        self._sending = threading.Lock()
+        self._hear = hear
+        threading.Thread(target=self._read, name="phalanx-membership", daemon=True).start()
+
+    def say(self, kind: str, **words: Any) -> None:
+        """Tell the launcher; nothing where it is gone, which ends this process in any case."""
+        with self._sending, contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps({"kind": kind, **words}).encode() + b"\n")
+
+    def _read(self) -> None:
+        rest = b""
+        while True:
+            try:
+                data = self._socket.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                self._hear({"kind": "gone"})
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._hear(json.loads(line))
