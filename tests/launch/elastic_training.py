@@ -2,7 +2,8 @@
 
     elastic_training.py FOLDER PAUSE_S EPOCHS
 
-Writes FOLDER/ledger.jsonl, and at its start FOLDER/ranks/RANK.PID. The last line of rank 0 is a hash of the average.
+Writes FOLDER/ledger.jsonl, and at its start FOLDER/ranks/RANK.PID. The last line of rank 0 is a sum of the average. Steps last PAUSE_S,
+the last ones longer, until FOLDER/released is there.
 """
 
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import phalanx
 from phalanx import nn, optim
 
+LAST = 15
 folder, pause_s, epochs = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 phalanx.init(shards=8, seed=5)
 ranks = folder / "ranks"
@@ -50,7 +52,8 @@ while loader.epoch < epochs:
         optimizer.zero_grad()
         for x, y in step:
             loss_of(model(x), y).backward()
-        time.sleep(pause_s)
+        if not (folder / "released").exists():
+            time.sleep(pause_s if loader.step < epochs * len(loader) - LAST else 20 * pause_s)
         optimizer.step()
         schedule.step()
         average.update()

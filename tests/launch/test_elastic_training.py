@@ -119,6 +119,7 @@ class Training:
 
     def ends_as(self, quiet: tuple[str, str], generations: int) -> None:
         """To its end: the same bits, every stall short, at most one step done again for each new generation."""
+        (self.folder / "released").touch()
         out = self._to_its_end()
         ledger, last = quiet
         assert self.job.popen.returncode == 0, self.read()
@@ -206,7 +207,7 @@ def disturb(job: Training, seed: int) -> int:
     draw = random.Random(seed)
     count = draw.randint(2, 4)
     for _ in range(count):
-        job.until_step(min(job.steps + draw.randint(0, 4), 35))
+        job.until_step(min(job.steps + draw.randint(0, 4), 5 * EPOCHS - 3))
         time.sleep(draw.random() * PAUSE_S)
         living = job.living()
         if len(living) > 1 and draw.random() < 0.6:
