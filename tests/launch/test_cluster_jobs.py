@@ -1,6 +1,7 @@
 """Real jobs under a real Slurm: two nodes in network namespaces, Debian's packages unpacked beside them."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from tests.hosts import Hosts, needs_hosts
 from tests.jobs import EXAMPLE, ROOT, last_checkpoint, ledger, train
 from tests.launch.debian import needs_debian
 from tests.launch.slurm_rig import Slurm, unpack
+from tests.launch.sshd_rig import Sshd
 
 pytestmark = [needs_hosts, pytest.mark.whole, needs_debian]
 OPTIONS = ("--model", "cnn", "--shards", "8", "--epochs", "1", "--samples", "1280", "--test-samples", "64")
@@ -116,6 +118,19 @@ def test_a_killed_rank_is_started_anew_in_the_same_allocation(slurm, alone, tmp_
     state, said = finish(slurm, job, tmp_path)
     assert state == "COMPLETED 0:0 0", said
     assert "restart 1 of 2" in said
+    assert_equal(tmp_path, alone)
+
+
+def test_the_launcher_runs_inside_of_an_allocation(slurm, alone, tmp_path):
+    places = ("--ledger", str(tmp_path / "ledger"), "--checkpoint-dir", str(tmp_path / "checkpoints"))
+    phalanx, hosts = f"{sys.executable} -m phalanx", tmp_path / "hosts"
+    run = f"{phalanx} run --hostfile {hosts} {shlex.join([EXAMPLE, *TRAINING, *places])}"
+    with Sshd(slurm.hosts, tmp_path / "sshd"):
+        said = slurm(
+            "salloc", "-N2", "--ntasks-per-node", "2", "sh", "-c", f"{phalanx} slurm hosts > {hosts}; {run} 2>&1"
+        )
+    assert hosts.read_text() == "h0 slots=2\nh1 slots=2\n"
+    assert "4 ranks from phalanx run, over zmq" in said
     assert_equal(tmp_path, alone)
 
 
