@@ -209,13 +209,14 @@ class Printer:
 
     def __init__(self, sink: Sink, size: int, prefix: bool = True, colour: bool = False) -> None:
         self.sink, self.size, self._prefix, self._colour = sink, size, prefix, colour
-        self._folder = Folder(size, FOLD_WINDOW_S if prefix and size > 1 else 0.0)
+        self._folder = Folder(size)
+        self.resize(size)
         self._readers = {rank: LineReader() for rank in range(size)}
         self._bar = b""
 
     def resize(self, size: int) -> None:
         """So many ranks print from now on: equal lines of all of them need not wait for more."""
-        self._folder.size = size
+        self._folder.size, self._folder.window_s = size, FOLD_WINDOW_S if self._prefix and size > 1 else 0.0
 
     def feed(self, rank: int, data: bytes, now: float) -> None:
         """Bytes that a rank wrote."""
