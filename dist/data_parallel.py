@@ -92,6 +92,11 @@ class DataParallel(Module):
             raise GraphError("DataParallel got a module that is a DataParallel already")
         self.module = module
         self.group = group or current()
+        if chosen is not None and self.group.elastic is not None:
+            raise RangeError(
+                f"DataParallel: compression={compression!r} keeps on each rank what it left out of the gradients, which is lost with the "
+                "rank; leave it out in an elastic job"
+            )
         self._inputs: list[Any] = []
         self._options: dict[str, Any] = {
             "bucket_bytes": bucket_bytes, "overlap": overlap, "compression": chosen, "shard": shard,

@@ -15,15 +15,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core.data.placement import Placement, set_placement
-from ..core.data.scope import at_boundaries, end_void, outermost_step
+from ..core.data.scope import at_boundaries, end_void, outermost_step, void_step
 from ..core.errors import GraphError, RangeError
 from ..core.faults import set_position
-from ..core.void import set_void
 from . import env, excepthook, exchanges, going_back
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
@@ -31,8 +29,7 @@ from .communicators.zeromq import ZeroMQCommunicator
 from .control import ControlMesh
 from .env import RankEnvironment
 from .errors import CommunicatorError, LaunchError, PeerLostError
-from .member import LOOPBACK, address_text, listen
-from .membership_channel import Channel, Word
+from .membership_channel import Channel, Word, meeting_place
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpointer
@@ -52,9 +49,11 @@ class Elastic:
     ``reducers``, ``on_state`` and ``on_wait`` are told by those who make them, in the same order on all ranks.
     """
 
-    def __init__(self, group: Group, environment: RankEnvironment, stall_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, group: Group, environment: RankEnvironment, stall_s: float, timeout_s: float, shares_memory: bool
+    ) -> None:
         self.group = group
-        self.newcomer = is_newcomer(os.environ)
+        self.newcomer = env.is_newcomer(os.environ)
         """Whether this process has not joined the others yet."""
         self.newcomers: tuple[int, ...] = ()
         """The ranks of this generation that came with it and lack the state."""
@@ -72,6 +71,7 @@ class Elastic:
         self.commits_before_step = 0
         """How many updates had been committed when the loop's step opened."""
         self._environment, self._stall_s, self._timeout_s = environment, stall_s, timeout_s
+        self._shares_memory = shares_memory
         self._wants = self._due = False
         self._begun = False
         """Whether training has begun: before, the loss of a rank is the failure of a start."""
@@ -282,7 +282,7 @@ class Elastic:
 
     def _form(self, word: Word) -> None:
         """Connect to the others of this generation, and take the place in it."""
-        group, environment = self.group, self._place(word)
+        group, environment = self.group, meeting_place(word, self._environment, self._channel)
         if environment.size == 1:
             communicator: Communicator = AloneCommunicator()
             control = communicator
@@ -303,7 +303,7 @@ class Elastic:
                 if self._word is not word:
                     raise PeerLostError("the ranks that go on are others by now")
                 control = communicator.split(0)
-                if communicator.share_memory():
+                if self._shares_memory and communicator.share_memory():
                     control.share_memory()
             except BaseException:
                 _close(communicator)
@@ -321,26 +321,6 @@ class Elastic:
             self._interrupt = interrupt
             if self._word is not None and self._word["generation"] > self.generation:
                 interrupt()
-
-    def _place(self, word: Word) -> RankEnvironment:
-        place = replace(
-            self._environment,
-            rank=word["rank"],
-            size=word["size"],
-            local_rank=word["local_rank"],
-            local_size=word["local_size"],
-            node=word.get("node"),
-            rendezvous=word.get("rendezvous"),
-            rendezvous_fd=None,
-            hosts=word.get("hosts"),
-            job=f"{self._environment.job}.{word['generation']}",
-        )
-        if place.rank or place.size == 1:
-            return place
-        listener = listen((LOOPBACK if place.local_size == place.size else word["bind"], 0))
-        address = address_text(*listener.getsockname()[:2])
-        self._channel.say("serving", generation=word["generation"], address=address)
-        return replace(place, rendezvous=address, rendezvous_fd=listener.detach())
 
     def _settle(self, word: Word, committing: int | None) -> bytes | None:
         """All hear which step was the last to be committed by any of them, and what committed it."""
@@ -401,12 +381,7 @@ def _close(*communicators: Communicator) -> None:
     threading.Thread(target=close, name="phalanx-leaving", daemon=True).start()
 
 
-def is_newcomer(environ: Mapping[str, str]) -> bool:
-    """Whether this process was started while others train, to join them."""
-    return environ.get(env.NEWCOMER) == "1"
-
-
-def of_environment(group: Group, stall_s: float, timeout_s: float | None) -> Elastic | None:
+def of_environment(group: Group, stall_s: float, timeout_s: float | None, shares_memory: bool) -> Elastic | None:
     """What ``group`` needs in an elastic job; None in others. Raises RangeError for the fast mode."""
     environment = env.read(os.environ)
     if environment is None or env.elastic_range(os.environ) is None or env.MEMBERSHIP_FD not in os.environ:
@@ -415,16 +390,9 @@ def of_environment(group: Group, stall_s: float, timeout_s: float | None) -> Ela
         raise RangeError(
             "an elastic job (phalanx run --elastic) needs phalanx.init(shards=...): with it the bits do not depend on who is there"
         )
-    elastic = Elastic(group, environment, stall_s, timeout_s or environment.timeout_s or DEFAULT_TIMEOUT_S)
+    timeout_s = timeout_s or environment.timeout_s or DEFAULT_TIMEOUT_S
+    elastic = Elastic(group, environment, stall_s, timeout_s, shares_memory)
     at_boundaries(elastic.boundary)
     if group.size == 1 or elastic.newcomer:
         excepthook.install(group.rank, group.size)
     return elastic
-
-
-def void_step() -> None:
-    """Nothing of the step that the loop is in counts; the loader gives it again."""
-    step = outermost_step()
-    if step is not None and not step.void:
-        step.undo()
-        set_void(True)

@@ -247,6 +247,11 @@ def elastic_range(environ: Mapping[str, str]) -> tuple[int, int] | None:
     return int(least), int(most)
 
 
+def is_newcomer(environ: Mapping[str, str]) -> bool:
+    """Whether this process was started while others train, to join them."""
+    return environ.get(NEWCOMER) == "1"
+
+
 def profile_file(environ: Mapping[str, str]) -> str | None:
     """Where the trace of a whole run belongs; None: nothing is recorded."""
     return environ.get(PROFILE) or None

@@ -129,6 +129,8 @@ def repeated(group: Group, action: Callable[[], Result]) -> Result | None:
     Its last message must be an exchange. None in a step that is void, be it from the beginning or after a loss within.
     """
     elastic = elastic_of(group)
+    if is_void():
+        return None
     if elastic is None or of(group).since is not None:
         return action()
     while not is_void():

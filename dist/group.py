@@ -228,7 +228,7 @@ def init(
         _prepare_diagnosis(group, stall_s)
         _agree(group)
         _say(group)
-    group.elastic = elastic.of_environment(group, stall_s, timeout_s)
+    group.elastic = elastic.of_environment(group, stall_s, timeout_s, shared_memory)
     return group
 
 
@@ -273,7 +273,7 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
     if found is not None:
         set_position(found.rank, -1, found.restart)
         own_gpu.assign(found.local_rank)
-    if found is None or found.size == 1 or elastic.is_newcomer(os.environ):
+    if found is None or found.size == 1 or env.is_newcomer(os.environ):
         alone = AloneCommunicator()
         group = Group(alone, alone)
         if found is not None and found.size > 1:

@@ -7,7 +7,11 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
+
+from .env import RankEnvironment
+from .member import LOOPBACK, address_text, listen
 
 Word = Mapping[str, Any]
 
@@ -40,3 +44,25 @@ class Channel:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._hear(json.loads(line))
+
+
+def meeting_place(word: Word, environment: RankEnvironment, channel: Channel) -> RankEnvironment:
+    """This rank's place in the generation that ``word`` announces; rank 0 listens from now on, and tells the launcher where."""
+    place = replace(
+        environment,
+        rank=word["rank"],
+        size=word["size"],
+        local_rank=word["local_rank"],
+        local_size=word["local_size"],
+        node=word.get("node"),
+        rendezvous=word.get("rendezvous"),
+        rendezvous_fd=None,
+        hosts=word.get("hosts"),
+        job=f"{environment.job}.{word['generation']}",
+    )
+    if place.rank or place.size == 1:
+        return place
+    listener = listen((LOOPBACK if place.local_size == place.size else word["bind"], 0))
+    address = address_text(*listener.getsockname()[:2])
+    channel.say("serving", generation=word["generation"], address=address)
+    return replace(place, rendezvous=address, rendezvous_fd=listener.detach())

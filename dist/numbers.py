@@ -19,7 +19,9 @@ def sum_over_ranks(value: Number, *, name: str = "sum over ranks") -> Number:
     3
     """
     group = current()
-    if group.size == 1 and not is_void():
+    if is_void():
+        return type(value)(0)
+    if group.size == 1:
         return value
     rows = exchanges.gather_object(group, value, name=name) or []
     return sum(rows) if isinstance(value, int) else tree_sum(rows)

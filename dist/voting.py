@@ -43,8 +43,10 @@ def agree(flag: bool, *, name: str) -> bool:
     False
     """
     group = current()
+    if is_void():
+        return False
     if group.size == 1:
-        return bool(flag) and not is_void()
+        return bool(flag)
     return any(exchanges.gather_object(group, bool(flag), name=f"agree on {name}") or ())
 
 

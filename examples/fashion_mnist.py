@@ -2,6 +2,7 @@
 
 python examples/fashion_mnist.py --model mlp
 phalanx run -n 2 examples/fashion_mnist.py --model cnn --shards 8
+phalanx run -n 4 --elastic 2:8 examples/fashion_mnist.py --shards 8
 mpirun -n 2 python examples/fashion_mnist.py --model transformer --checkpoint-dir runs/t --resume auto
 """
 
@@ -59,17 +60,6 @@ OPTIMIZERS = {"sgd": lambda params, lr: optim.SGD(params, lr, momentum=0.9), "ad
 
 
 PRECISIONS = {"float32": None, "bf16": "bfloat16", "fp16": "float16"}
-
-
-def accuracy(model, dataset, device, batch_size=1000):
-    """Share of right answers; every sample counts once, whoever computes it."""
-    model.eval()
-    correct = 0
-    with phalanx.no_grad():
-        for step in DataLoader(dataset, batch_size=batch_size).steps():
-            for x, y in step:
-                correct += int((model(x.to(device)).argmax(1) == y.to(device)).sum())
-    return phalanx.sum_over_ranks(correct) / len(dataset)
 
 
 def parse():
@@ -142,7 +132,7 @@ def main():
             checkpoint.after_step()
             if loader.step == args.max_steps:
                 break
-        share = accuracy(model, test, args.device)
+        share = phalanx.evaluate(model, test, "accuracy")["accuracy"]
         if phalanx.rank() == 0:
             print(
                 f"epoch {loader.epoch}, step {loader.step}: loss {model.step_loss:.4f}, test accuracy {share:.4f}",
@@ -151,7 +141,7 @@ def main():
     if args.checkpoint_dir:
         checkpoint.save()
     if share is None:  # resumed behind the end
-        share = accuracy(model, test, args.device)
+        share = phalanx.evaluate(model, test, "accuracy")["accuracy"]
     if phalanx.rank() == 0:
         print(f"test accuracy {share:.4f}")
 

@@ -81,9 +81,10 @@ class Crew:
         like = (beside or self._plan.ranks)[0]
         found = env.read(like.environment)
         assert found is not None
-        mine = replace(
-            found, rank=rank, size=rank + 1, local_rank=0, local_size=1, node=post.node, rendezvous_fd=None, hosts=None
-        )
+        mine = replace(  # by its place among the host's it chooses a GPU: that of whoever had it before
+            found, rank=rank, size=max(rank, place) + 1, local_rank=place, local_size=place + 1, node=post.node,
+            rendezvous_fd=None, hosts=None,
+        )  # fmt: skip
         left_out = (*env.NAMES.values(), env.PROGRESS)
         environment = {name: value for name, value in like.environment.items() if name not in left_out}
         if not beside and post.link is not None and post.link.hello:

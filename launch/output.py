@@ -269,13 +269,14 @@ class Printer:
         self.sink, self.size, self._prefix, self._colour = sink, size, prefix, colour
         self._whole, self._stderr = whole, stderr
         self._leader = 0
-        self._folder = Folder(size, FOLD_WINDOW_S if prefix and size > 1 else 0.0)
+        self._folder = Folder(size)
+        self.resize(size)
         self._readers: dict[int, LineReader] = {}
         self._bar = b""
 
     def resize(self, size: int) -> None:
         """So many ranks print from now on: equal lines of all of them need not wait for more."""
-        self._folder.size = size
+        self._folder.size, self._folder.window_s = size, FOLD_WINDOW_S if self._prefix and size > 1 else 0.0
 
     def follow(self, rank: int) -> None:
         """The process that was started as ``rank`` is rank 0 from now on."""

@@ -76,6 +76,14 @@ def between_steps() -> None:
         _local.boundary()
 
 
+def void_step() -> None:
+    """Nothing of the step that the loop is in counts; the loader gives it again."""
+    step = outermost_step()
+    if step is not None and not step.void:
+        step.undo()
+        set_void(True)
+
+
 def end_void() -> None:
     """No step is open: what follows counts again. A step that was void draws its numbers anew."""
     if is_void():

@@ -52,7 +52,8 @@ if newcomer:
     say(kind="ready")
 else:  # training begins
     say(kind="formed", generation=0, step=0, repeats=False, stall_s=0.0)
-tell("came", newcomer=newcomer, host=socket.gethostname(), size=int(os.environ["PHALANX_SIZE"]))
+tell("came", newcomer=newcomer, host=socket.gethostname(), size=int(os.environ["PHALANX_SIZE"]),
+     local_rank=int(os.environ["PHALANX_LOCAL_RANK"]))  # fmt: skip
 deed = "" if newcomer else deeds.get(str(rank), "")
 while not (folder / "stop").exists() and not asked_to_leave:
     if select.select([wire], [], [], 0.02)[0]:

@@ -52,6 +52,7 @@ def test_a_host_dies_another_joins_and_its_name_may_come_again(three, tmp_path):
     assert hosts == {"h0", "h1", "h2"} and three.all_pids() == []
 
 
+@pytest.mark.whole
 def test_a_host_that_falls_silent_is_lost_and_a_silent_launcher_loses_its_hosts(three, tmp_path):
     with run(three, tmp_path, 4, "--elastic", "1:4") as started:
         job = ElasticJob(started, tmp_path)
