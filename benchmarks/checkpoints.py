@@ -1,6 +1,6 @@
 """What saving costs training: steps with a save every 20 beside steps without, phalanx in the background, PyTorch in two ways.
 
-    python benchmarks/checkpoints.py [--ranks 1] [--threads 1] [--rounds 2] [--sides phalanx torch.save async_save]
+    python benchmarks/checkpoints.py [--ranks 1] [--threads 1] [--rounds 4] [--sides phalanx torch.save async_save]
 
 Each side is a team of processes of its own with a model of about 1 GB of state (an MLP's parameters and Adam's moments), which all sides
 train alike. They take turns; a round is 20 steps without a save, then 20 steps of which the first one saves, A B A B. Then each
@@ -277,11 +277,11 @@ def dd_s(folder: Path, nbytes: int) -> float:
     return seconds
 
 
-def measure(crew: Crew, sides: list[str], folder: Path, nbytes: int, rounds: int) -> dict[str, Any]:
+def measure(crew: Crew, sides: list[str], folder: Path, nbytes: int, options: argparse.Namespace) -> dict[str, Any]:
     """Every answer, by side."""
     found: dict[str, Any] = {side: {"plain": [], "save": [], "write": [], "dd_s": []} for side in sides}
-    for _ in range(rounds):
-        for side in sides:
+    for number in range(options.rounds):
+        for side in sides[: None if number < options.peer_rounds else 1]:
             for do in ("plain", "save"):
                 clear(folder / side)
                 found[side][do].append(crew.ask(side, {"do": do}))
@@ -349,7 +349,8 @@ def parse() -> argparse.Namespace:
     add("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     add("--ranks", type=int, default=1)
     add("--threads", type=int, default=1, help="of each rank")
-    add("--rounds", type=int, default=2)
+    add("--rounds", type=int, default=4, help="of the first side")
+    add("--peer-rounds", type=int, default=1, help="of the others, which need not be known to a hundredth")
     add("--width", type=int, default=4096, help="of the layers; state grows with its square")
     add("--batch", type=int, default=48, help="of each rank")
     add("--folder", help="where to write (default: the current folder's file system)")
@@ -377,12 +378,12 @@ def main() -> None:
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:.1f}, {machine['platform']}")
     print(
         f"{nbytes / 1e9:.2f} GB of state, {options.ranks} ranks of {options.threads} threads, a save every {EVERY} steps, medians of "
-        f"{options.rounds} rounds in turn; unset {', '.join(machine['unset'])}"
+        f"{options.rounds} rounds in turn ({options.peer_rounds} of PyTorch's); unset {', '.join(machine['unset'])}"
     )
     with tempfile.TemporaryDirectory(prefix="checkpoints-", dir=options.folder or ".") as name, Crew() as crew:
         for side in sides:
             start(crew, side, Path(name), options)
-        found = measure(crew, sides, Path(name), nbytes, options.rounds)
+        found = measure(crew, sides, Path(name), nbytes, options)
         crew.dismiss()
     summary = {side: summarize(found[side], nbytes) for side in sides}
     print(HEAD)

@@ -9,6 +9,10 @@ its time is that of the slower rank. Printed: medians over rounds of throughput 
 lowest and highest ratio, and raw scaling: 2 ranks with reduction over 1 process alone; how long a rank waited for other
 ranks, and the processor time that the reduction took. Adam in both libraries, PyTorch's with fused=True and DDP's
 gradient_as_bucket_view=True. With ``--shards V`` the exact mode stands beside the fast mode.
+
+A third mode of the same processes has no reduction either, but before each update they wait for each other by a word in shared
+memory: its ratio (``barrier``) is what is left of the throughput because every step takes as long as its slower rank. No
+reduction can do better; what it loses beyond that is its own.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import argparse
 import gc
 import importlib.util
 import json
+import mmap
 import os
 import signal
 import statistics
@@ -37,11 +42,34 @@ WARM_UP = 5
 """Steps before the first round: overlap is learnt from two steps, DDP orders its buckets anew after the first."""
 AWAKE = 1
 """Steps before the clock starts in each round: the caches held another contestant's data."""
-MODES = ("with", "without")
+MODES = ("with", "without", "barrier")
 LEARNING_RATE = 1e-5
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
+
+
+class Words:
+    """A word of shared memory for each rank of a team, for the barest of all barriers."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        with path.open("a+b") as file:
+            file.truncate(RANKS * 64)
+            self._words = memoryview(mmap.mmap(file.fileno(), RANKS * 64)).cast("Q")
+        self._own, self._all = 8 * rank, [8 * each for each in range(RANKS)]
+
+    def meet(self) -> None:
+        """Until every rank has come here as often."""
+        words = self._words
+        words[self._own] += 1
+        count = words[self._own]
+        for each in self._all:
+            while words[each] < count:
+                os.sched_yield()
+
+
+def _nothing() -> None:
+    """What ranks do before an update that do not wait for each other."""
 
 
 class PlainLoop:
@@ -55,11 +83,12 @@ class PlainLoop:
         self.batches = [tuple(library.root.tensor(part) for part in batch) for batch in parts]
         self.done = 0
 
-    def run(self, model: Any, optimizer: Any, steps: int) -> None:
+    def run(self, model: Any, optimizer: Any, steps: int, before_update: Callable[[], None]) -> None:
         for _ in range(steps):
             inputs, labels = self.batches[self.done % BATCHES]
             optimizer.zero_grad()
             self.loss(self.library, model, inputs, labels).backward()
+            before_update()
             optimizer.step()
             self.done += 1
 
@@ -74,13 +103,14 @@ class ShardLoop:
         self.library, self.loss = library, workload.loss
         self.loader = data.DataLoader(data.TensorDataset(inputs, labels), batch_size=RANKS * workload.samples)
 
-    def run(self, model: Any, optimizer: Any, steps: int) -> None:
+    def run(self, model: Any, optimizer: Any, steps: int, before_update: Callable[[], None]) -> None:
         stop = self.loader.step + steps
         while self.loader.step < stop:
             for step in self.loader.steps():
                 optimizer.zero_grad()
                 for inputs, labels in step:
                     self.loss(self.library, model, inputs, labels).backward()
+                before_update()
                 optimizer.step()
                 if self.loader.step == stop:
                     break
@@ -89,8 +119,10 @@ class ShardLoop:
 class Worker:
     """One rank of one library: the models of the current workload, with and without reduction."""
 
-    def __init__(self, library: Library, rank: int, wrap: Callable[[Any], Any], barrier: Callable[[], Any]) -> None:
-        self.library, self.rank, self.wrap, self.barrier = library, rank, wrap, barrier
+    def __init__(
+        self, library: Library, rank: int, wrap: Callable[[Any], Any], barrier: Callable[[], Any], words: Words
+    ) -> None:
+        self.library, self.rank, self.wrap, self.barrier, self.words = library, rank, wrap, barrier, words
         self.adam_options: dict[str, Any] = {}
         self.shards: int | None = None
         self.name = ""
@@ -104,12 +136,13 @@ class Worker:
         if request["mode"] not in MODES:
             return {"parameters": count_parameters(self.sides["without"][1])}
         loop, model, optimizer = self.sides[request["mode"]]
-        meet = (lambda: None) if request.get("alone") else self.barrier
-        loop.run(model, optimizer, AWAKE)
+        meet = _nothing if request.get("alone") else self.barrier
+        before_update = self.words.meet if request["mode"] == "barrier" else _nothing
+        loop.run(model, optimizer, AWAKE, _nothing)
         meet()
         before = _counters(model)
         began, cpu = time.perf_counter(), time.process_time()
-        loop.run(model, optimizer, request["steps"])
+        loop.run(model, optimizer, request["steps"], before_update)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         after = _counters(model)
         meet()
@@ -119,13 +152,14 @@ class Worker:
         self.sides.clear()
         gc.collect()
         self.name = name
-        for mode in MODES:
+        for mode in ("with", "without"):
             loop = PlainLoop(self.library, name, self.rank) if self.shards is None else ShardLoop(self.library, name)
             model = WORKLOADS[name].build(self.library)
             model = self.wrap(model) if mode == "with" else model
             optimizer = self.library.optim.Adam(model.parameters(), lr=LEARNING_RATE, **self.adam_options)
             self.sides[mode] = loop, model, optimizer
-            loop.run(model, optimizer, WARM_UP)
+            loop.run(model, optimizer, WARM_UP, _nothing)
+        self.sides["barrier"] = self.sides["without"]
 
 
 def _counters(model: Any) -> dict[str, float]:
@@ -134,6 +168,10 @@ def _counters(model: Any) -> dict[str, float]:
     if group is None:
         return {}
     return {"exposed_s": group.communicator.flight.waited_s, "sent_bytes": group.communicator.sent_bytes}
+
+
+def _words(options: argparse.Namespace, rank: int) -> Words:
+    return Words(Path(options.worker).parent / f"words of {options.team}", rank)
 
 
 def phalanx_worker(options: argparse.Namespace) -> Worker:
@@ -145,6 +183,7 @@ def phalanx_worker(options: argparse.Namespace) -> Worker:
         group.rank,
         lambda model: library.root.DataParallel(model, **extra),
         lambda: group.communicator.barrier(name="a round").wait(),
+        _words(options, group.rank),
     )
     worker.shards = options.shards
     return worker
@@ -157,7 +196,13 @@ def torch_worker(options: argparse.Namespace) -> Worker:
     meeting = f"file://{Path(options.worker).parent}/gloo"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
     wrapper = library.nn.parallel.DistributedDataParallel
-    worker = Worker(library, rank, lambda model: wrapper(model, gradient_as_bucket_view=True), distributed.barrier)
+    worker = Worker(
+        library,
+        rank,
+        lambda model: wrapper(model, gradient_as_bucket_view=True),
+        distributed.barrier,
+        _words(options, rank),
+    )
     worker.adam_options = {"fused": True}
     return worker
 
@@ -179,8 +224,8 @@ def start_teams(crew: Crew, options: argparse.Namespace) -> list[str]:
             crew.spawn(team, [*run, *here, "--team", team, *mode, *extra], env)
             crew.gather(team, RANKS)
             teams.append(team)
-    if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: phalanx alone")
+    if options.without_torch or importlib.util.find_spec("torch") is None:
+        print(f"PyTorch is not {'wanted' if options.without_torch else 'installed'}: phalanx alone")
         return teams
     for _ in range(RANKS):
         crew.spawn("PyTorch DDP", [sys.executable, *here, "--team", "PyTorch DDP"], env | {"GLOO_SOCKET_IFNAME": "lo"})
@@ -212,6 +257,7 @@ def summarize(name: str, steps: int, rounds: dict[str, list[Any]]) -> dict[str, 
     samples = {mode: WORKLOADS[name].samples * steps * (1 if mode == "alone" else RANKS) for mode in rounds}
     rates = {mode: samples[mode] / statistics.median(seconds[mode]) for mode in rounds}
     ratios = sorted(b / a for a, b in zip(seconds["with"], seconds["without"], strict=True))
+    barrier = statistics.median(b / a for a, b in zip(seconds["barrier"], seconds["without"], strict=True))
     cpu_s = {mode: statistics.median(sum(a["cpu_s"] for a in answers) for answers in rounds[mode]) for mode in rounds}
     exposed = [max(a["exposed_s"] for a in answers) for answers in rounds["with"] if "exposed_s" in answers[0]]
     return {
@@ -219,6 +265,7 @@ def summarize(name: str, steps: int, rounds: dict[str, list[Any]]) -> dict[str, 
         "efficiency": statistics.median(ratios),
         "efficiency_lowest": ratios[0],
         "efficiency_highest": ratios[-1],
+        "efficiency_of_a_barrier": barrier,
         "scaling": rates["with"] / rates["alone"],
         "step_ms_with": 1e3 * statistics.median(seconds["with"]) / steps,
         "step_ms_without": 1e3 * statistics.median(seconds["without"]) / steps,
@@ -228,21 +275,19 @@ def summarize(name: str, steps: int, rounds: dict[str, list[Any]]) -> dict[str, 
 
 
 HEAD = (
-    f"{'':<22}{'with':>10}{'without':>10}{'efficiency':>12}   {'lowest, highest':<17}"
+    f"{'':<22}{'with':>10}{'without':>10}{'efficiency':>12}   {'lowest, highest':<15}{'barrier':>9}"
     f"{'1 process':>10}{'scaling':>9}{'waited':>9}{'more CPU':>10}"
 )
-UNITS = (
-    f"{'':<22}{'ms/step':>10}{'ms/step':>10}{'':>12}   {'':<17}{'samples/s':>10}{'x':>9}{'ms/step':>9}{'ms/step':>10}"
-)
+UNITS = f"{'':<22}{'ms/step':>10}{'ms/step':>10}{'':>12}   {'':<15}{'alone':>9}{'samples/s':>10}{'x':>9}{'ms/step':>9}{'ms/step':>10}"
 
 
 def show(team: str, row: dict[str, Any]) -> str:
-    """``waited``: in what could not be hidden; ``more CPU``: processor time of the reduction, of all threads of a rank."""
+    """``barrier``: the efficiency of a bare barrier; ``waited``: in what could not be hidden; ``more CPU``: processor time of the reduction, of all threads of a rank."""
     exposed = "" if row["exposed_ms_per_step"] is None else f"{row['exposed_ms_per_step']:.2f}"
     spread = f"{row['efficiency_lowest']:.3f}, {row['efficiency_highest']:.3f}"
     return (
-        f"{team:<22}{row['step_ms_with']:>10.2f}{row['step_ms_without']:>10.2f}{row['efficiency']:>12.3f}   {spread:<17}"
-        f"{row['alone_samples_per_s']:>10.0f}{row['scaling']:>9.2f}{exposed:>9}"
+        f"{team:<22}{row['step_ms_with']:>10.2f}{row['step_ms_without']:>10.2f}{row['efficiency']:>12.3f}   {spread:<15}"
+        f"{row['efficiency_of_a_barrier']:>9.3f}{row['alone_samples_per_s']:>10.0f}{row['scaling']:>9.2f}{exposed:>9}"
         f"{row['extra_cpu_ms_per_step_and_rank']:>10.2f}"
     )
 
@@ -264,6 +309,7 @@ def parse() -> argparse.Namespace:
     )
     add("--kernels", choices=("reference", "fast"), default="reference", help="of phalanx (default: reference)")
     add("--bucket-bytes", type=int, help="of phalanx's DataParallel (default: its own)")
+    add("--without-torch", action="store_true", help="phalanx alone, without PyTorch beside it")
     add("--output", metavar="FILE", help="write every round as JSON")
     add("--worker", metavar="SOCKET", help=argparse.SUPPRESS)
     add("--team", help=argparse.SUPPRESS)

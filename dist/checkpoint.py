@@ -53,7 +53,7 @@ class Checkpointer:
         keep_every: checkpoints of steps that are multiples of it remain, too.
         keep_best: so many of those with the best ``score`` (see :meth:`save`) remain, too; ``mode``: whether ``"min"`` or
             ``"max"`` is best.
-        background: :meth:`after_step` only copies what this rank writes, into memory that it keeps for it, and threads write it
+        background: :meth:`after_step` only copies what this rank writes, into memory that it keeps for it, and a process writes it
             while training goes on; call :meth:`wait` after the last step. A save that is due while the one before is still
             being written is left out, with a line.
         config: any JSON, for whoever reads the manifest.
@@ -212,7 +212,7 @@ class Checkpointer:
         return path, problem
 
     def _save_behind(self, store: Store, score: float | None) -> None:
-        """Copy the state, and let threads write it."""
+        """Copy the state, and let it be written."""
         if self._save is not None:
             self._not_saved(self.step, f"that of step {self._save.step} is still being written")
             return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..core.backend import device_kind
 from ..core.data.scope import Observer, observers
@@ -170,7 +169,7 @@ class DataParallel(Module):
                 own_gradient(parameter)[...] = 0
 
     def _check_finite(self, loss: float) -> None:
-        if not np.isfinite(loss):
+        if not math.isfinite(loss):
             where = first_non_finite(self.module, *self._inputs)
             group, step = self.group, self.group.steps_committed
             raise NonFiniteError(

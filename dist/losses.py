@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..core.backend import cupy, device_kind
 from ..core.kernels.cuda.scalars import pinned
 
@@ -33,10 +35,9 @@ Loss = float | Later
 
 def loss_of(array: Any, check: Callable[[float], None]) -> Loss:
     """The sum of the elements of ``array``; at once, and looked at by ``check``, where it lies on the host."""
-    total = array.sum()
-    if device_kind(array) != "cpu":
-        return Later(total)
-    check(loss := float(total))
+    if type(array) is not np.ndarray and device_kind(array) != "cpu":
+        return Later(array.sum())
+    check(loss := float(array.item() if array.size == 1 else array.sum()))
     return loss
 
 

@@ -90,6 +90,15 @@ def exchange(first: Array, second: Array) -> None:
         second[at] = kept
 
 
+def mean_of_two(first: Array, second: Array, share: float) -> None:
+    """Both become ``(first + second) * share``."""
+    for at in blocks(first.size):
+        mean = first[at]
+        mean += second[at]
+        mean *= first.dtype.type(share)
+        second[at] = mean
+
+
 _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
 
@@ -114,5 +123,6 @@ KERNELS = {
     "adam_update": adam_update,
     "average_update": average_update,
     "exchange": exchange,
+    "mean_of_two": mean_of_two,
     "hash_words": hash_words,
 }

@@ -42,7 +42,7 @@ SUSPICION_S = 1.0
 """So long what a rank sent before it came to a meeting may still be under way."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond for each field
 class _Entry:
     program: Program
     work: Work
@@ -192,8 +192,8 @@ class Communicator(Verbs, ABC):
         if not self._running.acquire(blocking=False):
             return self.run(program, name=name, timeout_s=timeout_s)
         try:
-            while self._execute_next():
-                pass
+            while self._entries:
+                self._execute_next()
             self._sequence += 1
             work = Work(name)
             limit_s = self.timeout_s if timeout_s is None else timeout_s

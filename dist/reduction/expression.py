@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.kernels.table import kernel
 from . import tree
 from .tree import Node, split_point
 
@@ -167,6 +168,7 @@ class InPlace:
         self._dtype = next(iter(arrays.values())).dtype
         self._blocks: list[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, list[np.ndarray]]] = []
         """Of each block what is added to what, where the total lies then, and where it is copied to."""
+        self._are_two = len(arrays) == 2 and self._dtype == np.float32
         step = max(1, BLOCK_NBYTES // self._dtype.itemsize)
         for start in range(part.start, part.stop, step):
             block = {node: array[start : min(start + step, part.stop)] for node, array in arrays.items()}
@@ -176,23 +178,26 @@ class InPlace:
 
     def run(self, divisor: float = 1.0) -> None:
         """Sum, divide, and copy."""
-        change, number = _division(self._dtype.type(divisor))
+        number = self._dtype.type(divisor)
+        mantissa, exponent = math.frexp(divisor)
+        # the inverse of a power of two is exact: the product is the quotient, and faster
+        share = 1.0 / divisor if mantissa == 0.5 and -100 < exponent < 100 else None
+        if share is not None and self._are_two:
+            mean_of_two = kernel("mean_of_two", "cpu")
+            with np.errstate(all="ignore"):
+                for _, total, (other,) in self._blocks:
+                    mean_of_two(total, other, share)
+            return
         with np.errstate(all="ignore"):  # as in :meth:`Evaluator.evaluate`
             for sums, total, copies in self._blocks:
                 for left, right in sums:
                     np.add(left, right, out=left)
-                if divisor != 1.0:
-                    change(total, number, out=total)
+                if share is None:
+                    np.divide(total, number, out=total)
+                elif share != 1.0:
+                    np.multiply(total, self._dtype.type(share), out=total)
                 for copy in copies:
                     np.copyto(copy, total)
-
-
-def _division(divisor: Any) -> tuple[np.ufunc, Any]:
-    """Division by ``divisor``, or multiplication where that is the same number and faster: by a power of two, whose inverse is exact."""
-    mantissa, exponent = math.frexp(divisor)
-    if mantissa == 0.5 and -100 < exponent < 100:
-        return np.multiply, divisor.dtype.type(1.0 / float(divisor))
-    return np.divide, divisor
 
 
 def _fold_in_place(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.kernels.table import kernel
 from ..communicators.shared_memory import INLINE_NBYTES, LocalSpace
 from ..messages import Messages
 from .expression import InPlace, Term, expression
@@ -36,6 +37,8 @@ class MeanAndCommit:
         """Where all terms lay in the step before, and what follows from that:"""
         self._sum: InPlace | None = None
         """The sum of this rank's slice; None where it must be made as any other sum."""
+        nothing = np.zeros(0, np.float32)
+        kernel("mean_of_two", "cpu")(nothing, nothing, 1.0)  # compiled before anybody waits for it
 
     def gather(
         self, messages: Messages, terms: Mapping[Node, Term | None], out: np.ndarray, brought: bytes

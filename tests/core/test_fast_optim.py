@@ -221,6 +221,8 @@ def test_averages_and_exchange(size: int, seed: int) -> None:
             one, other = first.astype(dtype)[::step], second.astype(dtype)[::step]
             kernels["average_update"](one, other, 0.1)
             kernels["exchange"](one, other)
+            kernels["mean_of_two"](one, other, 0.25)
+            same_bits([one], [other])
             results.append([one.copy(), other.copy()])
         same_bits(*results)
 

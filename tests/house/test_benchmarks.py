@@ -220,3 +220,25 @@ def test_overlap_is_measured_between_two_hosts(tmp_path):
     events = json.loads((tmp_path / "trace-zmq-buckets-1.json").read_text())["traceEvents"]
     lanes = {(e["pid"], e["tid"]) for e in events if e["ph"] == "X"}
     assert {(rank, lane) for rank in (0, 1) for lane in (0, 2)} <= lanes  # both ranks computed and communicated
+
+
+@pytest.mark.parametrize(
+    "options", [["--sides", "phalanx"], pytest.param(["--ranks", "2"], marks=[pytest.mark.whole, pytest.mark.torch])]
+)
+def test_checkpoints_are_saved_in_every_other_round(tmp_path, options):
+    output, folder = tmp_path / "checkpoints.json", tmp_path / "here"
+    folder.mkdir()
+    small = ["--width", "64", "--rounds", "2", "--folder", str(folder), "--output", str(output)]
+    done = run([sys.executable, str(ROOT / "benchmarks" / "checkpoints.py"), *small, *options])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(folder.iterdir()) == []
+    found = json.loads(output.read_text())
+    assert next(iter(found["rounds"])) == "phalanx" and found["nbytes"] == 3 * 4 * (785 * 64 + 5 * 65 * 64 + 65 * 10)
+    for side, row in found["summary"].items():
+        rounds = found["rounds"][side]
+        assert len(rounds["plain"]) == len(rounds["save"]) == (2 if side == "phalanx" else 1)
+        saving = [answer for answers in rounds["save"] for answer in answers]
+        blocked = [max(answer["blocked_s"] for answer in answers) for answers in rounds["save"]]
+        assert row["blocked_s_per_gb"] == pytest.approx(sum(blocked) / len(blocked) / (found["nbytes"] / 1e9))
+        assert all(len(answer["steps"]) == 20 for answer in saving)
+        assert row["write_gb_per_s"] > 0 < row["dd_gb_per_s"]

@@ -1,4 +1,4 @@
-"""SGD, Adam, averages and hashes as compiled loops: one pass over memory, without temporaries.
+"""SGD, Adam, averages, means of two and hashes as compiled loops: one pass over memory, without temporaries.
 
 All are exact: every operation is rounded as NumPy rounds it, in the reference's order, so that the bits are the reference's,
 wherever ranks cut a run. What is not float32, or not contiguous, goes to the reference.
@@ -160,6 +160,25 @@ def exchange(first: Array, second: Array) -> None:
     return reference.exchange(first, second)
 
 
+@loop("f4[:] out, f4[:] out, f8", exact=True)
+def mean_loop(first, second, share):  # type: ignore[no-untyped-def]
+    share = f4(share)
+    for i in prange(first.size):
+        mean = (first[i] + second[i]) * share
+        first[i] = mean
+        second[i] = mean
+
+
+def mean_of_two(first: Array, second: Array, share: float) -> None:
+    """As the reference."""
+    if first.dtype is FLOAT:
+        try:
+            return mean_loop(first.size, first, second, share)
+        except TypeError:
+            pass
+    return reference.mean_of_two(first, second, share)
+
+
 @loop("u4[:], u8", exact=True)
 def hash_loop(words, start):  # type: ignore[no-untyped-def]
     total = u8(0)
@@ -184,5 +203,6 @@ KERNELS = {
     "adam_update": adam_update,
     "average_update": average_update,
     "exchange": exchange,
+    "mean_of_two": mean_of_two,
     "hash_words": hash_words,
 }
