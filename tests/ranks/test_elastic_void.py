@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +72,7 @@ def test_an_optimizer_with_a_step_of_its_own_updates_nothing() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "ExponentialLR": lambda o: optim.lr_scheduler.ExponentialLR(o, 0.5),
     "SequentialLR": lambda o: optim.lr_scheduler.SequentialLR(
         o, [optim.lr_scheduler.ConstantLR(o, 0.5, 1), optim.lr_scheduler.ExponentialLR(o, 0.5)], [1]
