@@ -21,7 +21,7 @@ def three(tmp_path_factory):
 
 
 def run(three, tmp_path, ranks, *options, hosts="h0:2,h1:2", deeds=()):
-    return three.start("-n", str(ranks), *options, SPEAKER, str(tmp_path), *deeds, hosts=hosts)
+    return three.start("--tee", "all", "-n", str(ranks), *options, SPEAKER, str(tmp_path), *deeds, hosts=hosts)
 
 
 def agent(three, host):
