@@ -21,6 +21,7 @@ from phalanx.core.errors import CheckpointError
 from phalanx.core.flat import CHUNK
 from phalanx.core.owned import OwnPart
 from phalanx.data import DataLoader
+from phalanx.dist.checkpoint_restore import Restorer
 from phalanx.dist.reduction.tree import pending_limit
 from phalanx.dist.zero.memory import memory_rows
 from phalanx.dist.zero.ownership import ownership, part_of
@@ -257,19 +258,19 @@ def test_each_rank_writes_and_reads_its_own_state_alone(tmp_path: Path, monkeypa
 def test_damage_in_a_spread_tensor_is_found_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the file changes after it was verified: the parts' checksums are joined."""
     on_ranks(2, 4, lambda: run(tmp_path, 2, "optimizer"))
-    real = phalanx.Checkpointer._restore
+    real = Restorer.restore
     path = tmp_path / "step-00000002" / "optimizer.safetensors"
 
     def damaged(self: Any, *args: Any, **options: Any) -> None:
-        self._group.control.barrier().wait()
-        if self._group.rank == 0:
+        self.group.control.barrier().wait()
+        if self.group.rank == 0:
             raw = bytearray(path.read_bytes())
             raw[-1000] ^= 1
             path.write_bytes(bytes(raw))
-        self._group.control.barrier().wait()
+        self.group.control.barrier().wait()
         real(self, *args, **options)
 
-    monkeypatch.setattr(phalanx.Checkpointer, "_restore", damaged)
+    monkeypatch.setattr(Restorer, "restore", damaged)
     with pytest.raises(CheckpointError, match=r"the checksum of tensor optimizer/.* differs"):
         on_ranks(3, 4, lambda: run(tmp_path, 4, "gradients", which="auto"))
 
