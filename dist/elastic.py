@@ -80,7 +80,8 @@ class Elastic:
         self._news = threading.Condition()
         self._watched: tuple[int, ControlMesh | None] = (0, group.communicator._mesh)
         self._interrupt: Callable[[], None] | None = None
-        self._recovered: BaseException | None = None
+        self._recovered: weakref.ref[BaseException] | None = None
+        """The loss that was dealt with last; it would keep the memory of the old ranks' sums."""
         self._payload: bytes | None = None
         self._channel = Channel(int(os.environ[env.MEMBERSHIP_FD]), self._hear)
 
@@ -180,14 +181,14 @@ class Elastic:
         Returns the message that commits that step, when any survivor has it; None when nobody has. A step of the training
         loop that is not complete is void from then on.
         """
-        if error is self._recovered:
+        if self._recovered is not None and error is self._recovered():
             return self._payload
         if not self.is_loss(error):
             raise error
         began = time.monotonic()
         self._report()
         self._payload = self._go_on(error, committing, began=began)
-        self._recovered = error
+        self._recovered = weakref.ref(error)
         return self._payload
 
     def _report(self) -> None:
