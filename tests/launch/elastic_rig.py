@@ -93,5 +93,7 @@ class ElasticJob:
 def elastic(folder: Path, ranks: int, *options: str, deeds: tuple[str, ...] = (), **added: str) -> Iterator[ElasticJob]:
     """``phalanx run -n RANKS OPTIONS`` of speakers on this machine."""
     added = {"XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(folder)} | added
-    with started(*PHALANX, "run", "--tee", "all", "-n", str(ranks), *options, SPEAKER, str(folder), *deeds, **added) as job:
+    with started(
+        *PHALANX, "run", "--tee", "all", "-n", str(ranks), *options, SPEAKER, str(folder), *deeds, **added
+    ) as job:
         yield ElasticJob(job, folder)
