@@ -135,6 +135,7 @@ class Torch:
         self.saves = 0
         if self.way == "async_save":
             staging = importlib.import_module("torch.distributed.checkpoint.staging")
+            self.group = self.distributed.new_group(backend="gloo")  # its thread must not meet the gradients' messages
             self.stager = staging.DefaultStager(staging.StagingOptions(False, False, False, False))
 
     def wrap(self, model: Any) -> Any:
@@ -157,7 +158,10 @@ class Torch:
             self.finish()
             checkpoint = importlib.import_module("torch.distributed.checkpoint")
             self.future = checkpoint.async_save(
-                state, checkpoint_id=self.folder / f"step-{self.saves}", async_stager=self.stager
+                state,
+                checkpoint_id=self.folder / f"step-{self.saves}",
+                async_stager=self.stager,
+                process_group=self.group,
             )
         elif self.rank == 0:
             self.library.root.save(state, self.folder / f"step-{self.saves}.tmp")
@@ -169,8 +173,7 @@ class Torch:
             self.future = None
         self.distributed.barrier()
 
-    def between(self) -> None:
-        pass
+    def between(self) -> None: ...
 
     def write(self) -> None:
         self.after_step(0)
@@ -202,7 +205,6 @@ class Worker:
             self.training.step()
         self.before_mib = resident_mib()
         self.way.begin(self.training)
-        self.saves = 0
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] == "write":
@@ -229,7 +231,6 @@ class Worker:
         if saving:
             self.way.finish()
         late_s = time.perf_counter() - began - seconds
-        self.saves += saving
         more = {"mib": resident_mib() - self.before_mib} if saving else {}
         self.way.barrier()
         return {"seconds": seconds, "blocked_s": sum(calls), "late_s": late_s, "calls": calls, "steps": steps, **more}
@@ -358,8 +359,8 @@ def parse() -> argparse.Namespace:
     add("--worker", metavar="SOCKET", help=argparse.SUPPRESS)
     add("--team", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if min(options.ranks, options.threads, options.rounds, options.width, options.batch) < 1:
-        parser.error("--ranks, --threads, --rounds, --width and --batch must be at least 1")
+    if min(options.ranks, options.threads, options.rounds, options.peer_rounds, options.width, options.batch) < 1:
+        parser.error("all numbers must be at least 1")
     return options
 
 
@@ -373,8 +374,7 @@ def main() -> None:
     machine = describe_machine()
     sides = [side for side in options.sides if side == "phalanx" or importlib.util.find_spec("torch")]
     width = options.width
-    numbers = (INPUTS + 1) * width + HIDDEN_LAYERS * (width + 1) * width + OUTPUTS * (width + 1)
-    nbytes = 3 * 4 * numbers
+    nbytes = 3 * 4 * ((INPUTS + 1) * width + HIDDEN_LAYERS * (width + 1) * width + OUTPUTS * (width + 1))
     print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']:.1f}, {machine['platform']}")
     print(
         f"{nbytes / 1e9:.2f} GB of state, {options.ranks} ranks of {options.threads} threads, a save every {EVERY} steps, medians of "
