@@ -2,7 +2,7 @@
 
     elastic_training.py FOLDER PAUSE_S EPOCHS
 
-Writes FOLDER/ledger.jsonl, and at its start FOLDER/ranks/RANK.PID. The last line of rank 0 is a sum of the average. Steps last PAUSE_S,
+Writes FOLDER/ledger.jsonl, at the end of each step a line in FOLDER/times, and at its start FOLDER/ranks/RANK.PID. The last line of rank 0 is a sum of the average. Steps last PAUSE_S,
 the last ones longer, until FOLDER/released is there.
 """
 
@@ -59,6 +59,9 @@ while loader.epoch < epochs:
         average.update()
         ledger.record(loader.step)
         checkpointer.after_step()
+        if phalanx.rank() == 0:
+            with open(folder / "times", "a") as times:
+                print(time.monotonic(), "void" if step.void else "counts", file=times)
 if phalanx.rank() == 0:
     total = sum(float(np.abs(values.astype(np.float64)).sum()) for values in average.averages().values())
     print(f"average {total!r} after {loader.step} steps, {schedule.get_last_lr()}", flush=True)

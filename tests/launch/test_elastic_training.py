@@ -6,6 +6,7 @@ The quiet run is a single process; what must be equal is every line of the ledge
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -24,6 +25,8 @@ from tests.launch.rig import DEADLINE_S, PHALANX, Started, environment, started
 
 SCRIPT = str(Path(__file__).with_name("elastic_training.py"))
 LONGEST_STALL_S = 5.0
+BUSY_S = 3.0
+"""What other tests beside this one may add; alone it is a tenth of that."""
 EPOCHS = 9
 PAUSE_S = 0.08
 
@@ -126,8 +129,13 @@ class Training:
         assert (self.folder / "ledger.jsonl").read_text() == ledger, self.err
         assert last in out, (out, self.err)
         assert "restart" not in self.read()
-        stalls = [float(seconds) for seconds in re.findall(r"went on after ([0-9.]+) s", self.err)]
-        assert len(stalls) >= generations and max(stalls, default=0.0) < LONGEST_STALL_S, self.err
+        new = len(re.findall(r"generation [0-9]+: [0-9]+ ranks?;", self.err))
+        steps = [line.split() for line in (self.folder / "times").read_text().splitlines()]
+        ends = [float(when) for when, _ in steps]
+        stall_s = max(after - before for before, after in itertools.pairwise(ends))
+        repeated = sum(counts == "void" for _, counts in steps)
+        print(f"{new} generations, {repeated} steps done again, longest time from step to step {stall_s:.2f} s")
+        assert new >= generations and repeated <= new and stall_s < LONGEST_STALL_S + BUSY_S, self.err
         assert not self.job.left_after(5)
 
 
@@ -197,7 +205,7 @@ def test_a_rank_a_host_a_stopped_rank_and_a_link_are_lost_and_ranks_join(
         three.hosts.cut(2)
         began = time.monotonic()
         job.until("generation [0-9]+: 1 rank; .*(expelled|host was lost)")
-        assert time.monotonic() - began < LONGEST_STALL_S
+        assert time.monotonic() - began < LONGEST_STALL_S + BUSY_S
         job.join("-n", "1")
         job.ends_as(quiet, 5)
 
@@ -216,6 +224,7 @@ def disturb(job: Training, seed: int) -> int:
                 os.kill(pid, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP]))
         elif len(living) < 4:
             job.join("-n", "1")
+    time.sleep(2.0)  # for who joined last
     return count
 
 
