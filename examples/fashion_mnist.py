@@ -134,10 +134,8 @@ def main():
                 break
         share = phalanx.evaluate(model, test, "accuracy")["accuracy"]
         if phalanx.rank() == 0:
-            print(
-                f"epoch {loader.epoch}, step {loader.step}: loss {model.step_loss:.4f}, test accuracy {share:.4f}",
-                flush=True,
-            )
+            loss = float("nan") if model.step_loss is None else model.step_loss  # resumed behind the epoch's last step
+            print(f"epoch {loader.epoch}, step {loader.step}: loss {loss:.4f}, test accuracy {share:.4f}", flush=True)
     if args.checkpoint_dir:
         checkpoint.save()
     if share is None:  # resumed behind the end
