@@ -22,6 +22,7 @@ import numpy as np
 
 from .backend import Device, device_of, empty_aligned, on, to_device
 from .gpu_memory import holds
+from .heap import give_back
 from .node import wrap
 from .owned import Keeper, OwnPart, absent, coarser, is_absent
 
@@ -80,8 +81,7 @@ class FlatStore:
         """A zeroed buffer of this layout, or of ``length`` elements."""
         count = self.length if length is None else length
         with on(self.place):
-            buffer = empty_aligned(count, dtype or self.dtype, self.device, place=self._made)
-            buffer[...] = 0
+            buffer = empty_aligned(count, dtype or self.dtype, self.device, place=self._made, zeroed=True)
         self._made += 1
         return buffer
 
@@ -110,8 +110,8 @@ class FlatStore:
 
     def state_slices(self, owner: Any, names: Sequence[str], lo: int, hi: int) -> dict[str, Any]:
         """The owned elements [lo, hi) of several state buffers of an optimizer."""
-        buffers = self.state.get(owner)
-        if buffers is None or any(name not in buffers for name in names):
+        buffers = self.state.get(owner, {})
+        if not all(map(buffers.__contains__, names)):
             buffers = {name: self.state_buffer(owner, name) for name in names}
         low = self.range[0]
         return {name: buffers[name][lo - low : hi - low] for name in names}
@@ -132,6 +132,8 @@ class FlatStore:
                 if parameter._grad is not None and parameter._grad.array is parameter._slot:
                     parameter._grad.array = slot
                 parameter._slot = slot
+        if self.device == "cpu":
+            give_back(self.data.nbytes)  # where they lay before
 
     # -- ownership ----------------------------------------------------------------------------------------------------
 
@@ -142,7 +144,9 @@ class FlatStore:
 
     def clip(self, lo: int, hi: int) -> tuple[int, int]:
         """The owned part of the elements [lo, hi); of length 0 where there is none."""
-        low, high = self.range
+        if self.owned is None:
+            return lo, hi
+        low, high = self.owned
         lo = min(max(lo, low), high)
         return lo, max(lo, min(hi, high))
 
@@ -328,6 +332,8 @@ def _pack_group(members: list[Parameter], dtype: np.dtype) -> FlatStore:
     store.grain = functools.reduce(coarser, grains, store.grain)
     for index, parameter in enumerate(store.parameters):
         store._adopt(index, parameter)
+    if store.device == "cpu":
+        give_back(store.data.nbytes)  # where the parameters lay before
     return store
 
 

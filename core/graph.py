@@ -15,7 +15,7 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, is_
 from types import FrameType
 from typing import Any
 
@@ -286,7 +286,7 @@ def _arrived(node: Node) -> Any:
     gradient = node.gradient
     if node.shape is None:
         node.gradient = [None] * len(gradient)
-        return tuple(gradient) if any(g is not None for g in gradient) else None
+        return None if all(map(is_, gradient, itertools.repeat(None))) else tuple(gradient)
     node.gradient = None
     if gradient.__class__ is Part:
         gradient = gradient.whole()

@@ -27,11 +27,6 @@ from .reduction import check, item_weights, reduced, refuse_old, weighted_mean
 # ---- classes ---------------------------------------------------------------------------------------------------------
 
 
-def _lone(input: Tensor, target: Tensor) -> bool:
-    """One sample without a batch dimension: scores (C,) and a label () or probabilities (C,)."""
-    return input.ndim == 1 and target.ndim in (0, 1)
-
-
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -60,7 +55,8 @@ def cross_entropy(
         check("cross_entropy", reduction, input=input, target=target)
     if not 0.0 <= label_smoothing <= 1.0:
         raise RangeError(f"cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-    if is_floating(target.dtype) and target.shape == input.shape and input.ndim:
+    dtype = target.dtype
+    if dtype.kind not in "iu" and is_floating(dtype) and target.shape == input.shape and input.ndim:
         return _cross_entropy_probabilities(input, target, weight, reduction, label_smoothing, sample_weight)
     smoothing = {"label_smoothing": float(label_smoothing)}
     return _of_classes(CROSS_ENTROPY, input, target, weight, ignore_index, reduction, sample_weight, smoothing)
@@ -76,10 +72,10 @@ def _of_classes(
     sample_weight: Any,
     options: dict[str, Any],
 ) -> Tensor:
-    lone = _lone(input, target)
+    lone = input.ndim == 1 and target.ndim in (0, 1)  # one sample without a batch dimension
     if lone:
         input, target = input.unsqueeze(0), target.reshape(1)
-    options = {"ignore_index": ignore_index, **options}
+    options["ignore_index"] = ignore_index
     if sample_weight is None:
         loss, total = apply(op, input, target, weight, reduction=reduction, **options)
         if reduction == "mean":

@@ -49,6 +49,11 @@ def _class_unrows(rows: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _check_classes(op: str, scores: Array, labels: Array, class_weight: Array | None, ignore_index: int) -> None:
+    _check_shapes(op, scores, labels, class_weight)
+    expect.within(op, "label", labels, scores.shape[1], _hint(scores.shape, ignore_index), skip=ignore_index)
+
+
+def _check_shapes(op: str, scores: Array, labels: Array, class_weight: Array | None) -> None:
     if scores.dtype.kind not in "fV":
         expect.one_float_dtype(op, input=scores)
     if scores.ndim < 2:
@@ -64,15 +69,14 @@ def _check_classes(op: str, scores: Array, labels: Array, class_weight: Array | 
             f"{op}: an input of shape {scores.shape} (batch, classes, ...) expects labels of shape {expected}, got "
             f"{labels.shape}"
         )
-    classes = scores.shape[1]
-    if class_weight is not None and class_weight.shape != (classes,):
+    if class_weight is not None and class_weight.shape != scores.shape[1:2]:
+        classes = scores.shape[1]
         raise ShapeError(f"{op}: weight must have one element for each of {classes} classes, got {class_weight.shape}")
-    expect.within(op, "label", labels, classes, _hint(scores.shape, classes, ignore_index), skip=ignore_index)
 
 
 @lru_cache(64)
-def _hint(shape: tuple[int, ...], classes: int, ignore_index: int) -> str:
-    return f": the input of shape {shape} has {classes} classes (ignore_index is {ignore_index})"
+def _hint(shape: tuple[int, ...], ignore_index: int) -> str:
+    return f": the input of shape {shape} has {shape[1]} classes (ignore_index is {ignore_index})"
 
 
 def _reduce(
@@ -109,12 +113,19 @@ def _cross_entropy(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[tuple[Array, Array], Any]:
-    _check_classes("cross_entropy", logits, labels, class_weight, ignore_index)
+    op, shape = "cross_entropy", logits.shape
+    if reduction == "mean" and len(shape) == 2 and class_weight is None and not label_smoothing:
+        _check_shapes(op, logits, labels, None)
+        work = kernel("mean_cross_entropy", device_kind(logits))
+        loss, total, count, *moments = work(op, logits, labels, ignore_index, _hint(shape, ignore_index))
+        arguments = (logits, *moments, labels, None, ignore_index, label_smoothing)
+        return (loss, total), (arguments, (count, reduction, count.dtype), shape, logits.dtype)
+    _check_classes(op, logits, labels, class_weight, ignore_index)
     flat, rows = labels.reshape(-1), _class_rows(logits)
     options = (flat, class_weight, ignore_index, label_smoothing)
     losses, weights, *moments = kernel("cross_entropy_forward", device_kind(logits))(rows, *options)
     loss, total, count = _reduce(losses, weights, labels, reduction, logits.dtype)
-    return (loss, total), ((rows, *moments, *options), (count, reduction, weights.dtype), logits.shape, logits.dtype)
+    return (loss, total), ((rows, *moments, *options), (count, reduction, weights.dtype), shape, logits.dtype)
 
 
 def _cross_entropy_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:

@@ -13,13 +13,14 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from .. import spans
 from ..errors import RangeError, StateError
-from ..flat import FlatStore, all_packed, is_packed, pack
+from ..flat import FlatStore, all_packed, pack
 from ..graph import enable_grad
 from ..live import live
 from ..nn.hooks import RemovableHandle
@@ -30,6 +31,9 @@ from ..tensor import Tensor
 from ..void import is_void
 from .own_state import OwnState
 from .state import TORCH_ONLY, OptimizerState, Options, whole_state
+
+
+_index, _store, _keeper = attrgetter("_index"), attrgetter("_store"), attrgetter("keeper")
 
 
 @dataclass(slots=True)
@@ -252,7 +256,7 @@ class Optimizer(OptimizerState):
 
     def _gather(self, spans: Mapping[FlatStore, tuple[int, int]]) -> None:
         """Where ranks own parts: all get the parameters that others updated."""
-        if all(store.keeper is None for store in spans):
+        if not any(map(_keeper, spans)):
             return
         keepers: dict[int, tuple[Keeper, list[tuple[FlatStore, int, int]]]] = {}
         for store in dict.fromkeys(p._store for p in self._all()):  # an order that all ranks share
@@ -263,16 +267,21 @@ class Optimizer(OptimizerState):
 
     def _runs(self, group: Options) -> list[_Run]:
         """Neighbours that can be updated in one pass."""
-        ready = [p for p in group["params"] if p._grad is not None and is_packed(p)]
-        ready.sort(key=_place)
+        ready = []
+        for p in group["params"]:  # as is_packed, without its calls
+            store = p._store
+            if p._grad is not None and store is not None and p.array is store.views[p._index]:
+                ready.append(p)
+        ready.sort(key=_index if len(set(map(_store, ready))) == 1 else _place)
         runs: list[_Run] = []
+        steps, numbered = self._steps, self.number_names
         for parameter in ready:
-            store, index, count = parameter._store, parameter._index, self._steps.get(parameter, 0)
+            store, index, count = parameter._store, parameter._index, steps.get(parameter, 0)
             if store.gradient_owned or parameter._grad.array is not parameter._slot:
                 settle_gradient(parameter)
-            self._steps[parameter] = count + 1
+            steps[parameter] = count + 1
             numbers: dict[str, float] = {}
-            if self.number_names:
+            if numbered:
                 numbers = self._numbers.get(parameter) or self.numbers(group, 0, {})
                 self._numbers[parameter] = self.numbers(group, count + 1, numbers)
             run = runs[-1] if runs and self.grain == "element" else None
@@ -344,7 +353,8 @@ def want_gradients(parameters: Iterable[Parameter]) -> None:
 
 def listeners(parameters: Iterable[Parameter]) -> list[Any]:
     """Who listens to these parameters' gradients, each once."""
-    return list({id(p._listener): p._listener for p in parameters if p._listener is not None}.values())
+    found = [p._listener for p in parameters if p._listener is not None]
+    return list({id(listener): listener for listener in found}.values()) if found else found
 
 
 def own_gradient(parameter: Parameter) -> Any:

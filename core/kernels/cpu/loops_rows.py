@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...op import Array
-from .. import reference, reference_checks
+from .. import reference, reference_checks, reference_mean_loss
 from .compiled import inline, loop, prange
+from .dense import PLAIN
 from .mathematics import ZERO, dot, exp_below, largest, total
 
 FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
@@ -23,12 +24,13 @@ NAN = f4(np.nan)
 
 PART = 16
 """Rows that one thread takes at a time, where it needs memory to work in."""
+EXACT_COUNT = 1 << 24
+"""So many rows float32 still counts one by one."""
 
 
 def lies_well(x: Array, dtype: np.dtype = FLOAT32) -> bool:
     """Whether ``x`` has elements, is of ``dtype``, and lies as compiled loops want it."""
-    flags = x.flags
-    return bool(x.dtype == dtype and flags.c_contiguous and flags.aligned and x.size)
+    return x.dtype == dtype and x.flags.num & PLAIN == PLAIN and x.size > 0
 
 
 def as_matrix(x: Array) -> Array:
@@ -139,6 +141,15 @@ def check_within(op: str, name: str, values: Array, count: int, hint: str, skip:
     reference_checks.check_within(op, name, values, count, hint, skip)
 
 
+@inline
+def _moments(row, shares):  # type: ignore[no-untyped-def]
+    """A row's maximum, and the logarithm of the sum of exp of all else below it."""
+    top = _highest(row)
+    for i in range(row.size):
+        shares[i] = _share(row[i] - top)
+    return top, np.log(total(shares))
+
+
 @loop("f4[:,:], i8[:], i8, f4[:] out, f4[:] out, f4[:,:] out, f4[:,:] out", exact=True)
 def _cross_entropy(x, labels, ignore, losses, weights, tops, logs):  # type: ignore[no-untyped-def]
     rows, classes = x.shape
@@ -146,13 +157,32 @@ def _cross_entropy(x, labels, ignore, losses, weights, tops, logs):  # type: ign
         shares = np.empty(classes, np.float32)
         for m in range(part * PART, min((part + 1) * PART, rows)):
             a, label = x[m], labels[m]
-            top = _highest(a)
-            for i in range(a.size):
-                shares[i] = _share(a[i] - top)
-            log = np.log(total(shares))
+            top, log = _moments(a, shares)
             tops[m, 0], logs[m, 0] = top, log
             losses[m] = ZERO if label == ignore else log - (a[label] - top)
             weights[m] = ZERO if label == ignore else f4(1)
+
+
+@loop("f4[:,:], i8[:], i8, f4[:] out, f4[:,:] out, f4[:,:] out", exact=True)
+def _mean_cross_entropy(x, labels, ignore, sums, tops, logs):  # type: ignore[no-untyped-def]
+    rows, classes = x.shape
+    losses = np.empty(rows, np.float32)
+    outside = counted = 0
+    for part in prange((rows + PART - 1) // PART):
+        shares = np.empty(classes, np.float32)
+        for m in range(part * PART, min((part + 1) * PART, rows)):
+            a, label = x[m], labels[m]
+            top, log = _moments(a, shares)
+            tops[m, 0], logs[m, 0] = top, log
+            losses[m] = ZERO
+            if label >= 0 and label < classes and label != ignore:
+                losses[m] = log - (a[label] - top)
+                counted += 1
+            elif label != ignore:
+                outside += 1
+    sums[1], sums[2] = f4(counted), f4(max(counted, 1))
+    sums[0] = total(losses) / sums[2]
+    return outside == 0
 
 
 @loop("f4[:], i8, f4[:,:], f4[:,:], f4[:,:], i8[:], i8, f4[:,:] out", exact=True)
@@ -179,6 +209,19 @@ def cross_entropy_forward(
     tops, logs = np.empty((rows, 1), FLOAT32), np.empty((rows, 1), FLOAT32)
     _cross_entropy(logits.size, logits, labels, ignore_index, losses, weights, tops, logs)
     return losses, weights, tops, logs
+
+
+def mean_cross_entropy(
+    op: str, logits: Array, labels: Array, ignore_index: int, hint: str
+) -> tuple[Array, Array, Array, Array, Array]:
+    """As ``reference_mean_loss.mean_cross_entropy``."""
+    rows = len(logits)
+    if lies_well(logits) and lies_well(labels, INT64) and rows <= EXACT_COUNT:
+        sums = np.empty(3, FLOAT32)
+        tops, logs = np.empty((rows, 1), FLOAT32), np.empty((rows, 1), FLOAT32)
+        if _mean_cross_entropy(logits.size, logits, labels, ignore_index, sums, tops, logs):
+            return sums[0, ...], sums[1, ...], sums[2, ...], tops, logs
+    return reference_mean_loss.mean_cross_entropy(op, logits, labels, ignore_index, hint)
 
 
 def cross_entropy_backward(
@@ -266,6 +309,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "check_within": check_within,
     "cross_entropy_forward": cross_entropy_forward,
     "cross_entropy_backward": cross_entropy_backward,
+    "mean_cross_entropy": mean_cross_entropy,
     "nll_forward": nll_forward,
     "nll_backward": nll_backward,
     "row_sums": row_sums,
