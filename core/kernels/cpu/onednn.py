@@ -140,13 +140,15 @@ threads.when_changed(_forget)
 
 
 @lru_cache(4096)
-def layout(shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: int = onednn_c.FLOAT) -> Any:
-    """How an array of ``shape`` lies in memory: ``strides`` in elements, None if the primitive may choose."""
+def layout(
+    shape: tuple[int, ...], strides: tuple[int, ...] | None, kind: int = onednn_c.FLOAT, tag: int = onednn_c.FORMAT_ANY
+) -> Any:
+    """How an array of ``shape`` lies in memory: ``strides`` in elements, None for oneDNN's ``tag``: unless said the primitive chooses."""
     library = load()
     ffi, c = library.ffi, library.c
     size = ffi.new("int64_t[12]", shape)
     if strides is None:
-        made = _created(ffi, c.dnnl_memory_desc_create_with_tag, len(shape), size, kind, onednn_c.FORMAT_ANY)
+        made = _created(ffi, c.dnnl_memory_desc_create_with_tag, len(shape), size, kind, tag)
     else:
         steps = ffi.new("int64_t[12]", strides)
         made = _created(ffi, c.dnnl_memory_desc_create_with_strides, len(shape), size, kind, steps)

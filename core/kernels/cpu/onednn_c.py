@@ -60,6 +60,8 @@ void omp_set_num_threads(int);
 
 CPU, IN_ORDER, OPENMP, FORMAT_ANY, SCRATCHPAD_USER, STRICT = 1, 1, 2, 1, 1, 0
 FLOAT, UINT8, INT32 = 3, 6, 4
+PANELS = 504
+"""Layout of a matrix: panels of 32 columns, one behind the other, each row by row (dnnl_BA16a32b)."""
 FORWARD, INFERENCE, BACKWARD, BACKWARD_DATA = 64, 96, 128, 160
 CONVOLUTION, POOLING_MAX, POOLING_MEAN, POOLING_MEAN_INSIDE = 1, 511, 767, 1023
 RELU, TANH, GELU, GELU_TANH, SIGMOID, SILU = 32, 33, 49, 43, 41, 44
