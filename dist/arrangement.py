@@ -18,6 +18,7 @@ from .device_lane import on_gpu
 from .errors import CommunicatorError
 from .fold import Fold
 from .group import Group
+from .open_shard import Layouts
 from .step_end import StepEnd
 from .zero.fold import ZeroFold
 from .zero.ownership import Zero, take_over
@@ -77,7 +78,7 @@ class Arrangement:
         if not self.trivial:
             self.fold.lay_out(stores, self.names)
         self._layers = dict(self.module.named_modules())
-        self.module_names = {module: name for name, module in self._layers.items()}
+        self._layouts = Layouts({module: name for name, module in self._layers.items()})
         self.group.meeting.expected |= name_layers(self.module)
         self._layout = self._layout_now()
 

@@ -45,7 +45,7 @@ def unused(
     parameters: Sequence[Parameter], names: Mapping[Parameter, str], state: ShardState
 ) -> Iterator[tuple[str, str]]:
     """(key, text) for each thing to tell about parameters without gradient."""
-    some, every = state.layout[:2]
+    some, every = state.layout.used_by_some, state.layout.used_by_all
     if 0 not in every:
         return
     trainable = [(names[p], a, b) for p, a, b in zip(parameters, some, every, strict=True) if p.requires_grad]

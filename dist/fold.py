@@ -39,6 +39,7 @@ class Fold:
         self.lanes: list[Lane] = []
         self.buckets: list[tuple[Lane, Bucket]] = []
         self._start: Start = "background"
+        self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
         self.reset()
 
     def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
@@ -76,7 +77,8 @@ class Fold:
     def reset(self) -> None:
         """Forget all sums."""
         self._works: list[Work] = []
-        self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
+        if self._states.partials:
+            self._states = Accumulator(self.shards, merge)
         self.next_shard = self.first
         self.submitted = 0
         self._is_mean = False
@@ -206,8 +208,7 @@ class Fold:
     def _mean_and_commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
         """The only bucket's mean and the commit, in one operation."""
         (lane, bucket), both = self.buckets[0], self._both
-        own = own_states(self.group.rank, self._states_of_all(last), self.ranges, self.shards)
-        brought = encode(own, votes)
+        brought = encode(self._own_states(last), votes)
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
 
         def program(messages: Messages) -> tuple[ShardState | None, Votes]:
@@ -219,6 +220,12 @@ class Fold:
         state, votes = self._agreed(program, self._name_of_both)
         self.submitted, self._is_mean = int(not votes.again), not votes.again
         return state, votes
+
+    def _own_states(self, last: ShardState | None) -> list[ShardState | None]:
+        """Of each whole subtree of this rank's shards what it brings."""
+        if self.stop - self.first == 1:
+            return [last]
+        return own_states(self.group.rank, self._states_of_all(last), self.ranges, self.shards)
 
     def _states_of_all(self, last: ShardState | None) -> dict[Node, ShardState | None]:
         """What this rank brings of its shards' states."""

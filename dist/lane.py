@@ -49,8 +49,8 @@ class Lane:
         self._asked: tuple[Any, Any] = (None, None)
         self._terms: dict[Node, Term | None] = {}
         """What was asked for the last time, of which gradients, and the answer."""
+        self.fold: Accumulator[Any] = Accumulator(shards, self._add)
         self._find_memory(communicator, ranges, limit, name, in_place and store.dtype == self.leaf_dtype)
-        self.reset()
 
     def _find_memory(
         self, communicator: Communicator, ranges: list[tuple[int, int]], limit: int, name: str, in_place: bool
@@ -64,9 +64,9 @@ class Lane:
 
     def reset(self) -> None:
         """Forget all partial sums."""
-        if hasattr(self, "fold"):
+        if self.fold.partials:
             self._free += [p for p in self.fold.partials.values() if p is not None]
-        self.fold: Accumulator[Any] = Accumulator(self.shards, self._add)
+            self.fold = Accumulator(self.shards, self._add)
 
     @property
     def result(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,26 +36,42 @@ class OpenShard:
     takes: bool = False
     """ZeRO-2: a shard before the last owned one; what is final in its last pass is folded and freed."""
 
-    def state(self, names: Mapping[Module, str], used: bytes) -> ShardState | None:
+    def state(self, layouts: Layouts, used: bytes) -> ShardState | None:
         """Its leaf but for the gradients; ``used``: 1 for each parameter that has one, else 0. None: nothing was computed."""
         if not self.weight:
             return None
-        keys, counts, sizes = [], [], []
-        for entry in self.records:
-            keys.append(f"{names[entry.layer]}#{entry.call_number}")
-            counts.append(float(entry.n))
-            sizes.append(entry.mean.size)
-        loss = sum(map(float, self.losses), 0.0)
-        layout = Layout(used, used, tuple(keys), tuple(counts), tuple(sizes))
-        if not keys:
-            return ShardState(self.weight, loss * self.weight, layout, NO_MOMENTS)
-        return ShardState(self.weight, loss * self.weight, layout, _on_host(self.records))
+        records, losses = self.records, self.losses
+        loss = float(losses[0]) if len(losses) == 1 else sum(map(float, losses), 0.0)
+        moments = _on_host(records) if records else NO_MOMENTS
+        return ShardState(self.weight, loss * self.weight, layouts.of(records, used), moments)
 
     def check(self, check_finite: Callable[[float], None]) -> None:
         """Look at the losses that a GPU was still computing when backward began."""
         for loss in self.losses:
             if isinstance(loss, Later):
                 check_finite(float(loss))
+
+
+class Layouts:
+    """What the states of one rank consist of: the same object as the last time where it says the same.
+
+    Args:
+        names: of all modules.
+    """
+
+    def __init__(self, names: Mapping[Module, str]) -> None:
+        self._names = names
+        self._asked: tuple[Any, ...] = ()
+        self._answer = Layout(b"", b"")
+
+    def of(self, records: Sequence[Entry], used: bytes) -> Layout:
+        """For what batch norms saw, and 1 for each parameter that was used, else 0."""
+        asked = (used, [(layer, call, n, mean.size) for layer, call, n, mean, _ in records])
+        if asked != self._asked:
+            keys = tuple(f"{self._names[layer]}#{call}" for layer, call, _, _ in asked[1])
+            counts, sizes = tuple(float(n) for _, _, n, _ in asked[1]), tuple(size for *_, size in asked[1])
+            self._asked, self._answer = asked, Layout(used, used, keys, counts, sizes)
+        return self._answer
 
 
 def _on_host(records: Sequence[Entry]) -> np.ndarray:

@@ -286,7 +286,7 @@ class Reducer(Arrangement):
 
     def _shard_state(self) -> ShardState | None:
         self.now.check(self.check_finite)
-        return self.now.state(self.module_names, self.fold.used(self.parameters))
+        return self.now.state(self._layouts, self.fold.used(self.parameters))
 
     # -- the end of a cycle -------------------------------------------------------------------------------------------
 

@@ -13,27 +13,40 @@ import functools
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from ..core.kernels.table import kernel
 from .messages import Messages
 from .reduction.tree import Node, fold, whole_subtrees
 
 
-class Layout(NamedTuple):
-    """What a state consists of beside its numbers."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a state consists of beside its numbers. Steps share one object as long as it is the same."""
 
     used_by_some: bytes
     """For each parameter 1 if any shard used it, else 0."""
     used_by_all: bytes
-    keys: tuple[str, ...]
+    keys: tuple[str, ...] = ()
     """``"layer#call"`` for each layer and call that left statistics."""
-    counts: tuple[float, ...]
+    counts: tuple[float, ...] = ()
     """Over how many values each of them is taken."""
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
     """How many channels each of them has."""
+    channels: int = field(init=False, compare=False, repr=False)
+    """Of all of them."""
+    _hash: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", sum(self.sizes))
+        content = (self.used_by_some, self.used_by_all, self.keys, self.counts, self.sizes)
+        object.__setattr__(self, "_hash", hash(content))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(slots=True)
@@ -50,7 +63,8 @@ class ShardState:
     def statistics(self) -> Iterator[tuple[str, float, np.ndarray]]:
         """(key, count, (2, channels): mean and M2) of each layer and call."""
         end = 0
-        for key, count, size in zip(*self.layout[2:], strict=True):
+        layout = self.layout
+        for key, count, size in zip(layout.keys, layout.counts, layout.sizes, strict=True):
             start, end = end, end + size
             yield key, count, self.moments[:, start:end]
 
@@ -71,37 +85,37 @@ class Votes:
 
 def merge(left: ShardState, right: ShardState) -> ShardState:
     """The state of a node from its children."""
-    one, other = left.layout, right.layout
-    keys, counts, sizes, moments = one.keys, one.counts, one.sizes, left.moments
-    if keys == other.keys:
-        if keys:
-            counts, moments = _merge_moments(counts, moments, other.counts, right.moments, sizes)
+    weight, loss = left.weight + right.weight, left.loss + right.loss
+    layout, share, product = _merged(left.layout, right.layout)
+    if share is None:
+        layout, moments = _join_keys(left, right, layout)
+    elif layout.keys:
+        moments = _merge_moments(left.moments, right.moments, share, product)
     else:
-        keys, counts, sizes, moments = _join_keys(left, right)
+        moments = left.moments
+    return ShardState(weight, loss, layout, moments)
+
+
+def _merge_moments(one: np.ndarray, other: np.ndarray, share: np.ndarray, product: np.ndarray) -> np.ndarray:
+    """By Chan, Golub and LeVeque's rule (COMPSTAT 1982), all channels of all layers at once."""
+    merged: np.ndarray = kernel("merge_moments", "cpu")(one, other, share, product)
+    return merged
+
+
+@functools.lru_cache(maxsize=64)
+def _merged(one: Layout, other: Layout) -> tuple[Layout, np.ndarray | None, Any]:
+    """The layout together, and what :func:`_shares` says of it; None where the keys differ."""
     some, every = one.used_by_some, one.used_by_all
     if some != other.used_by_some:
         some = bytes(a | b for a, b in zip(some, other.used_by_some, strict=True))
     if every != other.used_by_all:
         every = bytes(a & b for a, b in zip(every, other.used_by_all, strict=True))
-    layout = Layout(some, every, keys, counts, sizes)
-    return ShardState(left.weight + right.weight, left.loss + right.loss, layout, moments)
+    if one.keys != other.keys:
+        return Layout(some, every), None, None
+    counts, share, product = _shares(one.counts, other.counts, one.sizes)
+    return Layout(some, every, one.keys, counts, one.sizes), share, product
 
 
-def _merge_moments(
-    counts_a: tuple[float, ...], a: np.ndarray, counts_b: tuple[float, ...], b: np.ndarray, sizes: tuple[int, ...]
-) -> tuple[tuple[float, ...], np.ndarray]:
-    """By Chan, Golub and LeVeque's rule (COMPSTAT 1982), all channels of all layers at once."""
-    counts, share, product = _shares(counts_a, counts_b, sizes)
-    delta = b[0] - a[0]
-    merged = a + b
-    np.add(a[0], delta * share, out=merged[0])
-    delta *= delta
-    delta *= product
-    merged[1] += delta
-    return counts, merged
-
-
-@functools.lru_cache(maxsize=64)
 def _shares(
     counts_a: tuple[float, ...], counts_b: tuple[float, ...], sizes: tuple[int, ...]
 ) -> tuple[tuple[float, ...], np.ndarray, np.ndarray]:
@@ -109,24 +123,24 @@ def _shares(
     counts = tuple(a + b for a, b in zip(counts_a, counts_b, strict=True))
     share = [b / n for b, n in zip(counts_b, counts, strict=True)]
     product = [a * b / n for a, b, n in zip(counts_a, counts_b, counts, strict=True)]
-    return counts, np.repeat(share, sizes), np.repeat(product, sizes)
+    return counts, np.repeat(np.array(share), sizes), np.repeat(np.array(product), sizes)
 
 
-def _join_keys(
-    left: ShardState, right: ShardState
-) -> tuple[tuple[str, ...], tuple[float, ...], tuple[int, ...], np.ndarray]:
+def _join_keys(left: ShardState, right: ShardState, used: Layout) -> tuple[Layout, np.ndarray]:
     """Where the shards went through different layers: what only one of them has is taken as it is."""
     found = {key: (count, moments) for key, count, moments in left.statistics()}
     for key, count, moments in right.statistics():
         if key in found:
             before, own = found[key]
-            (together,), merged = _merge_moments((before,), own, (count,), moments, (moments.shape[1],))
-            found[key] = together, merged
+            (together,), share, product = _shares((before,), (count,), (moments.shape[1],))
+            own, moments = np.ascontiguousarray(own), np.ascontiguousarray(moments)
+            found[key] = together, _merge_moments(own, moments, share, product)
         else:
             found[key] = count, moments
     rows = list(found.values())
     sizes = tuple(moments.shape[1] for _, moments in rows)
-    return tuple(found), tuple(n for n, _ in rows), sizes, np.concatenate([moments for _, moments in rows], axis=1)
+    layout = Layout(used.used_by_some, used.used_by_all, tuple(found), tuple(n for n, _ in rows), sizes)
+    return layout, np.concatenate([moments for _, moments in rows], axis=1)
 
 
 def exchange(
@@ -167,56 +181,57 @@ def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) 
 
 
 def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:
-    """Numbers, layouts, a few words as JSON if there are any, and the moments behind them."""
-    said = votes.stop is not None or votes.named or votes.notes
-    words = json.dumps([votes.stop, sorted(votes.named), votes.notes]).encode() if said else b""
-    numbers, layouts, moments = [], [words], []
+    """What is the same from step to step as JSON, filled up to 8 bytes; behind it of each state weight, loss and moments."""
+    layouts = tuple([None if state is None else state.layout for state in states])
+    pieces = [_encode_constant(layouts, votes.stop, votes.again, votes.named, votes.notes)]
     for state in states:
-        if state is None:
-            numbers.append(_ABSENT)
-            continue
-        layout = _encode_layout(state.layout)
-        numbers.append(_STATE.pack(state.weight, state.loss, len(layout), state.moments.shape[1]))
-        layouts.append(layout)
-        moments.append(state.moments.tobytes())
-    return b"".join((_HEAD.pack(len(states), len(words), votes.again), *numbers, *moments, *layouts))
+        if state is not None:
+            pieces += (_NUMBERS.pack(state.weight, state.loss), state.moments.tobytes())
+    return b"".join(pieces)
 
 
 def decode(data: bytes) -> tuple[list[ShardState | None], Votes]:
     """The inverse of :func:`encode`."""
-    count, length, again = _HEAD.unpack_from(data)
-    at = _HEAD.size + count * _STATE.size
-    numbers = list(_STATE.iter_unpack(data[_HEAD.size : at]))
-    end = at + 16 * sum(channels for _, _, _, channels in numbers)
-    stop, named, notes = json.loads(data[end : end + length]) if length else (None, (), ())
-    end += length
+    (at,) = _LENGTH.unpack_from(data)
+    layouts, votes = _decode_constant(data[:at])
     states: list[ShardState | None] = []
-    for weight, loss, nbytes, channels in numbers:
-        if nbytes < 0:
+    for layout in layouts:
+        if layout is None:
             states.append(None)
             continue
-        moments = np.frombuffer(data, np.float64, 2 * channels, at).reshape(2, channels) if channels else NO_MOMENTS
-        states.append(ShardState(weight, loss, _decode_layout(data[end : end + nbytes]), moments))
-        at += 16 * channels
-        end += nbytes
-    return states, Votes(stop, again, frozenset(named), tuple(notes))
+        weight, loss = _NUMBERS.unpack_from(data, at)
+        at += _NUMBERS.size
+        channels, moments = layout.channels, NO_MOMENTS
+        if channels:
+            moments = np.frombuffer(data, np.float64, 2 * channels, at).reshape(2, channels)
+            at += 16 * channels
+        states.append(ShardState(weight, loss, layout, moments))
+    return states, Votes(*votes)
 
 
 @functools.lru_cache(maxsize=64)
-def _encode_layout(layout: Layout) -> bytes:
-    some, every, keys, counts, sizes = layout
-    return json.dumps([some.hex(), every.hex(), keys, counts, sizes]).encode()
+def _encode_constant(
+    layouts: Sequence[Layout | None], stop: str | None, again: bool, named: frozenset[str], notes: tuple[str, ...]
+) -> bytes:
+    written = [
+        None if a is None else [a.used_by_some.hex(), a.used_by_all.hex(), a.keys, a.counts, a.sizes] for a in layouts
+    ]
+    text = json.dumps([written, stop, again, sorted(named), notes]).encode()
+    text += b" " * (-len(text) % 8)
+    return _LENGTH.pack(_LENGTH.size + len(text)) + text
 
 
 @functools.lru_cache(maxsize=64)
-def _decode_layout(data: bytes) -> Layout:
-    some, every, keys, counts, sizes = json.loads(data)
+def _decode_constant(data: bytes) -> tuple[tuple[Layout | None, ...], tuple[Any, ...]]:
+    written, stop, again, named, notes = json.loads(data[_LENGTH.size :])
+    layouts = tuple(None if parts is None else _layout(*parts) for parts in written)
+    return layouts, (stop, again, frozenset(named), tuple(notes))
+
+
+def _layout(some: str, every: str, keys: list[str], counts: list[float], sizes: list[int]) -> Layout:
     return Layout(bytes.fromhex(some), bytes.fromhex(every), tuple(keys), tuple(counts), tuple(sizes))
 
 
-_HEAD = struct.Struct("<qq?7x")
-"""States, bytes of words, whether to do it again; what follows begins on 8 bytes."""
-_STATE = struct.Struct("<ddqq")
-"""Weight, loss, bytes of the layout (-1: no state), channels with statistics."""
+_LENGTH = struct.Struct("<q")
+_NUMBERS = struct.Struct("<dd")
 NO_MOMENTS = np.zeros((2, 0))
-_ABSENT = _STATE.pack(0.0, 0.0, -1, 0)

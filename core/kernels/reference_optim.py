@@ -99,6 +99,20 @@ def mean_of_two(first: Array, second: Array, share: float) -> None:
         second[at] = mean
 
 
+def merge_moments(first: Array, second: Array, share: Array, product: Array) -> Array:
+    """(2, C): means and sums of squared differences of two parts together.
+
+    ``share``: of the second one in all values, for each channel; ``product``: of both counts, over their sum.
+    """
+    delta = second[0] - first[0]
+    merged = first + second
+    np.add(first[0], delta * share, out=merged[0])
+    delta *= delta
+    delta *= product
+    merged[1] += delta
+    return merged
+
+
 _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _HALF = np.uint64(32)
 
@@ -124,5 +138,6 @@ KERNELS = {
     "average_update": average_update,
     "exchange": exchange,
     "mean_of_two": mean_of_two,
+    "merge_moments": merge_moments,
     "hash_words": hash_words,
 }

@@ -185,7 +185,19 @@ class Communicator(Verbs, ABC):
 
     def call(self, program: Program, *, name: str, timeout_s: float | None = None) -> Any:
         """As ``run(...).wait()``, in the caller's thread where possible: half the latency of a small operation."""
-        return self.run_here(program, name=name, timeout_s=timeout_s).wait()
+        if not self._running.acquire(blocking=False):
+            return self.run(program, name=name, timeout_s=timeout_s).wait()
+        try:
+            while self._entries:
+                self._execute_next()
+            self._sequence += 1
+            began = time.monotonic()
+            limit_s = self.timeout_s if timeout_s is None else timeout_s
+            result = self._perform(program, name, self._sequence, limit_s, True, began)
+            self.flight.waited(name, began)
+        finally:
+            self._running.release()
+        return result
 
     def run_here(self, program: Program, *, name: str, timeout_s: float | None = None) -> Work:
         """As :meth:`run`, but in the caller's thread, and done when it returns, unless another thread runs one now."""
@@ -261,27 +273,43 @@ class Communicator(Verbs, ABC):
         return True
 
     def _execute(self, entry: _Entry) -> None:
-        if self._broken is not None:
-            entry.work._finish(error=self._broken)
-            return
-        began = time.monotonic()
-        self.current = (entry.work.name, began)
-        sent, slot = self.sent_bytes, self.flight.begin(entry.sequence, entry.work.name, submitted=entry.submitted)
-        messages = Messages(self, entry.sequence, entry.work.name, entry.timeout_s)
+        work = entry.work
         try:
-            result = entry.program(messages)
-            if entry.flush:
-                messages.flush()
+            result = self._perform(
+                entry.program, work.name, entry.sequence, entry.timeout_s, entry.flush, entry.submitted
+            )
         except BaseException as error:  # carried to whoever waits
-            self.flight.end(slot, error, self.sent_bytes - sent)
-            entry.work._finish(error=self._fail(error))
+            work._finish(error=error)
         else:
-            self.current = None
-            self.flight.end(slot, None, self.sent_bytes - sent)
-            if spans.on:
-                about = {"bytes": self.sent_bytes - sent, "group": self.flight.group}
-                spans.tell("communication", entry.work.name, began, time.monotonic(), about, self.owner)
-            entry.work._finish(result)
+            work._finish(result)
+
+    def _perform(
+        self, program: Program, name: str, sequence: int, timeout_s: float, flush: bool, submitted: float
+    ) -> Any:
+        """Run ``program`` now; its result. What it raises every later operation raises, too."""
+        if self._broken is not None:
+            raise self._broken
+        began = time.monotonic()
+        self.current = (name, began)
+        flight, sent = self.flight, self.sent_bytes
+        slot = flight.begin(sequence, name, submitted=submitted)
+        messages = Messages(self, sequence, name, timeout_s)
+        try:
+            result = program(messages)
+            if flush:
+                messages.flush()
+        except BaseException as error:
+            flight.end(slot, error, self.sent_bytes - sent)
+            failed = self._fail(error)
+            if failed is error:
+                raise
+            raise failed from None
+        self.current = None
+        flight.end(slot, None, self.sent_bytes - sent)
+        if spans.on:
+            about = {"bytes": self.sent_bytes - sent, "group": flight.group}
+            spans.tell("communication", name, began, time.monotonic(), about, self.owner)
+        return result
 
     def _fail(self, error: BaseException) -> BaseException:
         """Later operations give the same error; the other ranks learn of it unless it came from them."""

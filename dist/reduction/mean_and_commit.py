@@ -55,8 +55,8 @@ class MeanAndCommit:
             self._said, self._sum = (local, notes), self._prepare(local, messages.rank, notes, out)
         parts = [bytes(local.inline(rank)) for rank in everybody]
         rows = [part[_SIZE.size :] for part in parts]
-        longest = max(_SIZE.unpack_from(part)[0] for part in parts)
-        for start in range(_ROOM, longest, INLINE_NBYTES):
+        full = [_SIZE.unpack_from(part)[0] for part in parts if len(part) == INLINE_NBYTES]
+        for start in range(_ROOM, max(full, default=0), INLINE_NBYTES):
             local = messages.meet("more state", b"", (brought[start : start + INLINE_NBYTES],))
             rows = [row + local.inline(rank) for rank, row in enumerate(rows)]
         messages.count_sent((messages.size - 1) * len(brought))

@@ -179,6 +179,24 @@ def mean_of_two(first: Array, second: Array, share: float) -> None:
     return reference.mean_of_two(first, second, share)
 
 
+@loop("f8[:,:], f8[:,:], f8[:], f8[:], f8[:,:] out", exact=True)
+def moments_loop(first, second, share, product, merged):  # type: ignore[no-untyped-def]
+    for i in range(share.size):
+        delta = second[0, i] - first[0, i]
+        merged[0, i] = first[0, i] + delta * share[i]
+        merged[1, i] = (first[1, i] + second[1, i]) + delta * delta * product[i]
+
+
+def merge_moments(first: Array, second: Array, share: Array, product: Array) -> Array:
+    """As the reference."""
+    merged = np.empty((2, share.size))
+    try:
+        moments_loop(share.size, first, second, share, product, merged)
+    except TypeError:
+        return reference.merge_moments(first, second, share, product)
+    return merged
+
+
 @loop("u4[:], u8", exact=True)
 def hash_loop(words, start):  # type: ignore[no-untyped-def]
     total = u8(0)
@@ -204,5 +222,6 @@ KERNELS = {
     "average_update": average_update,
     "exchange": exchange,
     "mean_of_two": mean_of_two,
+    "merge_moments": merge_moments,
     "hash_words": hash_words,
 }
