@@ -6,8 +6,6 @@ NumPy's own protocols. CuPy is imported only when somebody asks for the device "
 
 from __future__ import annotations
 
-import ctypes
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import own_gpu
+from . import heap, own_gpu
 from .bfloat16 import load as bfloat16
 from .errors import DTypeError, RangeError
 
@@ -26,23 +24,7 @@ ALIGNMENT_BYTES = 256
 """Start of every buffer: a cache line of any processor, and what a GPU's vector loads want."""
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep what arrays free: otherwise each temporary above 128 KiB is mapped, faulted in and unmapped anew.
-
-    A CNN step gains about a quarter; the price is that the process does not shrink. Settings of the user are left alone.
-    """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-_keep_freed_memory()
+heap.keep_freed()
 
 
 def cupy() -> ModuleType:
@@ -215,8 +197,8 @@ def on(device: Device) -> AbstractContextManager[Any]:
 PAGE_BYTES = 4096
 
 
-def empty_aligned(count: int, dtype: Any, device: str = "cpu", place: int | None = None) -> Array:
-    """A 1-D array of ``count`` elements, not initialised, whose memory starts on a 256-byte address.
+def empty_aligned(count: int, dtype: Any, device: str = "cpu", place: int | None = None, zeroed: bool = False) -> Array:
+    """A 1-D array of ``count`` elements, whose memory starts on a 256-byte address; not initialised unless ``zeroed``.
 
     ``place``: buffers of different places, 0 to 15, that one loop goes through side by side begin at different places within a
     page: a load that waits for a store to an equal one costs Intel's processors up to 10 % of an optimizer's step.
@@ -228,9 +210,10 @@ def empty_aligned(count: int, dtype: Any, device: str = "cpu", place: int | None
     if device != "cpu":
         module = cupy()
         with module.cuda.Device(own_gpu.enter(module, Device(device).index)):
-            return module.empty(count, dtype)  # CuPy's allocator aligns to 512 bytes
+            return (module.zeros if zeroed else module.empty)(count, dtype)  # CuPy's allocator aligns to 512 bytes
     step, at = (ALIGNMENT_BYTES, 0) if place is None else (PAGE_BYTES, place * 5 * ALIGNMENT_BYTES % PAGE_BYTES)
-    raw = np.empty(count * dtype.itemsize + step, np.uint8)
+    make = np.zeros if zeroed else np.empty  # the system's new pages are zero: what is never written takes no memory
+    raw = make(count * dtype.itemsize + step, np.uint8)
     start = (at - raw.ctypes.data) % step
     return raw[start : start + count * dtype.itemsize].view(dtype)
 

@@ -46,6 +46,7 @@ except ImportError as error:
         f'numba cannot be loaded ({error}): elementwise work, norms, losses and optimizers run in plain NumPy; pip install "phalanx[cpu]"'
     ) from None
 
+from ...heap import settle
 from . import threads
 from .compile_once import alone_on_this_machine, digest, say, say_compiling
 
@@ -108,6 +109,7 @@ class Loop:
                         self._parallel = found = _alone(found)
                 else:
                     self._serial = found
+                settle()
         return found
 
     def kept(self, parallel: bool) -> tuple[bool, str | None]:

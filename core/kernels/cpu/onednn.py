@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...backend import Array, empty_aligned
+from ...heap import settle
 from . import onednn_c, threads
 
 VERSION = (3, 2)
@@ -363,6 +364,7 @@ class Pool:
             unit = self._build(*key)
         except Unsupported:
             unit = None
+        settle()
         with self._lock:
             if len(self._units) >= self.CAPACITY:
                 del self._units[next(iter(self._units))]
