@@ -91,7 +91,8 @@ def markdown(found: dict[str, Any]) -> str:
     measured = {name: row["mib"] for name, row in found["results"].items() if "mib" in row}
     if measured:
         columns = list(next(iter(measured.values())))
-        lines += ["", "Peak memory of the steps above libraries and data, MiB, in processes of their own:", ""]
+        words = "Peak memory of a model and its first steps above data and above what the library loads or sets up once"
+        lines += ["", f"{words}, MiB, in processes of their own:", ""]
         lines += [f"| workload | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
         for name, mib in measured.items():
             lines.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import shutil
@@ -15,12 +16,14 @@ from typing import Any
 
 from crew import environment, serve
 from models import Library
-from workloads import CASES, Task, forms_of
+from workloads import CASES, LAYER, Task, forms_of
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 UNSET = ("PHALANX_KERNELS", "PHALANX_WITHOUT", "PHALANX_CAPTURE")
 WARM_UP = 3
 """Steps before the first measured one."""
+MEMORY_STEPS = 8
+"""As many as there are batches: PyTorch's memory still grows after the third."""
 STATUS = Path("/proc/self/status")
 
 
@@ -127,16 +130,26 @@ class Worker:
     def _memory(self, name: str) -> dict[str, Any]:
         """The most that a model's first steps took above what libraries and data take, MiB.
 
-        Steps of a tiny model come before: what a library loads at its first step is no memory of the workload.
+        The same for both libraries: what a library loads, sets up or compiles for itself once is no memory of the workload, so steps of a
+        tiny model and of one layer come before, and pages of files (the libraries' code, which more workloads fault in later) do not
+        count. Memory that was freed before goes back to the system, or it would serve the workload uncounted.
         """
         case, tiny = CASES[name], CASES["tiny"]
-        tiny.make(self.library, "plain", tiny.batches(self.library)).run(WARM_UP)
+        for small in (tiny, LAYER):
+            small.make(self.library, "plain", small.batches(self.library)).run(WARM_UP)
         batches = case.batches(self.library)
         gc.collect()
+        _give_back_freed()
         _forget_peak()
         before = _status_mib("VmRSS")
-        case.make(self.library, "plain", batches).run(WARM_UP)
-        return {"mib": _status_mib("VmHWM") - before}
+        files = _status_mib("RssFile")
+        case.make(self.library, "plain", batches).run(MEMORY_STEPS)
+        return {"mib": _status_mib("VmHWM") - before - (_status_mib("RssFile") - files)}
+
+
+def _give_back_freed() -> None:
+    """Let the C library return what is free to the system, whatever it was told to keep (glibc: malloc_trim(3))."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _forget_peak() -> None:

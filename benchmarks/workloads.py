@@ -138,7 +138,7 @@ def _single(label: str, shapes: Sequence[tuple[int, ...]], operation: Callable[.
             tensors = tuple(
                 t.contiguous(memory_format=library.root.channels_last) if t.ndim == 4 else t for t in tensors
             )
-        leaves = [library.nn.Parameter(t) for t in tensors]
+        leaves = [library.nn.Parameter(t.clone()) for t in tensors]
         keeper = library.optim.SGD(leaves, lr=LEARNING_RATE)  # forgets gradients, and is never asked for more
         slope = library.root.ones_like(operation(library, *leaves).detach())
 
@@ -214,4 +214,6 @@ CASES: dict[str, Case] = {
     "attention": _single("causal attention 16x4x128x32, forward and backward", [(16, 4, 128, 32)] * 3, _attention),
     "adam": _optimizer("Adam alone, 10 million parameters in 10 arrays", 10_000_000),
 }
+LAYER = _single("", [(32, 512), (128, 512), (128,)], lambda library, x, w, b: library.functional.linear(x, w, b))
+"""A linear layer large enough for the library of products that either one uses: whose first call sets it up."""
 DEFAULT = [name for name in CASES if name != "tiny"]
