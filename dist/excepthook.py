@@ -18,7 +18,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from . import interrupt
 from .communicators.base import Communicator, reason_of
+from .communicators.mpi_world import end_unmet
 from .diagnosis import flight_file
 from .errors import CommunicatorError, DeadlineError, MismatchError, PeerLostError
 
@@ -52,10 +54,11 @@ class Ending:
         """In place of ``sys.excepthook``."""
         if not self._failed.acquire(blocking=False):
             return  # this rank has said why it ends
-        code = _INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
+        interrupted = interrupt.ended(error)
+        code = _INTERRUPTED_EXIT_CODE if interrupted else 1
         if self.communicator is not None:
             flight_file.failed(self.communicator, error.with_traceback(trace))
-        if self.communicator is not None and not isinstance(error, KeyboardInterrupt):
+        if self.communicator is not None and not interrupted:
             self.communicator.abort(reason_of(error, self.rank))
         is_consequence = self._is_consequence(error)
         words = self._words(error, trace, is_consequence)
@@ -65,6 +68,8 @@ class Ending:
         if self.communicator is not None:
             waits = is_consequence and not isinstance(error, PeerLostError)  # a lost rank will not say more
             self.communicator.end_job(reason_of(error, self.rank), code, is_consequence=waits)
+        elif interrupted:
+            end_unmet(code)
 
     def uncaught_in_thread(self, args: Any) -> None:
         """In place of ``threading.excepthook``: a job with a dead helper thread would compute something else."""
@@ -98,9 +103,11 @@ class Ending:
         A rank that heard of another's end before its own error is one of the others; those that did not have told each
         other, and their messages have crossed.
         """
+        if interrupt.ended(error):
+            return False
         if isinstance(error, CommunicatorError) and (error.from_peer or isinstance(error, PeerLostError)):
             return True
-        if self.communicator is None or isinstance(error, KeyboardInterrupt):
+        if self.communicator is None:
             return False
         together = isinstance(error, (DeadlineError, MismatchError))
         mine, crossed = _without_ranks(reason_of(error, self.rank)), time.monotonic() + _CROSSING_S
@@ -118,7 +125,7 @@ class Ending:
     def _words(self, error: BaseException, trace: TracebackType | None, is_consequence: bool) -> str:
         """A traceback where the error arose, one line where it was only felt."""
         who = f"rank {self.rank} of {self.size}"
-        if isinstance(error, KeyboardInterrupt):
+        if interrupt.ended(error):
             return f"{who} stops: interrupted\n"
         if is_consequence and not isinstance(error, CommunicatorError):
             return f"{who} stops: the same {type(error).__name__}\n"

@@ -18,7 +18,7 @@ from ..core.errors import RangeError
 from ..core.faults import set_position
 from ..core.kernels.table import choose as choose_kernels
 from ..core.rank_local import of_rank
-from . import elastic, env, excepthook, processor, stop_signals
+from . import elastic, env, excepthook, interrupt, processor, stop_signals
 from .communicators.alone import AloneCommunicator
 from .communicators.base import DEFAULT_TIMEOUT_S, Communicator
 from .communicators.mpi import MpiCommunicator
@@ -279,6 +279,7 @@ def _connect(backend: str | None, timeout_s: float | None, shared_memory: bool) 
         if found is not None and found.size > 1:
             group._waiting_as, group.local_rank = (found.rank, found.size), found.local_rank
         return group
+    interrupt.answer()
     excepthook.install(found.rank, found.size)
     die_with_parent()
     deadline = timeout_s or found.timeout_s or DEFAULT_TIMEOUT_S

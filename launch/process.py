@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..dist import interrupt
 from . import guardian
 from .channel import Channel
 from .finish import FinishMarks
@@ -58,8 +59,10 @@ class Process:
     popen: subprocess.Popen[bytes]
 
     def send(self, number: int) -> None:
-        """Signal the whole group; nothing where it has ended."""
+        """Signal the whole group; nothing where it has ended. A rank that cannot answer SIGINT yet gets SIGTERM instead."""
         if self.popen.returncode is None:
+            if self.name.startswith("rank"):
+                number = _understood(self.popen.pid, number)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.popen.pid, number)
 
@@ -193,7 +196,18 @@ def signal_ranks(job: Job, number: int) -> None:
     }
     for pid in ranks:
         if _parent(pid) not in ranks:
-            guardian.signal_process(pid, number)
+            guardian.signal_process(pid, _understood(pid, number))
+
+
+def _understood(pid: int, number: int) -> int:
+    """What to send so that the process ends without a traceback: SIGINT only to one that answers it."""
+    if number != signal.SIGINT:
+        return number
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended, or the system has no /proc
+        return number
+    return number if interrupt.answers(status) else signal.SIGTERM
 
 
 def is_stopped(pid: int) -> bool:

@@ -104,6 +104,10 @@ _NAMES_OF: dict[str, str] = {
 }
 """Module (below phalanx) -> the public names that come from it. Type checkers read ``__init__.pyi``: the same names."""
 
+if not os.environ.keys().isdisjoint(("PHALANX_LAUNCHED", "OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+    # a rank of phalanx run, Open MPI, MPICH: Ctrl-C may come any moment. dist/env.py, which knows all names, is not loaded for this
+    importlib.import_module(".dist.interrupt", __name__).answer()
+
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 
 __all__ = ["__version__", *_PARTS, *_HOME_OF]  # pyright: ignore[reportUnsupportedDunderAll]

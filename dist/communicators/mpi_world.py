@@ -131,6 +131,15 @@ class World(Peers):
             time.sleep(1.0)
 
 
+def end_unmet(code: int) -> None:
+    """The end of a rank that has started MPI and met nobody: MPI's own end would wait for the others, who wait for this rank."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.size > 1:
+        signal.alarm(ABORT_LIMIT_S)
+        time.sleep(min(ABORT_APART_S * mpi.COMM_WORLD.rank, 1.0))
+        mpi.COMM_WORLD.Abort(code)
+
+
 def _interface(rows: list[dict[str, Any]], rank: int) -> str:
     """Where ``rank`` listens: the loopback on one host, otherwise its address in a network that all hosts are in."""
     hosts = {row["identity"]: row for row in rows}

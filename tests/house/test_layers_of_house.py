@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("core", "dist", "launch", "cluster")  # from below to above; the face stands on all of them
 ORDER = {package: number for number, package in enumerate((*PACKAGES, "phalanx"))}
-OPEN_TO_LAUNCHERS = tuple(f"phalanx.dist.{name}" for name in ("env", "errors", "host", "member", "secret"))
-"""What a rank is told, and what a host and an address are; nothing of these knows an array."""
+OPEN_TO_LAUNCHERS = tuple(f"phalanx.dist.{name}" for name in ("env", "errors", "host", "interrupt", "member", "secret"))
+"""What a rank is told and how it answers, and what a host and an address are; nothing of these knows an array."""
 OPTIONAL = {
     "cupy",
     "cryptography",
