@@ -123,10 +123,14 @@ def lstm_forward(
 
 def lstm_backward(
     dy: Array | None, dh: Array, dc: Array, gates: Array, before_c: Array, squashed: Array, w_hh: Array, w_hr: Array | None,
-    sizes: Sequence[int], reverse: bool,
-) -> tuple[Array, ...]:  # fmt: skip
-    """Gradients of the gates (S, 4 H), of the first h and the first c, and of each output (S, R) if there is a projection."""
-    xp = array_module(gates)
+    sizes: Sequence[int], reverse: bool, first: bool = True, spend: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Gradients of the gates (S, 4 H), of the first h and the first c, and of each output (S, R) if there is a projection.
+
+    dy is (S, R), or (T, N, R) as it lies. Nobody wants the first h's without ``first``; with ``spend`` the gates may be written
+    over: then they are the first result.
+    """
+    xp, dy = array_module(gates), None if dy is None else dy.reshape(len(gates), dh.shape[1])
     units, turned = squashed.shape[1], xp.empty_like(gates)
     state, memory = dh.copy(), dc.copy()
     hidden = xp.empty((len(gates), dh.shape[1]), gates.dtype) if w_hr is not None else None

@@ -174,19 +174,46 @@ def _lstm(
     y, last, cell, before_h, before_c, squashed = kernel("lstm_forward", device_kind(x))(
         gates, wide(h), wide(c), wide(w_hh), projection, steps, reverse
     )
-    kept = (x, w_ih, w_hh, w_hr, gates, before_h, before_c, squashed, h.shape, steps, reverse)
+    given = (x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr)
+    kept = _Walked(given, {"reverse": reverse, "sizes": sizes}, (gates, before_h, before_c, squashed), steps)
     return (_out(y, x), last.astype(x.dtype, copy=False), cell.astype(x.dtype, copy=False)), kept
 
 
-def _lstm_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
-    x, w_ih, w_hh, w_hr, gates, before_h, before_c, squashed, shape, steps, reverse = saved
+class _Walked:
+    """What an LSTM's forward saved. Backward may write over the gates: a second one (``retain_graph``) walks forward again."""
+
+    __slots__ = ("arrays", "attributes", "given", "steps")
+
+    def __init__(
+        self, given: tuple[Any, ...], attributes: dict[str, Any], arrays: tuple[Array, ...], steps: Sizes
+    ) -> None:
+        self.given, self.attributes, self.steps = given, attributes, steps
+        self.arrays: tuple[Array, ...] | None = arrays
+
+    def take(self) -> tuple[Array, ...]:
+        """Gates, h and c before each row, tanh of c: for the caller to write over."""
+        arrays = self.arrays
+        if arrays is None:
+            arrays = _lstm(*self.given, **self.attributes)[1].arrays
+        self.arrays = None
+        return arrays
+
+
+def _lstm_vjp(saved: _Walked, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    x, h, _, w_ih, w_hh, _, _, w_hr = saved.given
+    steps, reverse, shape = saved.steps, saved.attributes["reverse"], h.shape
+    kept = saved.take()
+    gates, before_h, before_c, squashed = kept
     device = device_kind(gates)
-    dy, dh = _output_gradient(gradient[0]), _seed(gradient[1], shape, gates)
+    dy = None if gradient[0] is None else wide(gradient[0])
+    dh = _seed(gradient[1], shape, gates)
     dc = _seed(gradient[2], (shape[0], squashed.shape[1]), gates)
     projection = None if w_hr is None else wide(w_hr)
     turned, first, memory, hidden = kernel("lstm_backward", device)(
-        dy, dh, dc, gates, before_c, squashed, wide(w_hh), projection, steps, reverse
+        dy, dh, dc, gates, before_c, squashed, wide(w_hh), projection, steps, reverse, needs[1], True
     )
+    if turned is not gates:
+        saved.arrays = kept
     order = (0, 3, 4, 5, 6)
     found = _weights(x, w_ih, turned, turned, before_h, _picked(needs, order, False), _picked(slots, order, None))
     dw_hr = None
@@ -194,8 +221,8 @@ def _lstm_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
         units = squashed.shape[1]
         dw_hr = kernel("linear_weight_gradient", device)(hidden, gates[:, 3 * units :] * squashed, out=slots[7])
         dw_hr = dw_hr.astype(x.dtype, copy=False)
-    states = first.astype(x.dtype, copy=False), memory.astype(x.dtype, copy=False)
-    return (found[0], *states, *found[1:], dw_hr)[: len(needs)]
+    state = None if first is None else first.astype(x.dtype, copy=False)
+    return (found[0], state, memory.astype(x.dtype, copy=False), *found[1:], dw_hr)[: len(needs)]
 
 
 LSTM = define("lstm", _lstm, _lstm_vjp)

@@ -148,6 +148,31 @@ def test_all_steps_of_an_lstm_at_once_have_the_bits_of_single_ones(monkeypatch, 
 
 
 @needs_onednn
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_walk_back_may_write_over_the_gates_and_reads_the_gradient_as_it_lies(monkeypatch, count, reverse):
+    monkeypatch.setattr(compiled, "SMALLEST_SHARE", 1)
+    case = ("lstm", (70,) * 5, 70, 97, None, reverse, 4)
+    (share, h, w_hh, sizes, *_, c, _), (dy, dh, dc) = numbers(*case)
+    gates = share.copy()
+    kept = recurrent.lstm_forward(gates, h, c, w_hh, None, sizes, reverse)
+    batch_first = np.ascontiguousarray(dy.reshape(5, 70, 97).swapaxes(0, 1)).swapaxes(0, 1)
+    expected = reference.lstm_backward(dy, dh, dc, gates, *kept[4:], w_hh, None, sizes, reverse)
+    threads.set_threads(count)
+    try:
+        plain = recurrent.lstm_backward(dy, dh, dc, gates, *kept[4:], w_hh, None, sizes, reverse)
+        strided = recurrent.lstm_backward(batch_first, dh, dc, gates, *kept[4:], w_hh, None, sizes, reverse)
+        spent = recurrent.lstm_backward(batch_first, dh, dc, gates, *kept[4:], w_hh, None, sizes, reverse, False, True)
+    finally:
+        threads.set_threads(1)
+    alike(plain[:3], expected[:3], rtol=5e-3, atol=5e-3)
+    equal(plain, strided)
+    assert spent[0] is gates
+    assert spent[1] is None
+    equal((plain[0], plain[2]), (spent[0], spent[2]))
+
+
+@needs_onednn
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(
     ("rows", "units", "reverse", "seed"), [(70, 97, False, 3), (71, 96, True, 4), (129, 64, False, 5)]
@@ -254,6 +279,20 @@ def fast():
     phalanx.kernels.choose("fast")
     yield
     phalanx.kernels.choose(chosen)
+
+
+@needs_onednn
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_second_backward_of_an_lstm_gives_the_bits_of_the_first(batch_first):
+    layer = nn.LSTM(8, 128, batch_first=batch_first)
+    x = phalanx.randn(*((40, 4, 8) if batch_first else (4, 40, 8)), requires_grad=True)
+    h, c = (phalanx.randn(1, 40, 128, requires_grad=True) for _ in range(2))
+    output, (last, cell) = layer(x, (h, c))
+    loss = (output * output).sum() + (last * cell).sum()
+    wanted = (x, h, c, *layer.parameters())
+    first, second = ([g.numpy().copy() for g in phalanx.grad(loss, wanted, retain_graph=True)] for _ in range(2))
+    equal(first, second)
 
 
 @pytest.mark.torch

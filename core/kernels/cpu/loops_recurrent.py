@@ -6,6 +6,8 @@ worked on in stages, few arrays in each, or LLVM would not vectorise them.
 
 from __future__ import annotations
 
+import numpy as np
+
 from .compiled import inline, loop, prange
 from .mathematics import ONE, ZERO, sigmoid, tanh
 from .products import multiply_at
@@ -113,21 +115,33 @@ def lstm_step_back(dy, state, memory, gates, before, squashed, turned, lo, count
         _lstm_row_back(state[r], memory[r], gates[at], before[at], squashed[at], turned[at], more, adding)
 
 
-@loop("i8[:,:], f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:], f4[:,:], f4[:,:], f4[:,:] out, i8[:] out, b1, b1")
-def lstm_walk_back(places, dy, state, memory, gates, before, squashed, turned, failed, reverse, adding):  # type: ignore[no-untyped-def]
+@loop(
+    "i8[:,:], f4[:,:], f4[:,:] out, f4[:,:] out, f4[:,:], f4[:,:], f4[:,:], f4[:,:] out, i8[:] out, b1, b1, i8, i8, b1, b1"
+)
+def lstm_walk_back(  # type: ignore[no-untyped-def]
+    places, dy, state, memory, gates, before, squashed, turned, failed, reverse, adding, down, along, last, spend
+):
     parts, count = places.shape[0], state.shape[0]
     for p in prange(parts):
         first, end, at = p * count // parts, (p + 1) * count // parts, places[p]
         steps, size = gates.shape[0] // count, 4 * gates.shape[1]
+        row = np.empty(gates.shape[1], np.float32)
         for t in range(steps):
-            lo = (t if reverse else steps - 1 - t) * count
+            step = t if reverse else steps - 1 - t
+            lo = step * count
             for s in range(first, end):
                 r = lo + s
-                more = dy[r if adding else 0]
-                _lstm_row_back(state[s], memory[s], gates[r], before[r], squashed[r], turned[r], more, adding)
-            failed[p] |= multiply_at(
-                at[0], at[1], at[2], at[3], at[4], at[5], at[6], turned.ctypes.data + (lo + first) * size
-            )
+                more, to = dy[step * down + s * along if adding else 0], turned[r]
+                if spend:  # turned is gates: the row is read to its end before it is written over
+                    _lstm_row_back(state[s], memory[s], gates[r], before[r], squashed[r], row, more, adding)
+                    for j in range(row.size):
+                        to[j] = row[j]
+                else:
+                    _lstm_row_back(state[s], memory[s], gates[r], before[r], squashed[r], to, more, adding)
+            if last or t + 1 < steps:
+                failed[p] |= multiply_at(
+                    at[0], at[1], at[2], at[3], at[4], at[5], at[6], turned.ctypes.data + (lo + first) * size
+                )
 
 
 @loop("f4[:,:], f4[:], f4[:,:] out, f4[:,:], f4[:,:] out, f4[:,:] out, i8, i8")

@@ -153,26 +153,31 @@ def lstm_forward(
 
 def lstm_backward(
     dy: Array | None, dh: Array, dc: Array, gates: Array, before_c: Array, squashed: Array, w_hh: Array, w_hr: Array | None,
-    sizes: Sequence[int], reverse: bool,
-) -> tuple[Array, ...]:  # fmt: skip
+    sizes: Sequence[int], reverse: bool, first: bool = True, spend: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
     """As ``reference_recurrent.lstm_backward``."""
     if not _served(gates):
         return reference.lstm_backward(dy, dh, dc, gates, before_c, squashed, w_hh, w_hr, sizes, reverse)
-    turned, state, memory = np.empty_like(gates), dh.copy(), dc.copy()
+    state, memory, steps = dh.copy(), dc.copy(), len(sizes)
     adding = dy is not None and w_hr is None
-    more = _dense(dy) if adding else squashed
-    hidden = None if w_hr is None else np.empty((len(gates), dh.shape[1]), FLOAT32)
-    through = state if w_hr is None else np.empty_like(memory)
     if _at_once(sizes, dh, w_hr):
-        with lent(w_hh, len(sizes), turned, state) as places:
+        turned = gates if spend else np.empty_like(gates)
+        with lent(w_hh, steps, turned, state) as places:
             if places is not None:
                 failed, elements = np.zeros(len(places), np.int64), sizes[0] * gates.shape[1]
+                more, down, along = (squashed, 0, 0) if dy is None else _as_it_lies(dy, sizes[0])
                 loops.lstm_walk_back(
-                    elements, places, more, state, memory, gates, before_c, squashed, turned, failed, reverse, adding
-                )
+                    elements, places, more, state, memory, gates, before_c, squashed, turned, failed, reverse, adding,
+                    down, along, first, spend,
+                )  # fmt: skip
                 _well(failed)
-                return turned, state, memory, None
-    with products(w_hh, sizes[0], len(sizes)) as multiply:
+                return turned, state if first else None, memory, None
+    turned = np.empty_like(gates)
+    dy = None if dy is None else _dense(dy).reshape(len(gates), dh.shape[1])
+    more = dy if adding else squashed
+    hidden = None if w_hr is None else np.empty((len(gates), dh.shape[1]), FLOAT32)
+    through = state if w_hr is None else np.empty_like(memory)
+    with products(w_hh, sizes[0], steps) as multiply:
         for lo, hi in reversed(spans(sizes, reverse)):
             count = hi - lo
             if hidden is not None and w_hr is not None:
@@ -185,6 +190,13 @@ def lstm_backward(
             )
             multiply(turned[lo:hi], state[:count])
     return turned, state, memory, hidden
+
+
+def _as_it_lies(dy: Array, count: int) -> tuple[Array, int, int]:
+    """Rows of dy, (S, R) or (T, N, R): and how many lie between those of two steps, and between those of two sequences of one."""
+    if dy.ndim == 3 and dy.swapaxes(0, 1).flags.c_contiguous:  # the batch comes first
+        return dy.swapaxes(0, 1).reshape(-1, dy.shape[2]), 1, len(dy)
+    return _dense(dy).reshape(-1, dy.shape[-1]), count, 1
 
 
 # ---- GRU ---------------------------------------------------------------------------------------------------------------

@@ -85,9 +85,10 @@ def lstm_forward(
 
 def lstm_backward(
     dy: Array | None, dh: Array, dc: Array, gates: Array, before_c: Array, squashed: Array, w_hh: Array, w_hr: Array | None,
-    sizes: Sequence[int], reverse: bool,
-) -> tuple[Array, ...]:  # fmt: skip
+    sizes: Sequence[int], reverse: bool, first: bool = True, spend: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
     """As ``reference_recurrent.lstm_backward``."""
+    dy = None if dy is None else dy.reshape(len(gates), dh.shape[1])
     if not _served(gates, before_c, squashed, dh, dc):
         return reference.lstm_backward(dy, dh, dc, gates, before_c, squashed, w_hh, w_hr, sizes, reverse)
     xp, multiply, units = array_module(gates), kernel("matmul", "cuda"), squashed.shape[1]
