@@ -110,7 +110,7 @@ class Sequential(_Listed):
     def forward(self, input: Any) -> Any:
         """The output of the last module."""
         if fusion.available(input):
-            return fusion.run(list(self), input)
+            return fusion.run([self.__dict__[name] for name in self._module_names], input)
         for name in self._module_names:
             input = self.__dict__[name](input)
         return input

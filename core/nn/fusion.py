@@ -1,4 +1,4 @@
-"""What Sequential does at once: batch norm and relu, relu and the maximum of 2x2 blocks, or all three; on a GPU linear layers.
+"""What Sequential does at once: batch norm and relu, relu and the maximum of 2x2 blocks, or all three; linear layers and activations.
 
 Only where nobody can tell: layers of exactly these classes, without hooks, and only with kernels whose fused forms give the bits of
 their parts: on the CPU compiled loops in float32, on a GPU our own. Exporters and summaries hook the layers and so see each of them.

@@ -13,6 +13,15 @@ from . import expect
 
 def check_linear(op: str, x: Array, weight: Array, bias: Array | None) -> None:
     """Input, weight and bias are of one dtype and fit."""
+    dtype = x.dtype
+    if (
+        dtype is weight.dtype
+        and dtype.kind in "fV"
+        and weight.ndim == 2
+        and x.shape[-1:] == weight.shape[1:]
+        and (bias is None or (bias.dtype is dtype and bias.shape == weight.shape[:1]))
+    ):
+        return  # the way of nearly all calls
     expect.one_float_dtype(op, input=x, weight=weight, bias=bias)
     if weight.ndim != 2:
         raise ShapeError(f"{op}: weight must have 2 dimensions (out_features, in_features), got shape {weight.shape}")
@@ -26,15 +35,7 @@ def check_linear(op: str, x: Array, weight: Array, bias: Array | None) -> None:
 
 
 def _linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Any]:
-    dtype = x.dtype  # the way of nearly all calls
-    if not (
-        dtype is weight.dtype
-        and dtype.kind in "fV"
-        and weight.ndim == 2
-        and x.shape[-1:] == weight.shape[1:]
-        and (bias is None or (bias.dtype is dtype and bias.shape == weight.shape[:1]))
-    ):
-        check_linear("linear", x, weight, bias)
+    check_linear("linear", x, weight, bias)
     return kernel("linear_forward", device_kind(x))(x, weight, bias), (x, weight)
 
 

@@ -12,8 +12,6 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -30,21 +28,8 @@ from ..owned import Keeper
 from ..tensor import Tensor
 from ..void import is_void
 from .own_state import OwnState
+from .runs import Plan, Run, index_of, keeper_of, place_of, plan, store_of
 from .state import TORCH_ONLY, OptimizerState, Options, whole_state
-
-
-_index, _store, _keeper = attrgetter("_index"), attrgetter("_store"), attrgetter("keeper")
-
-
-@dataclass(slots=True)
-class _Run:
-    """Neighbouring parameters of a store, first to last, with equal numbers of steps so far and equal numbers."""
-
-    store: FlatStore
-    first: int
-    last: int
-    steps: int
-    numbers: dict[str, float]
 
 
 def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,6 +98,9 @@ class Optimizer(OptimizerState):
 
     _by_hand = False
     """Whether a subclass has a ``step()`` of its own and no ``update()``."""
+
+    _plan: Plan | None = None
+    """What the last step did, for the next one."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -224,16 +212,21 @@ class Optimizer(OptimizerState):
         want_gradients(parameters)
         if is_void():
             return loss
+        if self._plan is not None and self._plan.again(self, parameters):
+            return loss
         if not all_packed(parameters):
             self._pack()
         spans: dict[FlatStore, tuple[int, int]] = {}
+        done: list[tuple[Options, Run]] = []
         for group in self.param_groups:
             for run in self._runs(group):
                 store, lo, hi = run.store, run.store.offsets[run.first], run.store.extent(run.last)[1]
                 self._update_run(group, run)
                 before = spans.get(store, (lo, hi))
                 spans[store] = min(lo, before[0]), max(hi, before[1])
+                done.append((group, run))
         self._gather(spans)
+        self._plan = plan(self, parameters, done)
         return loss
 
     def _ready_by_hand(self, closure: bool) -> None:
@@ -256,7 +249,7 @@ class Optimizer(OptimizerState):
 
     def _gather(self, spans: Mapping[FlatStore, tuple[int, int]]) -> None:
         """Where ranks own parts: all get the parameters that others updated."""
-        if not any(map(_keeper, spans)):
+        if not any(map(keeper_of, spans)):
             return
         keepers: dict[int, tuple[Keeper, list[tuple[FlatStore, int, int]]]] = {}
         for store in dict.fromkeys(p._store for p in self._all()):  # an order that all ranks share
@@ -265,15 +258,15 @@ class Optimizer(OptimizerState):
         for keeper, updated in keepers.values():
             keeper.gather_parameters(updated)
 
-    def _runs(self, group: Options) -> list[_Run]:
+    def _runs(self, group: Options) -> list[Run]:
         """Neighbours that can be updated in one pass."""
         ready = []
         for p in group["params"]:  # as is_packed, without its calls
             store = p._store
             if p._grad is not None and store is not None and p.array is store.views[p._index]:
                 ready.append(p)
-        ready.sort(key=_index if len(set(map(_store, ready))) == 1 else _place)
-        runs: list[_Run] = []
+        ready.sort(key=index_of if len(set(map(store_of, ready))) == 1 else place_of)
+        runs: list[Run] = []
         steps, numbered = self._steps, self.number_names
         for parameter in ready:
             store, index, count = parameter._store, parameter._index, steps.get(parameter, 0)
@@ -288,10 +281,10 @@ class Optimizer(OptimizerState):
             if run and run.store is store and run.last == index - 1 and run.steps == count and run.numbers == numbers:
                 run.last = index
             else:
-                runs.append(_Run(store, index, index, count, numbers))
+                runs.append(Run(store, index, index, count, numbers))
         return runs
 
-    def _update_run(self, group: Options, run: _Run) -> None:
+    def _update_run(self, group: Options, run: Run) -> None:
         """Update the owned part of the run's parameters."""
         store = run.store
         lo, hi = store.clip(store.offsets[run.first], store.extent(run.last)[1])
@@ -311,7 +304,7 @@ class Optimizer(OptimizerState):
         else:
             self.update(data, gradient, state | run.numbers if run.numbers else state, group, run.steps + 1)
 
-    def _update_wide(self, data: Any, gradient: Any, state: dict[str, Any], run: _Run, group: Options) -> None:
+    def _update_wide(self, data: Any, gradient: Any, state: dict[str, Any], run: Run, group: Options) -> None:
         """bfloat16 parameters and state: updated in float32 and rounded once."""
         wide = {name: buffer.astype(np.float32) for name, buffer in state.items()}
         values = data.astype(np.float32)
@@ -324,7 +317,7 @@ class Optimizer(OptimizerState):
         """A copy with its state for copies of the parameters (those of a model that is copied along); hooks stay behind."""
         twin = object.__new__(type(self))
         memo[id(self)] = twin
-        held = {key: value for key, value in self.__dict__.items() if key not in ("_pre_hooks", "_post_hooks")}
+        held = {key: value for key, value in self.__dict__.items() if key not in ("_pre_hooks", "_post_hooks", "_plan")}
         twin.__dict__.update(copy.deepcopy(held, memo), _pre_hooks={}, _post_hooks={})
         twin._pack()
         whole: dict[tuple[FlatStore, str], Any] = {}
@@ -334,6 +327,9 @@ class Optimizer(OptimizerState):
                     for name in self.state_names(group):
                         its._store.set_state(twin, name, its._index, whole_state(self, mine, name, whole))
         return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -392,7 +388,3 @@ def check_range(optimizer: str, **values: tuple[float, float, float]) -> None:
         if not low <= value < high:
             bound = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
             raise RangeError(f"{optimizer} expects {name} {bound}, got {value!r}")
-
-
-def _place(parameter: Parameter) -> tuple[int, int]:
-    return id(parameter._store), parameter._index or 0

@@ -261,6 +261,8 @@ def test_few_long_rows_are_multiplied_as_the_transpose(rows: int, inner: int, co
     if rows * inner * columns >= loops_products.SMALLEST_TURNED:
         assert turned is not None
         np.testing.assert_array_equal(found, turned.T + bias)
+    positive, _ = loops_products.linear_activation(x, weight, bias, "relu")
+    np.testing.assert_array_equal(positive, np.maximum(found, 0))
     try:
         threads.set_threads(2)
         assert loops_products.linear_forward(x, weight, bias).tobytes() == found.tobytes()
@@ -268,6 +270,20 @@ def test_few_long_rows_are_multiplied_as_the_transpose(rows: int, inner: int, co
         threads.set_threads(1)
     x[3, 7] = np.nan
     assert np.isnan(loops_products.linear_forward(x, weight, bias)).any(1).nonzero()[0].tolist() == [3]
+
+
+@QUICK
+@given(st.integers(1, 80), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.booleans())
+def test_both_gradients_at_once_have_the_bits_of_each(
+    rows: int, inner: int, columns: int, slot: bool, turned: bool
+) -> None:
+    x, gradient = normal(0, rows, inner), normal(1, rows, columns)
+    x = np.asfortranarray(x) if turned else x
+    places = [np.full(shape, np.nan, np.float32) if slot else None for shape in ((columns, inner), (columns,))]
+    dw, db = loops_products.linear_gradients(gradient, x, *places)
+    assert not slot or (dw is places[0] and db is places[1])
+    assert dw.tobytes() == loops_products.linear_weight_gradient(gradient, x).tobytes()
+    assert db.tobytes() == loops_products.bias_gradient(gradient).tobytes()
 
 
 @pytest.mark.parametrize(("long", "high", "wide"), [(0, 0, 0), (0, 0, -1), (1, 1, 3), (-1, 0, 0), (0, -1, 0)])

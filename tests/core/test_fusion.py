@@ -15,6 +15,7 @@ from phalanx.core.errors import ShapeError
 from phalanx.core.kernels import table
 from phalanx.core.op import TABLE
 from phalanx.core.trace import watched
+from tests.core.onednn_cases import needs_onednn
 
 MODELS: dict[str, tuple[Callable[[], list[Any]], tuple[int, ...], list[str]]] = {
     "all three": (
@@ -48,6 +49,22 @@ MODELS: dict[str, tuple[Callable[[], list[Any]], tuple[int, ...], list[str]]] = 
         ["batch_norm_train", "gelu", "batch_norm_train", "hardtanh"],
     ),
 }
+LINEAR: dict[str, tuple[Callable[[], list[Any]], tuple[int, ...], list[str]]] = {
+    "small": (
+        lambda: [nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3), nn.GELU()],
+        (6, 5),
+        ["linear_relu", "linear", "gelu"],
+    ),
+    "few long rows": (
+        lambda: [nn.Linear(400, 90), nn.ReLU(inplace=True), nn.Linear(90, 70), nn.ReLU()],
+        (32, 400),
+        ["linear_relu", "linear_relu"],
+    ),
+    "many rows, no bias": (lambda: [nn.Linear(70, 130, bias=False), nn.ReLU()], (3, 50, 70), ["linear_relu"]),
+    "a lone row": (lambda: [nn.Linear(400, 90), nn.ReLU(), nn.Linear(90, 4)], (400,), ["linear_relu", "linear"]),
+}
+"""With oneDNN's products alone."""
+MODELS_OF_ALL = MODELS | LINEAR
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +76,7 @@ def fast_kernels() -> Iterator[None]:
 
 
 def model(name: str) -> tuple[Any, Any]:
-    build, shape, _ = MODELS[name]
+    build, shape, _ = MODELS_OF_ALL[name]
     phalanx.manual_seed(1)
     return nn.Sequential(*build()), phalanx.randn(*shape, requires_grad=True)
 
@@ -85,10 +102,10 @@ def trained(net: Any, x: Any, steps: int = 3) -> list[np.ndarray]:
     return found + [value.numpy().copy() for value in net.state_dict().values()]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=needs_onednn) for name in LINEAR)])
 def test_several_layers_at_once_train_as_one_by_one(name: str) -> None:
     net, x = model(name)
-    assert ops_of(lambda: net(x)) == MODELS[name][2]
+    assert ops_of(lambda: net(x)) == MODELS_OF_ALL[name][2]
     net, x = model(name)
     together = trained(net, x)
     net, x = model(name)
@@ -126,6 +143,15 @@ def test_what_is_not_the_class_itself_is_called() -> None:
     net[2] = nn.ReLU()
     net[2].forward = lambda input: input  # type: ignore[method-assign]
     assert ops_of(lambda: net(x)) == ["linear", "batch_norm_train", "linear"]
+
+
+@needs_onednn
+def test_a_linear_layer_that_does_not_fit_is_named() -> None:
+    net, x = model("small")
+    with pytest.raises(ShapeError, match=r"layer '0' .*in_features=5"):
+        net(x[:, :4])
+    net, wide = net.double(), x.double()
+    assert ops_of(lambda: net(wide))[:3] == ["linear", "relu", "linear"]
 
 
 def test_evaluation_other_dtypes_and_lone_samples() -> None:

@@ -27,7 +27,7 @@ group = phalanx.init()
 rng = np.random.default_rng(0)
 data = phalanx.data.TensorDataset(rng.standard_normal((24, 16), np.float32), rng.integers(0, 4, 24))
 loader = phalanx.data.DataLoader(data, batch_size=8)
-model = phalanx.DataParallel(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)))
+model = phalanx.DataParallel(nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4)))
 optimizer = optim.Adam(model.parameters())
 checkpointer = phalanx.Checkpointer(sys.argv[1], model=model, optimizer=optimizer, loader=loader, every=2)
 for x, y in loader:
@@ -58,7 +58,7 @@ def check_nesting(events: list[dict]) -> None:
 
 
 def train(steps: int) -> None:
-    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+    model = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4))
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     x, y = phalanx.ones(8, 16), phalanx.tensor(np.zeros(8, np.int64))
     for _ in range(steps):

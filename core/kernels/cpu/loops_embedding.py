@@ -13,7 +13,7 @@ import numpy as np
 from ...op import Array
 from .. import reference
 from . import threads
-from .compiled import loop, prange
+from .compiled import inline, loop, prange
 from .loops_rows import FLOAT32, INT64, as_matrix, f4, lies_well
 
 COLUMNS = 64
@@ -23,25 +23,30 @@ COLUMNS = 64
 # ---- sums over all rows ----------------------------------------------------------------------------------------------
 
 
+@inline
+def add_up_columns(x, sums, first, last):  # type: ignore[no-untyped-def]
+    """Sums over the rows of columns first to last, into ``sums``."""
+    rows, m = x.shape[0], 0
+    sums[:] = f4(0)
+    while m + 8 <= rows:
+        a, b, c, d = x[m, first:last], x[m + 1, first:last], x[m + 2, first:last], x[m + 3, first:last]
+        e, f, g, h = x[m + 4, first:last], x[m + 5, first:last], x[m + 6, first:last], x[m + 7, first:last]
+        for i in range(sums.size):
+            sums[i] += ((a[i] + b[i]) + (c[i] + d[i])) + ((e[i] + f[i]) + (g[i] + h[i]))
+        m += 8
+    while m < rows:
+        a = x[m, first:last]
+        for i in range(sums.size):
+            sums[i] += a[i]
+        m += 1
+
+
 @loop("f4[:,:], f4[:] out, i8", exact=True)
 def _column_sums(x, total, width):  # type: ignore[no-untyped-def]
-    rows, columns = x.shape
+    columns = x.shape[1]
     for block in prange((columns + width - 1) // width):
         first, last = block * width, min((block + 1) * width, columns)
-        sums = total[first:last]
-        sums[:] = f4(0)
-        m = 0
-        while m + 8 <= rows:
-            a, b, c, d = x[m, first:last], x[m + 1, first:last], x[m + 2, first:last], x[m + 3, first:last]
-            e, f, g, h = x[m + 4, first:last], x[m + 5, first:last], x[m + 6, first:last], x[m + 7, first:last]
-            for i in range(sums.size):
-                sums[i] += ((a[i] + b[i]) + (c[i] + d[i])) + ((e[i] + f[i]) + (g[i] + h[i]))
-            m += 8
-        while m < rows:
-            a = x[m, first:last]
-            for i in range(sums.size):
-                sums[i] += a[i]
-            m += 1
+        add_up_columns(x, total[first:last], first, last)
 
 
 def column_sums(x: Array, total: Array) -> Array:

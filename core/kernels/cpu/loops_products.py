@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 
 from ...op import Array
+from .. import reference_linear
 from . import onednn_matmul, threads
 from .compiled import loop, prange
-from .loops_embedding import bias_gradient
+from .dense import PLAIN
+from .loops_elementwise import KERNELS as ELEMENTWISE
+from .loops_embedding import add_up_columns, bias_gradient
 from .mathematics import ONE, ZERO
 from .onednn import Unavailable, load
 from .products import AS_IT_IS, TURNED, multiply, places, use_threads
 
 FLOAT32 = np.dtype(np.float32)
+_relu = ELEMENTWISE["relu_forward"]
 SMALLEST, SMALLEST_TURNED = 96**3, 52**3
 """Multiplications below which NumPy is faster, and those if the right matrix lies by columns, NumPy's weak case."""
 LONG, HIGH = 1024, 3
@@ -59,12 +63,29 @@ def _turn(a, out):  # type: ignore[no-untyped-def]
                     out[i, j] = a[j, i]
 
 
-@loop("f4[:,:], f4[:], f4[:,:] out", exact=True)
-def _turn_and_add(a, bias, out):  # type: ignore[no-untyped-def]
-    rows, columns = out.shape
+@loop("i8, i8, i8, f4[:,:], f4[:,:], f4[:], b1, f4[:,:] out", exact=True)
+def _few_rows(sgemm, limit, count, x, weight, bias, relu, y):  # type: ignore[no-untyped-def]
+    rows, columns = y.shape
+    turned = np.empty((columns, rows), np.float32)
+    use_threads(limit, count)
+    multiply(
+        sgemm, AS_IT_IS, TURNED, columns, rows, x.shape[1],
+        ONE, weight.ctypes.data, weight.shape[1], x.ctypes.data, x.shape[1], ZERO, turned.ctypes.data, rows,
+    )  # fmt: skip
     for i in range(rows):
         for j in range(columns):
-            out[i, j] = a[j, i] + bias[j]
+            v = turned[j, i] + bias[j]
+            y[i, j] = ZERO if relu and v <= ZERO else v
+
+
+@loop("i8, i8, i8, f4[:,:], f4[:,:], f4[:,:] out, f4[:] out", exact=True)
+def _weight_and_bias(sgemm, limit, count, gradient, x, dw, db):  # type: ignore[no-untyped-def]
+    use_threads(limit, count)
+    multiply(
+        sgemm, TURNED, AS_IT_IS, dw.shape[0], dw.shape[1], x.shape[0], ONE, gradient.ctypes.data, gradient.shape[1],
+        x.ctypes.data, x.shape[1], ZERO, dw.ctypes.data, dw.shape[1],
+    )  # fmt: skip
+    add_up_columns(gradient, db, 0, db.size)
 
 
 def product(a: Array, b: Array, out: Array | None = None) -> Array | None:
@@ -89,7 +110,7 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array | None:
 
 
 def _plain(x: Array) -> bool:
-    return x.dtype == FLOAT32 and x.flags.c_contiguous and x.flags.aligned and type(x) is np.ndarray
+    return x.dtype == FLOAT32 and x.flags.num & PLAIN == PLAIN and type(x) is np.ndarray
 
 
 def _rows(x: Array) -> Array:
@@ -115,25 +136,53 @@ def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """As ``reference.linear_forward``."""
+    y = _of_few_rows(x, weight, bias, False)
+    if y is not None:
+        return y
     if x.ndim == 2 and x.size * len(weight) < SMALLEST_TURNED and x.dtype is FLOAT32 is weight.dtype:
         y = np.matmul(x, weight.T)
         if bias is not None:
             y += bias
         return y
     if x.ndim and (bias is None or (x.size // max(1, x.shape[-1]) * len(weight) <= BIAS_APART and _plain(bias))):
-        rows = _rows(x)
-        if bias is not None and len(rows) in FEW and rows.shape[1] >= DEEP:
-            turned = product(weight, rows.T)
-            if turned is not None:
-                y = np.empty((len(rows), len(weight)), FLOAT32)
-                _turn_and_add(0, turned, bias, y)
-                return y if x.ndim == 2 else y.reshape(x.shape[:-1] + weight.shape[:1])
-        y = product(rows, weight.T)
+        y = product(_rows(x), weight.T)
         if y is not None:
             if bias is not None:
                 _add_to_rows(0, y, bias)
             return y if x.ndim == 2 else y.reshape(x.shape[:-1] + weight.shape[:1])
     return onednn_matmul.linear_forward(x, weight, bias)
+
+
+def _of_few_rows(x: Array, weight: Array, bias: Array | None, relu: bool) -> Array | None:
+    """A linear layer of a few long rows, and perhaps relu; None for all others."""
+    shape = x.shape
+    if (
+        bias is None
+        or not shape
+        or shape[-1] < DEEP
+        or x.size // shape[-1] not in FEW
+        or weight.shape[1:] != shape[-1:]
+    ):
+        return None
+    outputs = weight.shape[0]
+    if x.size * outputs < SMALLEST_TURNED or x.size // shape[-1] * outputs > BIAS_APART:
+        return None
+    if not (_plain(x) and _plain(weight) and _plain(bias)):
+        return None
+    y = np.empty((*shape[:-1], outputs), FLOAT32)
+    flat = (x, y) if x.ndim == 2 else (_rows(x), _rows(y))
+    _few_rows(0, *places(), threads.threads(), flat[0], weight, bias, relu, flat[1])
+    return y
+
+
+def linear_activation(
+    x: Array, weight: Array, bias: Array | None, activation: str, follows: bool = False
+) -> tuple[Array, Array | None]:
+    """As ``reference_linear.linear_activation``."""
+    if activation != "relu":
+        return reference_linear.linear_activation(x, weight, bias, activation, follows)
+    y = _of_few_rows(x, weight, bias, True)
+    return _relu(linear_forward(x, weight, bias)) if y is None else y, None
 
 
 def linear_input_gradient(gradient: Array, weight: Array, out: Array | None = None) -> Array:
@@ -166,10 +215,27 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) 
     return onednn_matmul.linear_weight_gradient(gradient, x, out)
 
 
+def _both(gradient: Array, x: Array, out: Array | None, bias_out: Array | None) -> tuple[Array, Array] | None:
+    """Both gradients at once by one thread; None where somebody else should make one of them."""
+    height, width = gradient.shape[1], x.shape[1]
+    if gradient.size * width < SMALLEST or len(x) != len(gradient) or not (_plain(gradient) and _plain(x)):
+        return None
+    dw = np.empty((height, width), FLOAT32) if out is None else out
+    db = np.empty(height, FLOAT32) if bias_out is None else bias_out
+    if not (_plain(dw) and _plain(db)):
+        return None
+    _weight_and_bias(0, *places(), 1, gradient, x, dw, db)
+    return dw, db
+
+
 def linear_gradients(
     gradient: Array, x: Array, out: Array | None = None, bias_out: Array | None = None
 ) -> tuple[Array, Array]:
     """As ``reference_linear.linear_gradients``."""
+    if gradient.ndim == 2 == x.ndim and len(gradient) < LONG and threads.threads() == 1:
+        found = _both(gradient, x, out, bias_out)
+        if found is not None:
+            return found
     return linear_weight_gradient(gradient, x, out), bias_gradient(gradient, bias_out)
 
 
@@ -178,7 +244,9 @@ def _provided() -> dict[str, Callable[..., Any]]:
         load()
     except Unavailable:
         return {}
-    kernels = (matmul, linear_forward, linear_input_gradient, linear_weight_gradient, linear_gradients)
+    kernels = (
+        matmul, linear_forward, linear_activation, linear_input_gradient, linear_weight_gradient, linear_gradients,
+    )  # fmt: skip
     return {each.__name__: each for each in kernels}
 
 
