@@ -26,6 +26,7 @@ RUN = (*PHALANX, "run", "--tee", "all")
 WAYS = {
     "zmq": (*RUN, "-n", "2"),
     "one": (*RUN, "-n", "1"),
+    "threads": (*RUN, "--threads", "-n", "2"),
     "mpi": (*RUN, "--mpi", "-n", "2"),
     "mpirun": (str(Path(sys.executable).parent / "mpirun"), "-n", "2", sys.executable),
     "alone": (sys.executable,),
@@ -70,8 +71,8 @@ def test_a_rank_ends_in_order_wherever_it_is_interrupted(plan: tuple[str, str, i
 
 @pytest.mark.parametrize(
     ("way", "after_s"),
-    [("zmq", 0.25), ("zmq", 0.6)]
-    + [pytest.param(way, k / 20, marks=pytest.mark.whole) for way in ("zmq", "mpi") for k in range(32)],
+    [("zmq", 0.3)]
+    + [pytest.param(way, k / 20, marks=pytest.mark.whole) for way in ("zmq", "mpi", "threads") for k in range(32)],
 )
 def test_the_launcher_is_interrupted_while_ranks_start(way: str, after_s: float, tmp_path: Path) -> None:
     with started(*WAYS[way], JOB, str(tmp_path), "never", "0", **MPI) as job:
@@ -81,6 +82,28 @@ def test_the_launcher_is_interrupted_while_ranks_start(way: str, after_s: float,
         assert job.left_after(1.0) == [], err
     assert job.popen.returncode in (130, -2, 0), err
     assert "Traceback" not in err and "KeyboardInterrupt" not in err and "Exception ignored" not in err, err
+
+
+COMMAND = """
+import os, runpy, signal, sys
+where = sys.argv.pop(1)
+class Interrupting:
+    def find_spec(name, path, target=None):
+        if name == where:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting)
+runpy.run_module("phalanx", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "code"), [("phalanx.cli", -2), ("phalanx.launch.run", -2), ("phalanx.ops_table", 130)]
+)
+def test_a_command_ends_without_a_word(module: str, code: int) -> None:
+    """While it is imported, and while it runs."""
+    command = [sys.executable, "-c", COMMAND, module, "ops"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 WITHOUT = """
