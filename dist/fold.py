@@ -23,7 +23,7 @@ from .messages import Messages, Program
 from .reduction.bucket import Bucket
 from .reduction.mean_and_commit import MeanAndCommit
 from .reduction.tree import Accumulator, Node
-from .shard_state import ShardState, Votes, decode, encode, exchange, join, merge, own_states
+from .shard_state import ShardState, Votes, decode, encode, exchange, merge, own_states
 
 if TYPE_CHECKING:
     from ..core.nn.parameter import Parameter
@@ -212,12 +212,9 @@ class Fold:
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
 
         def program(messages: Messages) -> tuple[ShardState | None, Votes]:
-            state, joined = join(both.gather(messages, terms, lane.result, brought), self.ranges, self.shards)
-            if not joined.again:
-                both.divide(messages, terms, lane.result, state.weight if state is not None and state.weight else 1.0)
-            return state, joined
+            return both(messages, terms, lane.result, brought)
 
-        state, votes = self._agreed(program, self._name_of_both)
+        state, votes = self._agreed(program, self._name_of_both, flush=False)
         self.submitted, self._is_mean = int(not votes.again), not votes.again
         return state, votes
 
@@ -243,11 +240,11 @@ class Fold:
             return state, votes
         return self._agreed(lambda m: exchange(m, partials, votes, self.ranges, self.shards), "commit of step")
 
-    def _agreed(self, program: Program, name: str) -> tuple[ShardState | None, Votes]:
+    def _agreed(self, program: Program, name: str, flush: bool = True) -> tuple[ShardState | None, Votes]:
         """What ``program``, the last operation of a step, gives; also where a rank is lost in it and another one knows."""
         number = self.group.steps_committed + 1
         try:
-            state, votes = self.group.communicator.call(program, name=f"{name} {number}")
+            state, votes = self.group.communicator.call(program, name=f"{name} {number}", flush=flush)
         except CommunicatorError as error:
             # some survivors may have heard from a lost rank and others not: all go on to the update, or none
             held = self.group.after_loss(error, number)

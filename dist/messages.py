@@ -131,10 +131,21 @@ class Messages:
 
     def meet(self, part: str, note: bytes = b"", inline: Sequence[Any] = ()) -> LocalSpace:
         """Wait until all ranks of this host have come to ``part`` of this operation; then their notes and data can be read."""
+        local = self.local
+        assert local is not None
+        text = self.text(part)
+        local.arrive(text, note, inline)
+        self.hear_all(text, part)
+        return local
+
+    def text(self, part: str) -> bytes:
+        """What every rank must say at the meeting ``part``."""
+        return f"{self.sequence}\n{part}\n{self.operation}".encode()[:TEXT_NBYTES]
+
+    def hear_all(self, text: bytes, part: str) -> None:
+        """Having arrived at ``part``: wait until all ranks of this host have, and hear that all of them say ``text``."""
         wire, local = self._wire, self.local
         assert local is not None
-        text = f"{self.sequence}\n{part}\n{self.operation}".encode()[:TEXT_NBYTES]
-        local.arrive(text, note, inline)
         for index in local.others():
             wire.waiting_for = (local.members[index],)
             try:
@@ -150,7 +161,6 @@ class Messages:
             if said_of_it != text:
                 self._differs(local.members[index], said_of_it, part)
         wire.waiting_for = ()
-        return local
 
     def poll(self, ready: Callable[[], bool], what: str) -> None:
         """Wait until ``ready()``, with an eye on the other ranks; ``what`` is not over yet, in the words of a deadline's error.

@@ -372,7 +372,7 @@ class Reducer(Arrangement):
             self.fold.write_means(self.parameters, state)
             commit_statistics(self._layers, state)
             self.step_loss.set(state.loss / weight)
-            self._weight_before = weight * self._unit / self.shards
+            self._weight_before = _nearly_whole(weight * self._unit / self.shards)
             for key, text in unused(self.parameters, self.names, state):
                 self._warn_once(key, text)
         else:
@@ -382,3 +382,9 @@ class Reducer(Arrangement):
         self.group.steps_committed += 1
         self.end.committed()
         self._new_cycle()
+
+
+def _nearly_whole(number: float) -> float:
+    """The whole number where rounding alone has led away from it, so that weights are 1 again once ranks bring equally much."""
+    whole = round(number)
+    return float(whole) if abs(number - whole) <= 1e-9 * number else number

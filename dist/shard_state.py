@@ -123,7 +123,11 @@ def _shares(
     counts = tuple(a + b for a, b in zip(counts_a, counts_b, strict=True))
     share = [b / n for b, n in zip(counts_b, counts, strict=True)]
     product = [a * b / n for a, b, n in zip(counts_a, counts_b, counts, strict=True)]
-    return counts, np.repeat(np.array(share), sizes), np.repeat(np.array(product), sizes)
+    return counts, _of_channels(share, sizes), _of_channels(product, sizes)
+
+
+def _of_channels(values: list[float], sizes: tuple[int, ...]) -> np.ndarray:
+    return np.repeat(np.array(values, np.float64), np.array(sizes, np.int64))
 
 
 def _join_keys(left: ShardState, right: ShardState, used: Layout) -> tuple[Layout, np.ndarray]:
@@ -178,6 +182,43 @@ def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) 
         joined.named |= votes.named
         joined.notes += votes.notes
     return fold((0, shards), leaves, merge), joined
+
+
+def order_of_merging(
+    rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int
+) -> tuple[list[tuple[int, int]], list[tuple[np.ndarray, np.ndarray]]] | None:
+    """Which ranks' states are merged into which, and (share, product) of the channels for each such pair.
+
+    None where that is more than to merge one state of each rank: some rank has none or several, or votes for something, or they
+    went through different layers.
+    """
+    pairs: list[tuple[int, int]] = []
+    shares: list[tuple[np.ndarray, np.ndarray]] = []
+    leaves: dict[Node, tuple[int, Layout] | None] = {}
+    layers_differ = False
+    for rank, (row, owned) in enumerate(zip(rows, ranges, strict=True)):
+        (state, *others), votes = decode(row)
+        if others or state is None or votes != Votes():
+            return None
+        leaves[whole_subtrees(*owned, shards)[0]] = rank, state.layout
+
+    def add(left: tuple[int, Layout], right: tuple[int, Layout]) -> tuple[int, Layout]:
+        nonlocal layers_differ
+        layout, share, product = _merged(left[1], right[1])
+        layers_differ |= share is None
+        if share is not None:
+            pairs.append((left[0], right[0]))
+            shares.append((share, product))
+        return left[0], layout
+
+    fold((0, shards), leaves, add)
+    return None if layers_differ else (pairs, shares)
+
+
+def constant_nbytes(row: bytes) -> int:
+    """How much of what :func:`encode` gave is the same as long as layout and votes are."""
+    (nbytes,) = _LENGTH.unpack_from(row)
+    return int(nbytes)
 
 
 def encode(states: Sequence[ShardState | None], votes: Votes) -> bytes:

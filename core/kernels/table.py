@@ -32,6 +32,7 @@ _REFERENCE = (
     ".reference_fused",
     ".reference_linear",
     ".reference_linear_loss",
+    ".reference_meeting",
     ".reference_mean_loss",
     ".reference_norm",
     ".reference_recurrent",

@@ -44,6 +44,7 @@ _ROW = _HEAD + 2 * _AREA
 _PHASE, _LENGTHS, _SLEEPERS = 0, 64, 1024  # bytes; each on cache lines of its own
 _SAID = struct.Struct("<IIII")
 """At ``_LENGTHS``, for each of the two areas: bytes of text, note and data, and the sum of the first two."""
+_PLACES = (_ROW, _HEAD, _AREA, TEXT_NBYTES, NOTE_NBYTES, _PHASE, _LENGTHS, _SLEEPERS)
 RANKS_LIMIT = _HEAD - _SLEEPERS
 """A byte of each row tells whether a certain other rank sleeps until this one arrives."""
 _MASK, _HALF = 0xFFFFFFFF, 0x80000000
@@ -113,7 +114,10 @@ class LocalSpace:
         self._number = 0
         self._made = 0
         self._others = [i for i in range(self.size) if i != self.index]
-        root, start = np.frombuffer(control, np.uint8), self.size * _ROW
+        self.bytes = root = np.frombuffer(control, np.uint8)
+        self.place = np.array([*_PLACES, self.index, self.size])
+        """Where the areas lie in ``bytes``: sizes of a row, its head, an area, text and note; phase, lengths, sleepers."""
+        start = self.size * _ROW
         rows = [root[start + i * STAGING_NBYTES : start + (i + 1) * STAGING_NBYTES] for i in range(self.size + 1)]
         self.staging, self.staged_result = rows[:-1], rows[-1]
         """Where arrays that lie in no block are taken through: a piece of each rank's, and of the result."""
@@ -124,7 +128,7 @@ class LocalSpace:
 
     def arrive(self, text: bytes, note: bytes = b"", inline: Sequence[Any] = ()) -> None:
         """Write this rank's area and let the others read it. ``inline``: bytes or 1-D byte views, at most INLINE_NBYTES together."""
-        number = self._number = (self._number + 1) & _MASK
+        number = self._number = self.next_number()
         at = self._area(self.index, number)
         buffer, words = self._bytes, self._words
         buffer[at : at + len(text)] = text
@@ -147,6 +151,19 @@ class LocalSpace:
             pass
         if buffer[row + _SLEEPERS : row + _SLEEPERS + self.size] != self._nobody:
             _futex(self._base + row + _PHASE, _FUTEX_WAKE, _EVERYBODY)
+
+    def next_number(self) -> int:
+        """Of the meeting that this rank has not come to."""
+        return (self._number + 1) & _MASK
+
+    def has_arrived(self, note: bytes = b"") -> None:
+        """Somebody else has written this rank's area, as :meth:`arrive` does."""
+        self._number = (self._number + 1) & _MASK
+        self._notes[self.index] = note
+
+    def wake_sleepers(self) -> None:
+        """Those who sleep until this rank arrives."""
+        _futex(self._base + self.index * _ROW + _PHASE, _FUTEX_WAKE, _EVERYBODY)
 
     def wait_for(self, index: int, deadline: float) -> None:
         """Until local rank ``index`` has arrived at the meeting that this rank is at. TimeoutError at the deadline."""

@@ -51,7 +51,7 @@ class Verbs:
         """Run ``program`` after all earlier ones."""
         raise NotImplementedError
 
-    def call(self, program: Program, *, name: str, timeout_s: float | None = None) -> Any:
+    def call(self, program: Program, *, name: str, timeout_s: float | None = None, flush: bool = True) -> Any:
         """Run ``program`` after all earlier ones, in the caller's thread where possible; its result."""
         raise NotImplementedError
 

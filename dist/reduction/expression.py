@@ -169,12 +169,18 @@ class InPlace:
         self._blocks: list[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, list[np.ndarray]]] = []
         """Of each block what is added to what, where the total lies then, and where it is copied to."""
         self._are_two = len(arrays) == 2 and self._dtype == np.float32
+        first, second, *_ = [*arrays.values()] * 2
+        self._two = (first, second, part.start, part.stop) if self._are_two else None
         step = max(1, BLOCK_NBYTES // self._dtype.itemsize)
         for start in range(part.start, part.stop, step):
             block = {node: array[start : min(start + step, part.stop)] for node, array in arrays.items()}
             sums: list[tuple[np.ndarray, np.ndarray]] = []
             total = _fold_in_place(order, block, sums)
             self._blocks.append((sums, total, [each for each in block.values() if each is not total]))
+
+    def of_two(self) -> tuple[np.ndarray, np.ndarray, int, int] | None:
+        """Both arrays, and from where to where they are summed, where there are two in float32."""
+        return self._two
 
     def run(self, divisor: float = 1.0) -> None:
         """Sum, divide, and copy."""

@@ -1,0 +1,146 @@
+"""The end of a step as one compiled call against the same in parts: equal bits, whoever is late and whatever changes between steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phalanx.core.kernels import reference_meeting
+from phalanx.core.kernels.cpu import loops_meeting
+from phalanx.core.kernels.reference_optim import merge_moments
+from phalanx.dist.reduction.expression import InPlace
+from phalanx.dist.shard_state import Layout, ShardState, Votes, decode, encode, join, order_of_merging
+from tests.jobs import run_job
+
+SCRIPT = """
+import sys, time
+import numpy as np
+import phalanx
+from phalanx import nn, optim
+from phalanx.dist.reduction.as_before import AsBefore
+
+phalanx.kernels.choose("fast")
+phalanx.init()
+rank, size = phalanx.rank(), phalanx.size()
+reached = []
+run = AsBefore.run
+
+def counted(self, messages, brought):
+    stage, state = run(self, messages, brought)
+    reached.append(stage)
+    return stage, state
+
+AsBefore.run = counted
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second, self.spare = nn.Linear(20, 300), nn.BatchNorm1d(300), nn.Linear(300, 4), nn.Linear(20, 4)
+
+    def forward(self, x, with_spare=False):
+        y = self.second(nn.functional.relu(self.norm(self.first(x))))
+        return y + self.spare(x) if with_spare else y
+
+
+def train(in_parts):
+    phalanx.manual_seed(3)
+    model = phalanx.DataParallel(Net())
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    random, seen = np.random.default_rng(rank), []
+    for step in range(28):
+        samples = 12 if step in (9, 10) and rank == 1 else 16
+        x = phalanx.tensor(random.standard_normal((samples, 20)).astype(np.float32))
+        labels = phalanx.tensor(random.integers(0, 4, samples))
+        for _ in range(2 if step == 15 else 1):
+            nn.functional.cross_entropy(model(x, step >= 18 or (step == 6 and rank == 1)), labels).backward()
+        if step == 12:
+            phalanx.vote("now", rank == size - 1)
+        if step == 20 + rank % 2:
+            time.sleep(0.3)  # the others fall asleep
+        optimizer.step()
+        assert phalanx.agreed("now") == (step == 12), step
+        optimizer.zero_grad()
+        both = model.reducer.fold._both
+        if in_parts:
+            both._compiled, both._known = False, None
+        seen.append(model.step_loss)
+    return seen, [t.detach().numpy().copy() for t in (*model.parameters(), *model.buffers())]
+
+
+losses, values = train(False)
+stages = list(reached)
+losses_in_parts, values_in_parts = train(True)
+assert len(reached) == len(stages), "it was not switched off"
+assert losses == losses_in_parts
+assert all(a.tobytes() == b.tobytes() for a, b in zip(values, values_in_parts, strict=True))
+done = [stage for stage in stages if stage >= 3]
+print(f"rank {rank}: {len(done)} of 28 at once, {len(stages) - len(done)} begun so", flush=True)
+assert len(done) >= 12 and (rank > 0 or len(stages) > len(done)), stages  # begun so, and ended in parts: somebody said something new
+assert all(stage >= 3 for stage in stages[-4:]), stages
+assert (5 in done or 4 in done) == (size == 2), stages
+"""
+
+
+@pytest.mark.parametrize("job", ["run 2", "run 3", "mpirun 2"])
+def test_equal_bits_as_one_call_and_in_parts(job: str, tmp_path: Path) -> None:
+    script = tmp_path / "steps.py"
+    script.write_text(SCRIPT)
+    code, output = run_job(job, script=str(script))
+    assert code == 0, output
+
+
+def states(ranks: int, channels: int) -> list[bytes]:
+    random, rows = np.random.default_rng(ranks), []
+    for rank in range(ranks):
+        layout = (
+            Layout(b"\1\1", b"\1\0", ("norm#0",), (float(3 + rank),), (channels,)) if channels else Layout(b"\1", b"\1")
+        )
+        moments = np.abs(random.standard_normal((2, channels)))
+        rows.append(encode([ShardState(1.0 + rank, 0.1 * rank, layout, moments)], Votes()))
+    return rows
+
+
+@pytest.mark.parametrize("channels", [0, 1, 37])
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8])
+def test_the_loop_merges_as_the_tree_does(ranks: int, channels: int) -> None:
+    rows = states(ranks, channels)
+    ranges = [(rank, rank + 1) for rank in range(ranks)]
+    wanted, _ = join(rows, ranges, ranks)
+    order = order_of_merging(rows, ranges, ranks)
+    assert order is not None and wanted is not None
+    pairs, shares = order
+    own = [decode(row)[0][0] for row in rows]
+    totals = np.array([(state.weight, state.loss) for state in own if state is not None])
+    moments = np.array([state.moments for state in own if state is not None])
+    for (a, b), (share, product) in zip(pairs, shares, strict=True):
+        totals[a] += totals[b]
+        moments[a] = merge_moments(moments[a], moments[b], share, product)
+    assert (wanted.weight, wanted.loss) == tuple(totals[0])
+    assert wanted.moments.tobytes() == moments[0].tobytes()
+
+
+def test_votes_and_other_layers_are_merged_in_parts() -> None:
+    rows, ranges = states(2, 3), [(0, 1), (1, 2)]
+    (state,), _ = decode(rows[1])
+    assert state is not None
+    other = ShardState(1.0, 0.0, Layout(b"\1\1", b"\1\1", ("other#0",), (3.0,), (3,)), state.moments)
+    for row in (encode([state], Votes(stop="SIGTERM")), encode([None], Votes()), encode([other], Votes())):
+        assert order_of_merging([rows[0], row], ranges, 2) is None
+    assert order_of_merging(rows, ranges, 2) is not None
+
+
+def test_where_nothing_is_compiled_nothing_is_begun() -> None:
+    assert reference_meeting.end_of_step(reference_meeting.BEGIN) == reference_meeting.BEGIN
+
+
+@pytest.mark.parametrize("divisor", [1.0, 2.0, 3.0, 0.75])
+def test_the_mean_is_that_of_the_sum_in_place(divisor: float) -> None:
+    random = np.random.default_rng(7)
+    first, second = random.standard_normal((2, 1000)).astype(np.float32)
+    one, other = first.copy(), second.copy()
+    loops_meeting._mean.py_func(one[:10], other[:10], 3, 9, divisor)
+    InPlace(((0, 1), (1, 2)), {(0, 1): first, (1, 2): second}, slice(3, 9)).run(divisor)
+    assert one[:10].tobytes() == first[:10].tobytes() and other[:10].tobytes() == second[:10].tobytes()
