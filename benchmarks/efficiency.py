@@ -241,9 +241,10 @@ def measure(crew: Crew, teams: list[str], name: str, options: argparse.Namespace
     if len(set(parameters)) != 1:
         raise RuntimeError(f"{name} has {parameters} parameters in {teams}: expected the same model everywhere")
     rounds: dict[str, dict[str, list[Any]]] = {team: {mode: [] for mode in (*MODES, "alone")} for team in teams}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
+        at = number % len(MODES)
         for team in teams:
-            for mode in MODES:
+            for mode in (*MODES[at:], *MODES[:at]):  # none is always the first after a pause
                 rounds[team][mode].append(crew.ask(team, {**request, "mode": mode}))
         for team in teams:
             alone = {**request, "mode": "without", "alone": True}
