@@ -38,7 +38,7 @@ def activate(x: Array, activation: str) -> Array:
     raise RangeError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
 
 
-def activation_gradient(gradient: Array, y: Array, aux: Array | None, activation: str) -> Array:
+def activation_gradient(gradient: Array, y: Array | None, aux: Array | None, activation: str) -> Array:
     """``gradient`` times the slope of the activation whose output is ``y`` and whose input, for GELU, is ``aux``."""
     if activation == "relu":
         return kernel("relu_backward", device_kind(gradient))(gradient, y)
@@ -57,6 +57,19 @@ def linear_activation(
     return activate(z, activation), None if activation == "relu" else z
 
 
+def linear_activation_gradients(
+    gradient: Array, x: Array, y: Array | None, aux: Array | None, activation: str, out: Array | None = None,
+    bias_out: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Gradients of weight (O, I) and bias (O,) of a linear layer with an activation behind it: gradient (..., O), x (..., I).
+
+    ``y`` and ``aux`` are what :func:`linear_activation` gave.
+    """
+    dz = activation_gradient(gradient, y, aux, activation)
+    both: tuple[Array, Array] = kernel("linear_gradients", device_kind(dz))(dz, x, out, bias_out)
+    return both
+
+
 def linear_activation_input_gradient(
     gradient: Array, weight: Array, y: Array, aux: Array | None, activation: str, bias_out: Array | None = None
 ) -> tuple[Array, Array | None]:
@@ -72,5 +85,6 @@ def linear_activation_input_gradient(
 KERNELS: dict[str, Callable[..., Any]] = {
     "linear_gradients": linear_gradients,
     "linear_activation": linear_activation,
+    "linear_activation_gradients": linear_activation_gradients,
     "linear_activation_input_gradient": linear_activation_input_gradient,
 }

@@ -22,6 +22,9 @@ def _linear_then(op: str, activation: str) -> Op:
 
     def vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
         x, weight, y, aux = saved
+        if needs[1:] == (True, True) and not needs[0]:
+            work = kernel("linear_activation_gradients", device_kind(gradient))
+            return None, *work(gradient, x, y, aux, activation, slots[1], slots[2])
         dz = activation_gradient(gradient, y, aux, activation)
         dx = kernel("linear_input_gradient", device_kind(dz))(dz, weight) if needs[0] else None
         return dx, *parameter_gradients(dz, x, needs[1:], slots[1:])

@@ -284,6 +284,11 @@ def test_both_gradients_at_once_have_the_bits_of_each(
     assert not slot or (dw is places[0] and db is places[1])
     assert dw.tobytes() == loops_products.linear_weight_gradient(gradient, x).tobytes()
     assert db.tobytes() == loops_products.bias_gradient(gradient).tobytes()
+    y = np.maximum(normal(2, rows, columns), 0)
+    found = loops_products.linear_activation_gradients(gradient, x, y, None, "relu", *places)
+    assert not slot or (found[0] is places[0] and found[1] is places[1])
+    parts = loops_products.linear_gradients(gradient * (y > 0), x)
+    assert [each.tobytes() for each in found] == [each.tobytes() for each in parts]
 
 
 @pytest.mark.parametrize(("long", "high", "wide"), [(0, 0, 0), (0, 0, -1), (1, 1, 3), (-1, 0, 0), (0, -1, 0)])
