@@ -2,8 +2,10 @@
 
 import signal
 import sys
+import threading
 
-ALONE = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+MAIN = threading.current_thread() is threading.main_thread()
+ALONE = MAIN and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """Others are ranks, as of ``phalanx run -m phalanx ...``, and answer SIGINT as ranks do (dist/interrupt.py)."""
 INTERRUPTED = 130
 
