@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import RangeError
-from .cpu import memory, threads
+from .cpu import threads
 
 _REFERENCE = (
     ".reference",
@@ -136,7 +136,6 @@ def table(device: str = "cpu") -> dict[str, Callable[..., Any]]:
         for module in PROVIDERS[device]:
             found.update(importlib.import_module(module, __package__).KERNELS)
         if chosen() == "fast" and device == "cpu":
-            memory.keep_freed()
             threads.settle()
         serve = set()
         for module in FAST.get(device, ()) if chosen(device) == "fast" else ():
