@@ -18,6 +18,7 @@ from .core.nn import statistics
 from .core.nn.module import Module
 from .core.optim.optimizer import Optimizer
 from .core.tensor import Tensor
+from .model_memory import of_passes, tensors_in
 
 _WIDEST = 44
 """Characters of a column; what is longer ends with an ellipsis."""
@@ -61,6 +62,18 @@ class Summary:
     plan: str
     place: str = ""
     """Which GPU the parameters are on, and what is free there; "" on the CPU."""
+    passing_nbytes: int | None = None
+    """The most that activations and temporary arrays take at once in a step on the example; None where it was not measured."""
+    refused: str = ""
+    """Why it could not be measured: what the model says to the example in training mode."""
+
+    @property
+    def peak_nbytes(self) -> int | None:
+        """The most that a step on the example holds at once: the model, gradients, the optimizer's state, and ``passing_nbytes``."""
+        if self.passing_nbytes is None:
+            return None
+        model = self.parameter_nbytes + self.buffer_nbytes + self.gradient_nbytes
+        return model + (self.optimizer_nbytes or 0) + self.passing_nbytes
 
     def __str__(self) -> str:
         return "\n".join([*_table(self), *self._words()])
@@ -78,6 +91,13 @@ class Summary:
         if self.optimizer_nbytes is not None:
             parts.append(f"optimizer state {_size(self.optimizer_nbytes)}")
         yield f" Memory of a rank{self.place}: {', '.join(parts)}"
+        if self.passing_nbytes is not None:
+            yield (
+                f" Peak memory of a step on the example: {_size(self.peak_nbytes or 0)}, of which activations and temporary "
+                f"arrays {_size(self.passing_nbytes)}"
+            )
+        if self.refused:
+            yield f" Peak memory of a step: not known, in training mode the model refuses the example: {self.refused}"
         yield f" Gradients summed over ranks in each step: {_size(self.reduced_nbytes)}{self.plan}"
 
 
@@ -94,7 +114,9 @@ def summary(
     Args:
         input_shape_or_example: a shape with its batch dimension, a list of them, or the input itself (a tuple of several, a dict of keyword
             arguments). With it the model is run once, in evaluation mode and without a trace. Without, the shapes are left out.
-        optimizer: counts its state.
+        optimizer: counts its state. With an example on the CPU, forward and backward are then run twice in training mode (the model, its
+            gradients and the optimizer stay as they are) to find the peak of a step's memory: arrays, without the loss, the example
+            itself, and what sums over ranks need.
         depth: show so many levels, and add what is below to the lowest.
         dtype: of an input that is given by its shape; the model's own if not given, ``phalanx.int64`` for an Embedding.
 
@@ -121,9 +143,13 @@ def summary(
     reducer = model.__dict__.get("reducer")  # a DataParallel's; it is not imported, because numbers suffice here
     inner: Module = model if reducer is None else model.__dict__["module"]
     shapes: dict[Module, list[tuple[tuple[int, ...], ...]]] = {}
-    if input_shape_or_example is not None:
-        shapes = _shapes(inner, *_example(inner, input_shape_or_example, dtype))
+    passing: int | str | None = None
     parameters = list(inner.parameters())
+    if input_shape_or_example is not None:
+        example = _example(inner, input_shape_or_example, dtype)
+        shapes = _shapes(inner, *example)
+        if optimizer is not None and all(p.device.type == "cpu" for p in parameters):
+            passing = of_passes(inner, *example)
     trainable = [p for p in parameters if p.requires_grad]
     buffers = [buffer.array for buffer in inner.buffers()]
     zero = None if reducer is None else reducer.zero
@@ -143,6 +169,8 @@ def summary(
         ),  # half precision is summed in float32
         plan="" if reducer is None else _plan(reducer),
         place=_place(parameters),
+        passing_nbytes=passing if isinstance(passing, int) else None,
+        refused=passing if isinstance(passing, str) else "",
     )
 
 
@@ -248,7 +276,7 @@ def _shapes(model: Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
     found: dict[Module, list[Any]] = {}
 
     def note(module: Module, inputs: Any, output: Any) -> None:
-        found.setdefault(module, []).append(tuple(_shapes_in(output)))
+        found.setdefault(module, []).append(tuple(tuple(y.shape) for y in tensors_in(output)))
 
     before = [(module, module.training) for module in model.modules()]
     handles = [module.register_forward_hook(note) for module, _ in before]
@@ -262,16 +290,6 @@ def _shapes(model: Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> di
         for module, training in before:
             module.training = training
     return found
-
-
-def _shapes_in(value: Any) -> Iterator[tuple[int, ...]]:
-    if isinstance(value, Tensor):
-        yield tuple(value.shape)
-    elif isinstance(value, Mapping):
-        yield from _shapes_in(list(value.values()))
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _shapes_in(part)
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------------

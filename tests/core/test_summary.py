@@ -59,8 +59,11 @@ def test_the_table() -> None:
     model = Net()
     optimizer = optim.Adam(model.parameters())
     found = phalanx.summary(model, phalanx.zeros(2, 5).long(), optimizer=optimizer)
-    assert str(found) == repr(found) == TABLE
-    assert str(nn.summary(model, (2, 5), optimizer=optimizer, dtype=phalanx.int64)) == TABLE
+    assert str(found) == repr(found)
+    for given in (found, nn.summary(model, (2, 5), optimizer=optimizer, dtype=phalanx.int64)):
+        lines = str(given).splitlines()
+        assert lines.pop(-2).startswith(" Peak memory of a step on the example: ")
+        assert "\n".join(lines) == TABLE
 
 
 def test_its_numbers_are_the_models() -> None:
@@ -93,7 +96,11 @@ def test_the_model_is_left_as_it_was() -> None:
     key = rng.next_key("user")
     phalanx.manual_seed(3)
     phalanx.randn(1)
-    phalanx.summary(model, (2, 5), dtype=phalanx.int64)
+    optimizer = optim.Adam(model.parameters())
+    gradient = model.embed.weight.grad = phalanx.randn(10, 8, generator=phalanx.Generator().manual_seed(1))
+    values = gradient.numpy().copy()
+    phalanx.summary(model, (2, 5), dtype=phalanx.int64, optimizer=optimizer)
+    assert np.array_equal(model.embed.weight.grad.numpy(), values) and model.scale.grad is None
     assert rng.next_key("user") == key
     assert modes == [module.training for module in model.modules()]
     assert all(np.array_equal(before[name].numpy(), value.numpy()) for name, value in model.state_dict().items())
@@ -102,6 +109,53 @@ def test_the_model_is_left_as_it_was() -> None:
         phalanx.summary(model, (2, 5))
     assert not any(module._forward_hooks for module in model.modules())
     assert modes == [module.training for module in model.modules()]
+
+
+class Deep(nn.Module):
+    """Its activations are of ``size`` bytes each; in training mode it counts, and may refuse."""
+
+    size = 4 * 256 * 256
+
+    def __init__(self, *, refuse: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(256, 256)
+        self.register_buffer("calls", phalanx.zeros(1))
+        self.register_buffer("mean", phalanx.zeros(256))
+        self.refuse = refuse
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.training:
+            self.calls += 1
+            with phalanx.no_grad():
+                self.mean.copy_(x.mean(dim=0))
+            if self.refuse:
+                raise RangeError("too few samples")
+        for _ in range(10):
+            x = x.tanh()
+        return {"found": [x, None]}
+
+
+def test_the_peak_of_a_step_holds_activations_and_what_stays() -> None:
+    model = Deep()
+    optimizer = optim.Adam(model.parameters())
+    found = phalanx.summary(model, (256, 256), optimizer=optimizer)
+    assert 11 * Deep.size <= found.passing_nbytes <= 14 * Deep.size  # 10 for tanh, and gradients on their way
+    kept = found.parameter_nbytes + found.buffer_nbytes + found.gradient_nbytes + found.optimizer_nbytes
+    assert found.peak_nbytes == kept + found.passing_nbytes
+    assert model.calls.item() == 0 == model.mean.abs().sum().item() and model.first.weight.grad is None
+    assert phalanx.summary(model, (256, 256)).peak_nbytes is None
+    assert phalanx.summary(model, optimizer=optimizer).peak_nbytes is None
+
+
+def test_a_model_that_refuses_the_example_in_training_mode() -> None:
+    model = Deep(refuse=True)
+    found = phalanx.summary(model, (2, 256), optimizer=optim.SGD(model.parameters(), lr=0.1))
+    assert (
+        found.peak_nbytes is None
+        and "in training mode the model refuses the example: in layer Deep: too few" in str(found)
+    )
+    assert model.training and model.calls.item() == 0
 
 
 def test_several_inputs() -> None:
