@@ -22,7 +22,7 @@ from phalanx.nn import functional as F
 
 pytest.importorskip("numba")
 pytest.importorskip("cffi")
-from phalanx.core.kernels.cpu import compiled, loops_attention, loops_products, threads
+from phalanx.core.kernels.cpu import compiled, loops_attention, loops_products, onednn_matmul, threads
 from tests.core.onednn_cases import needs_onednn
 
 pytestmark = needs_onednn
@@ -289,6 +289,20 @@ def test_both_gradients_at_once_have_the_bits_of_each(
     assert not slot or (found[0] is places[0] and found[1] is places[1])
     parts = loops_products.linear_gradients(gradient * (y > 0), x)
     assert [each.tobytes() for each in found] == [each.tobytes() for each in parts]
+
+
+@pytest.mark.parametrize(
+    ("rows", "height", "width"), [(64, 2048, 128), (1024, 1024, 17), (1024, 1024, 16), (16, 1024, 1024)]
+)
+def test_gradients_that_lie_a_power_of_two_apart_are_the_references(rows: int, height: int, width: int) -> None:
+    gradient, x = normal(0, rows, height), normal(1, rows, width)
+    expected = gradient.T.astype(np.float64) @ x
+    for out in (None, np.full(expected.shape, np.nan, np.float32)):
+        found = loops_products.linear_weight_gradient(gradient, x, out)
+        close(found, expected)
+        assert loops_products.linear_gradients(gradient, x, out)[0].tobytes() == found.tobytes()
+    single = onednn_matmul.linear_weight_gradient(gradient, x)
+    assert (single.tobytes() == found.tobytes()) or not loops_products._lie_apart(gradient, width)
 
 
 @pytest.mark.parametrize(("long", "high", "wide"), [(0, 0, 0), (0, 0, -1), (1, 1, 3), (-1, 0, 0), (0, -1, 0)])

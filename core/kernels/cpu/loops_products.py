@@ -140,6 +140,11 @@ def _is_small(a: Array, b: Array) -> bool:
     return a.size * b.shape[1] < onednn_matmul.SMALLEST and a.dtype is FLOAT32 is b.dtype
 
 
+def _lie_apart(gradient: Array, width: int) -> bool:
+    """Whether a primitive makes the gradient of a weight with ``width`` columns faster than sgemm."""
+    return gradient.shape[1] % APART == 0 and width < APART and gradient.size * width >= WORTH
+
+
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +226,7 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array | None = None) 
     if gradient.ndim:
         rows, columns = _rows(gradient), _rows(x)
         height, width = rows.shape[1], columns.shape[1]
-        if height % APART == 0 and width < APART and rows.size * width >= WORTH:
+        if _lie_apart(rows, width):
             return onednn_matmul.linear_weight_gradient(gradient, x, out)
         if len(rows) >= LONG and height >= HIGH * width and (out is None or _plain(out)):
             turned = product(columns.T, rows)
@@ -243,6 +248,8 @@ def _both(
         return None
     height, width = gradient.shape[1], x.shape[1]
     if gradient.size * width < SMALLEST or len(x) != len(gradient) or not (_plain(gradient) and _plain(x)):
+        return None
+    if _lie_apart(gradient, width):
         return None
     dw = np.empty((height, width), FLOAT32) if out is None else out
     db = np.empty(height, FLOAT32) if bias_out is None else bias_out
