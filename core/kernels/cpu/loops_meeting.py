@@ -22,6 +22,8 @@ POLLS = 600
 """How often to look before the interpreter does the waiting: some ten microseconds."""
 LINE, FETCHED = 16, 1024
 """Elements of a cache line, and how many to read before looking again whether the other rank has come."""
+FETCH_LIMIT = 1 << 21
+"""Elements of arrays beyond which what was read first would have to leave the cache for the rest."""
 
 
 # indices into ``place``: sizes and offsets in bytes, then this rank's index among how many
@@ -172,7 +174,7 @@ def meeting_loop(  # type: ignore[no-untyped-def]
         wake = _arrive(control, words, place, number, whole, text, note, data)
         if wake != 0:
             return ARRIVED + wake
-        if first.size != 0:
+        if 0 < first.size <= FETCH_LIMIT:
             totals[0, 0] = _fetch(words, place, number, first, second, start, stop)
             totals[0, 0] += _fetch(words, place, number, first, second, 0, start)
             totals[0, 0] += _fetch(words, place, number, first, second, stop, first.size)
