@@ -27,10 +27,11 @@ Before, while the interpreter starts and imports, SIGINT would end the rank with
 """
 AGAIN_S = 0.02
 """From an interrupt that could not be raised to the next try."""
-LATEST_S = 1.0
-"""So much later it is raised wherever the main thread stands: somebody's whole training may lie in an import."""
-LATER = {"importlib", "numba", "llvmlite"}
-"""Packages that an error between two of their lines leaves in a state that no later call, nor the interpreter's end, can bear."""
+DESTRUCTOR_S = 1.0
+LATER_S = {"importlib": 1.0, "numba": 2.5, "llvmlite": 2.5}
+"""Packages that an error between two of their lines may leave in a state that the interpreter's end cannot bear (LLVM crashed), and
+how long an interrupt waits for them to return: somebody's whole training may lie in an import, and the launcher loses patience after 3 s.
+"""
 IMPATIENT_S = 0.5
 """A signal that comes so long after one that found the script ended is from somebody who waits for that end in vain."""
 
@@ -80,7 +81,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if frame is not None and _in_script(frame):
         if _State.since_s is None:
             _State.since_s = now
-        if now - _State.since_s < LATEST_S and _must_wait(frame):
+        if now - _State.since_s < _patience_s(frame):
             _try_again()
             return
         _State.since_s = None
@@ -98,14 +99,15 @@ def _in_script(frame: FrameType) -> bool:
     return code is _State.main or code.co_name == "<module>"
 
 
-def _must_wait(frame: FrameType | None) -> bool:
-    """Is a destructor under way, or one of ``LATER``?"""
+def _patience_s(frame: FrameType | None) -> float:
+    """How long to wait for what is under way: a destructor, or one of ``LATER_S``."""
+    patience_s = 0.0
     while frame is not None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in LATER or frame.f_code.co_name == "__del__":
-            return True
+        own_s = DESTRUCTOR_S if frame.f_code.co_name == "__del__" else 0.0
+        patience_s = max(patience_s, own_s, LATER_S.get(package, 0.0))
         frame = frame.f_back
-    return False
+    return patience_s
 
 
 def _outermost(frame: FrameType) -> FrameType:

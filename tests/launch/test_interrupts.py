@@ -187,6 +187,13 @@ sys.path.insert(0, str(folder))
 import whole, time
 time.sleep(10)
 """
+COMPILING = """
+import phalanx, time
+inside = {"__name__": "numba.core.inside", "raise_now": raise_now}
+exec("def compile_it(): raise_now(); print('compiled', flush=True)", inside)
+inside["compile_it"]()
+time.sleep(10)
+"""
 OWN_HANDLER = """
 import signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
@@ -206,6 +213,7 @@ SMALL = {
     "function of atexit": (AT_EXIT, 0, "left in order\n", ""),
     "a thread that is waited for": (THREADS_END, 0, "left in order\n", ""),
     "import": (IMPORT, -2, "imported\n", TELLING),
+    "compilation": (COMPILING, -2, "compiled\n", TELLING),
     "a handler of the script's": (OWN_HANDLER, 7, "", ""),
     "no interrupt": (AN_ERROR, 1, "", "ValueError: as ever"),
 }
