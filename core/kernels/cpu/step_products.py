@@ -109,7 +109,7 @@ class _Packed:
         """A plan for ``rows`` rows and the form it wants the matrix in: panels of 32 columns where that is possible.
 
         oneDNN's own choice is panels of 64: of 256 rows they are larger than the fastest cache, and each is read once for 6 rows of
-        the result, not for 14 (architecture page, "Fast kernels"). The bits are the same.
+        the result, not for 14 (architecture page, "Recurrent layers"). The bits are the same.
         """
         shape = self._inner, self._width
         if self._inner % 16 == 0 == self._width % 32:
