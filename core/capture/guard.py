@@ -46,7 +46,7 @@ class Guard:
                 self._module(part)
         self._lengths = [len(each) for _, each in self._registries]
         self._tensors = tensors
-        self._wanted = [x.requires_grad for x in tensors]
+        self._wanted, self._unhooked = [x.requires_grad for x in tensors], [None] * len(tensors)
         self._arrays = [x.array for x in tensors]
 
     def difference(self) -> str | None:
@@ -74,7 +74,8 @@ class Guard:
         tensors = self._tensors
         if list(map(_requires_grad, tensors)) != self._wanted:
             return "a parameter was frozen or unfrozen"
-        if any(hooks is not None and (hooks or hooks.after) for hooks in map(_hooks, tensors)):
+        hooked = list(map(_hooks, tensors))
+        if hooked != self._unhooked and any(hooks is not None and (hooks or hooks.after) for hooks in hooked):
             return "a hook on a parameter"
         arrays = list(map(_array, tensors))
         if not all(map(is_, arrays, self._arrays)):

@@ -7,6 +7,7 @@ gradient buffer, ``o`` ops, ``t`` tensors of before the step, ``c`` whatever els
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,26 @@ import numpy as np
 from ..backend import as_array
 from ..broadcasting import unbroadcast
 from ..leaf import Pending, contribute, first_write
-from ..node import wrap
+from ..node import bindings, wrap
 from ..part import Part
 from .events import Called, Entered, Given, Ran, Walked
 from .recorder import Recorder
 from .reference import Reference
 
+_listener = attrgetter("_listener")
 LOCAL = re.compile(r"\b[vsgpkr]\d+(?:_\d+)*\b")
 """Names of what a program computes."""
 
 
 def deliver(leaf: Any, gradient: Any, slot: Any) -> None:
     """All that this backward pass gives to ``leaf``; ``slot``: where it may have been written already."""
-    if gradient is not None:
+    if gradient is slot and gradient is not None and leaf._grad is None:  # the way of nearly all
+        leaf._grad = bindings.make(gradient)
+    elif gradient is not None:
         if leaf._grad is not None:
             if gradient.shape != leaf.array.shape:
                 gradient = unbroadcast(gradient, leaf.array.shape)
             leaf._grad.array += gradient
-        elif gradient is slot:
-            leaf._grad = wrap(slot)
         else:
             first_write(leaf, gradient)
     listener = leaf._listener
@@ -46,17 +48,20 @@ def beside(leaf: Any, alone: bool) -> Any:
     return np.empty_like(leaf.array) if slot is None else slot
 
 
-def begin(leaves: list[Any], root: Any) -> list[Any]:
-    """Tell the listeners that a backward pass begins; returns those who heard."""
+def begin(leaves: list[Any], root: Any, weight: Any) -> list[Any]:
+    """Tell the listeners that a backward pass from the array ``root`` begins; returns those who heard."""
+    if list(map(_listener, leaves)) == [None] * len(leaves):
+        return []
     own: dict[int, tuple[Any, list[Any]]] = {}
     for leaf in leaves:
         listener = leaf._listener
         if listener is not None:
             own.setdefault(id(listener), (listener, []))[1].append(leaf)
     begun: list[Any] = []
+    loss = tensor(root, weight)
     try:
         for listener, reached in own.values():
-            listener.backward_begins(reached, root)
+            listener.backward_begins(reached, loss)
             begun.append(listener)
     except BaseException:
         end(begun)
@@ -85,7 +90,7 @@ def pending(remaining: int) -> Any:
 
 def tensor(array: Any, weight: Any) -> Any:
     """A Tensor with a weight, or none."""
-    made = wrap(array)
+    made = bindings.make(array)
     made._weight = weight
     return made
 
@@ -203,7 +208,7 @@ class Writer:
         self.depth += 1
 
     def beginning(self, event: Walked) -> str:
-        return f"begin({self.name('c', event.leaves)}, tensor(v{event.root}, {self.text(event.weight)}))"
+        return f"begin({self.name('c', event.leaves)}, v{event.root}, {self.text(event.weight)})"
 
     def walk_ends(self) -> None:
         self.line("pass")

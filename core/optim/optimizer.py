@@ -42,7 +42,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
         self._within = True
         began, first = (time.monotonic(), spans.mark()) if spans.on else (0.0, None)
         try:
-            for hook in tuple(self._pre_hooks.values()):
+            for hook in tuple(self._pre_hooks.values()) if self._pre_hooks else ():
                 if (changed := hook(self, args, named)) is not None:
                     args, named = changed
             if self._by_hand:
@@ -55,7 +55,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
         self.updates += 1
         for listener in listeners(self._all()):
             listener.updated(self)
-        for hook in tuple(self._post_hooks.values()):
+        for hook in tuple(self._post_hooks.values()) if self._post_hooks else ():
             hook(self, args, named)
         if began:
             spans.tell("optimizer", f"{type(self).__name__}.step", began, time.monotonic())
