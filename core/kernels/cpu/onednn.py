@@ -364,7 +364,7 @@ class Pool:
             unit = self._build(*key)
         except Unsupported:
             unit = None
-        settle()
+        settle(small=True)
         with self._lock:
             if len(self._units) >= self.CAPACITY:
                 del self._units[next(iter(self._units))]
