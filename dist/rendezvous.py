@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .env import RankEnvironment
-from .errors import CommunicatorError, DeadlineError, LaunchError
+from .errors import DeadlineError, LaunchError, PeerLostError
 from .member import Member, address_of, address_text, is_loopback, listen
 from .secret import NONCE_CHARACTERS, job_of, nonce, proof, proves
 
@@ -370,7 +370,7 @@ def _line(connection: socket.socket, environment: RankEnvironment, who: str, dea
             there, newline, _ = connection.recv(65536, socket.MSG_PEEK).partition(b"\n")
             more = connection.recv(len(there) + len(newline))
             if not more:
-                raise CommunicatorError(
+                raise PeerLostError(
                     f"{who}: the rendezvous at {environment.rendezvous} closed before all ranks had come: rank 0 ended"
                 )
             data += more
@@ -380,7 +380,7 @@ def _line(connection: socket.socket, environment: RankEnvironment, who: str, dea
             "or hangs"
         ) from None
     except OSError as error:
-        raise CommunicatorError(f"{who}: lost the rendezvous at {environment.rendezvous}: {error}") from None
+        raise PeerLostError(f"{who}: lost the rendezvous at {environment.rendezvous}: {error}") from None
     return bytes(data[:-1])
 
 
