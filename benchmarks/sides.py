@@ -16,7 +16,7 @@ from typing import Any
 
 from crew import environment, serve
 from models import Library
-from workloads import CASES, LAYER, Task, forms_of
+from workloads import CASES, LAYERS, Task, forms_of
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 UNSET = ("PHALANX_KERNELS", "PHALANX_WITHOUT", "PHALANX_CAPTURE")
@@ -131,11 +131,11 @@ class Worker:
         """The most that a model's first steps took above what libraries and data take, MiB.
 
         The same for both libraries: what a library loads, sets up or compiles for itself once is no memory of the workload, so steps of a
-        tiny model and of one layer come before, and pages of files (the libraries' code, which more workloads fault in later) do not
+        tiny model and of two layers come before, and pages of files (the libraries' code, which more workloads fault in later) do not
         count. Memory that was freed before goes back to the system, or it would serve the workload uncounted.
         """
         case, tiny = CASES[name], CASES["tiny"]
-        for small in (tiny, LAYER):
+        for small in (tiny, LAYERS):
             small.make(self.library, "plain", small.batches(self.library)).run(WARM_UP)
         batches = case.batches(self.library)
         gc.collect()

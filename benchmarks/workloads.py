@@ -214,6 +214,12 @@ CASES: dict[str, Case] = {
     "attention": _single("causal attention 16x4x128x32, forward and backward", [(16, 4, 128, 32)] * 3, _attention),
     "adam": _optimizer("Adam alone, 10 million parameters in 10 arrays", 10_000_000),
 }
-LAYER = _single("", [(32, 512), (128, 512), (128,)], lambda library, x, w, b: library.functional.linear(x, w, b))
-"""A linear layer large enough for the library of products that either one uses: whose first call sets it up."""
+LAYERS = _single(
+    "",
+    [(32, 512), (512, 512), (512,), (128, 512), (128,)],
+    lambda library, x, w, b, v, c: library.functional.linear(
+        library.functional.relu(library.functional.linear(x, w, b)), v, c
+    ),
+)
+"""Two linear layers large enough for the library of products that either one uses: whose first call sets it up."""
 DEFAULT = [name for name in CASES if name != "tiny"]
