@@ -141,6 +141,6 @@ def test_the_mean_is_that_of_the_sum_in_place(divisor: float) -> None:
     random = np.random.default_rng(7)
     first, second = random.standard_normal((2, 1000)).astype(np.float32)
     one, other = first.copy(), second.copy()
-    loops_meeting._mean.py_func(one[:10], other[:10], 3, 9, divisor)
+    loops_meeting._mean.py_func(one[3:9], other[3:9], divisor)
     InPlace(((0, 1), (1, 2)), {(0, 1): first, (1, 2): second}, slice(3, 9)).run(divisor)
     assert one[:10].tobytes() == first[:10].tobytes() and other[:10].tobytes() == second[:10].tobytes()

@@ -144,18 +144,18 @@ def _merge(numbers, place, number, sizes, pairs, share, product, totals, moments
 
 
 @inline
-def _mean(first, second, start, stop, divisor):  # type: ignore[no-untyped-def]
-    """Of parts of two arrays, in both; the inverse of a small power of two is exact, so the product is the quotient."""
+def _mean(first, second, divisor):  # type: ignore[no-untyped-def]
+    """Of two arrays, in both; the inverse of a small power of two is exact, so the product is the quotient."""
     mantissa, exponent = math.frexp(divisor)
     if mantissa == 0.5 and -100 < exponent < 100:
         factor = f4(1.0 / divisor)
-        for i in range(start, stop):
+        for i in range(first.size):  # of what begins elsewhere indices might be negative: not vectorised
             mean = (first[i] + second[i]) * factor
             first[i] = mean
             second[i] = mean
     else:
         number = f4(divisor)
-        for i in range(start, stop):
+        for i in range(first.size):
             mean = (first[i] + second[i]) / number
             first[i] = mean
             second[i] = mean
@@ -188,7 +188,7 @@ def meeting_loop(  # type: ignore[no-untyped-def]
     if first.size == 0:
         return JOINED
     weight = totals[0, 0]
-    _mean(first, second, start, stop, weight if weight != 0.0 else 1.0)
+    _mean(first[start:stop], second[start:stop], weight if weight != 0.0 else 1.0)
     number = (number + 1) & MASK
     wake = _arrive(control, words, place, number, whole_again, again, note[:0], data[:0])
     if wake != 0 or not _all_are_here(words, place, number):
