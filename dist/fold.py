@@ -208,11 +208,11 @@ class Fold:
     def _mean_and_commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
         """The only bucket's mean and the commit, in one operation."""
         (lane, bucket), both = self.buckets[0], self._both
-        brought = encode(self._own_states(last), votes)
+        states = self._own_states(last)
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
 
         def program(messages: Messages) -> tuple[ShardState | None, Votes]:
-            return both(messages, terms, lane.result, brought)
+            return both(messages, terms, lane.result, states, votes)
 
         state, votes = self._agreed(program, self._name_of_both, flush=False)
         self.submitted, self._is_mean = int(not votes.again), not votes.again

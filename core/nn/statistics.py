@@ -64,15 +64,21 @@ def silenced() -> bool:
     return _sink.silent
 
 
-@contextmanager
-def collect(entries: list[Entry]) -> Iterator[list[Entry]]:
+class collect:  # not of a generator, which would cost 10 us in each forward
     """Within this block (on this thread) forwards append to ``entries``. Entering again with the same list goes on counting."""
-    before = _sink.entries, _sink.silent
-    _sink.entries, _sink.silent = entries, False
-    try:
-        yield entries
-    finally:
-        _sink.entries, _sink.silent = before
+
+    __slots__ = ("_before", "_entries")
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._entries = entries
+
+    def __enter__(self) -> list[Entry]:
+        self._before = _sink.entries, _sink.silent
+        _sink.entries, _sink.silent = self._entries, False
+        return self._entries
+
+    def __exit__(self, *error: object) -> None:
+        _sink.entries, _sink.silent = self._before
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ...core.kernels.reference_meeting import ALL_HERE, ARRIVED, ARRIVED_AGAIN, 
 from ...core.kernels.table import kernel
 from ..communicators.shared_memory import LocalSpace
 from ..messages import Messages
-from ..shard_state import NO_MOMENTS, Layout, ShardState, constant_nbytes
+from ..shard_state import NO_MOMENTS, Layout, ShardState, Votes, constant_nbytes
 
 FIRST, SECOND = "terms and state", "means"
 """The two meetings."""
@@ -27,6 +27,7 @@ class AsBefore:
         notes: of every rank, where its gradients lie.
         rows: what every rank brought in the step before: one state each, and no votes.
         pairs: in which order the states are merged; (share, product) of :func:`..shard_state.merge` for each pair.
+        own: what this rank's state consists of: its object, by which the next one is recognised.
         layout: of the states together.
         two: both ranks' gradients where there are two, float32, and from where to where this rank sums them. None: the sum is left to
             the caller.
@@ -39,10 +40,11 @@ class AsBefore:
         rows: Sequence[bytes],
         pairs: Sequence[tuple[int, int]],
         shares: Sequence[tuple[np.ndarray, np.ndarray]],
+        own: Layout,
         layout: Layout,
         two: tuple[np.ndarray, np.ndarray, int, int] | None,
     ) -> None:
-        self.local, self._layout = local, layout
+        self.local, self._own, self._layout = local, own, layout
         self._go_on = kernel("end_of_step", "cpu")
         said = [_SIZE.pack(len(row)) + row[: constant_nbytes(row)] for row in rows]
         sizes = [
@@ -54,7 +56,12 @@ class AsBefore:
             together = note + constant
             expected[rank, : len(together)] = np.frombuffer(together, np.uint8)
         self._note = notes[local.index]
-        self._constant, self._nbytes = rows[local.index][: constant_nbytes(rows[local.index])], len(rows[local.index])
+        self._data = np.frombuffer(bytearray(_SIZE.pack(len(rows[local.index])) + rows[local.index]), np.uint8)
+        at = len(said[local.index])
+        self._numbers, self._own_moments = (
+            self._data[at : at + 16].view(np.float64),
+            self._data[at + 16 :].view(np.float64),
+        )
         self._totals, self._moments = np.zeros((local.size, 2)), np.zeros((local.size, 2, layout.channels))
         shape = (len(pairs), layout.channels)
         share, product = (np.array([pair[i] for pair in shares]).reshape(shape) for i in (0, 1))
@@ -66,23 +73,24 @@ class AsBefore:
             *(two or _NO_SUM),
         )  # fmt: skip
 
-    def serves(self, local: LocalSpace | None, note: bytes, brought: bytes) -> bool:
+    def serves(self, local: LocalSpace | None, note: bytes, state: ShardState | None, votes: Votes) -> bool:
         """Whether this rank says what it said before, too."""
-        same = len(brought) == self._nbytes and brought.startswith(self._constant)
-        return same and local is self.local and note == self._note
+        if state is None or state.layout is not self._own or local is not self.local or note != self._note:
+            return False
+        return not (votes.again or votes.stop or votes.named or votes.notes)
 
-    def run(self, messages: Messages, brought: bytes) -> tuple[int, ShardState | None]:
+    def run(self, messages: Messages, state: ShardState) -> tuple[int, ShardState | None]:
         """How far it got: ALL_HERE where somebody says something else; JOINED where the sum is left to do; else all is done.
 
         And the state of all ranks from JOINED on.
         """
         local, go_on = self.local, self._go_on
-        data = _SIZE.pack(len(brought)) + brought
+        self._numbers[:] = state.weight, state.loss
+        self._own_moments[:] = state.moments.reshape(-1)
         texts = messages.text(FIRST), messages.text(SECOND)
         arguments = (
-            *self._memory, local.next_number(), np.frombuffer(texts[0], np.uint8), self._note_bytes,
-            np.frombuffer(data, np.uint8), np.frombuffer(texts[1], np.uint8),
-            crc32(self._note, crc32(texts[0], len(data))), crc32(texts[1]), *self._rest,
+            *self._memory, local.next_number(), np.frombuffer(texts[0], np.uint8), self._note_bytes, self._data,
+            np.frombuffer(texts[1], np.uint8), crc32(self._note, crc32(texts[0], self._data.size)), crc32(texts[1]), *self._rest,
         )  # fmt: skip
         stage = self._arrived(go_on(BEGIN, *arguments), self._note)
         if stage == ARRIVED:

@@ -18,7 +18,7 @@ from ...core.kernels.reference_meeting import JOINED
 from ...core.kernels.table import kernel
 from ..communicators.shared_memory import INLINE_NBYTES, LocalSpace
 from ..messages import Messages
-from ..shard_state import ShardState, Votes, join, order_of_merging
+from ..shard_state import ShardState, Votes, encode, join, order_of_merging
 from .as_before import FIRST, SECOND, AsBefore, is_compiled
 from .expression import InPlace, Term, expression
 from .shared import are_the_terms, note_of, places_of, terms_of_all, tree_all_reduce
@@ -49,9 +49,14 @@ class MeanAndCommit:
         kernel("mean_of_two", "cpu")(nothing, nothing, 1.0)  # compiled before anybody waits for it
 
     def __call__(
-        self, messages: Messages, terms: Mapping[Node, Term | None], out: np.ndarray, brought: bytes
+        self,
+        messages: Messages,
+        terms: Mapping[Node, Term | None],
+        out: np.ndarray,
+        states: Sequence[ShardState | None],
+        votes: Votes,
     ) -> tuple[ShardState | None, Votes]:
-        """The state of all shards and the votes of all ranks; and in ``out`` the mean, unless it is to be done again.
+        """From this rank's the state of all shards and the votes of all ranks; and in ``out`` the mean, unless it is to be done again.
 
         When this returns all ranks have all of it.
         """
@@ -60,17 +65,19 @@ class MeanAndCommit:
         if own[0] is not here or own[1] is not terms or own[2] is not out:
             own = self._own = (here, terms, out, note_of(here, terms, out))
         have_come = False
-        if known is not None and known.serves(here, own[3], brought):
-            stage, state = known.run(messages, brought)
+        mine = states[0] if len(states) == 1 else None
+        if known is not None and mine is not None and known.serves(here, own[3], mine, votes):
+            stage, state = known.run(messages, mine)
             if state is not None:
                 if stage == JOINED:
                     self._divide(messages, terms, out, state.weight or 1.0)
                 messages.count_sent(self._sent_nbytes)
                 return state, Votes()
             have_come = True
+        brought = encode(states, votes)
         rows = self._gather(messages, own[3], brought, out, have_come)
         state, votes = join(rows, self.ranges, self.shards)
-        self._known = self._prepare_known(here, rows, state)
+        self._known = self._prepare_known(here, rows, mine, state)
         if not votes.again:
             self._divide(messages, terms, out, state.weight if state is not None and state.weight else 1.0)
             lo, hi = slices(out.size, messages.size)[messages.rank]
@@ -118,11 +125,13 @@ class MeanAndCommit:
         arrays = {node: term.array for node, term in found.items()}
         return InPlace(expression((0, self.shards), found.keys()), arrays, part)
 
-    def _prepare_known(self, local: LocalSpace, rows: Sequence[bytes], state: ShardState | None) -> AsBefore | None:
-        if not self._compiled or self._sum is None or state is None or max(map(len, rows)) > _ROOM:
+    def _prepare_known(
+        self, local: LocalSpace, rows: Sequence[bytes], mine: ShardState | None, state: ShardState | None
+    ) -> AsBefore | None:
+        if not self._compiled or self._sum is None or mine is None or state is None or max(map(len, rows)) > _ROOM:
             return None
         order = order_of_merging(rows, self.ranges, self.shards)
         if order is None:
             return None
         two = self._sum.of_two() if threads() == 1 else None
-        return AsBefore(local, self._said[1], rows, *order, state.layout, two)
+        return AsBefore(local, self._said[1], rows, *order, mine.layout, state.layout, two)

@@ -27,8 +27,8 @@ rank, size = phalanx.rank(), phalanx.size()
 reached = []
 run = AsBefore.run
 
-def counted(self, messages, brought):
-    stage, state = run(self, messages, brought)
+def counted(self, messages, mine):
+    stage, state = run(self, messages, mine)
     reached.append(stage)
     return stage, state
 

@@ -20,11 +20,6 @@ f4, f8, u4 = np.float32, np.float64, np.uint32
 MASK, HALF = 0xFFFFFFFF, 0x80000000
 POLLS = 600
 """How often to look before the interpreter does the waiting: some ten microseconds."""
-LINE, FETCHED = 16, 1024
-"""Elements of a cache line, and how many to read before looking again whether the other rank has come."""
-FETCH_LIMIT = 1 << 21
-"""Elements of arrays beyond which what was read first would have to leave the cache for the rest."""
-
 
 # indices into ``place``: sizes and offsets in bytes, then this rank's index among how many
 ROW, HEAD, AREA, TEXT, NOTE, PHASE, LENGTHS, SLEEPERS, INDEX, SIZE = range(10)
@@ -60,38 +55,17 @@ def _arrive(control, words, place, number, whole, text, note, data):  # type: ig
 
 
 @inline
-def _is_here(words, place, number, rank):  # type: ignore[no-untyped-def]
-    word = (rank * place[ROW] + place[PHASE]) // 4
-    return rank == place[INDEX] or ((np.int64(load_first(words, word)) - number) & MASK) < HALF
-
-
-@inline
 def _all_are_here(words, place, number):  # type: ignore[no-untyped-def]
     """Whether every rank has come within a short while."""
     for rank in range(place[SIZE]):
-        tries = 0
-        while not _is_here(words, place, number, rank):
-            tries += 1
-            if tries > POLLS:
-                return False
-            pause()
+        if rank != place[INDEX]:
+            word, tries = (rank * place[ROW] + place[PHASE]) // 4, 0
+            while ((np.int64(load_first(words, word)) - number) & MASK) >= HALF:
+                tries += 1
+                if tries > POLLS:
+                    return False
+                pause()
     return True
-
-
-@inline
-def _fetch(words, place, number, first, second, start, stop):  # type: ignore[no-untyped-def]
-    """Read parts of two arrays, which brings them near, until the other rank comes; a number that depends on what was read.
-
-    The cache that is filled is both ranks' where their cores share one: who waits works for who is waited for.
-    """
-    found = f4(0.0)
-    other = 1 - place[INDEX]
-    for at in range(start, stop, FETCHED):
-        if _is_here(words, place, number, other):
-            break
-        for i in range(at, min(at + FETCHED, stop), LINE):
-            found += first[i] + second[i]
-    return found
 
 
 @inline
@@ -172,14 +146,8 @@ def meeting_loop(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     if stage == BEGIN:
         wake = _arrive(control, words, place, number, whole, text, note, data)
-        if wake != 0:
+        if wake != 0 or not _all_are_here(words, place, number):
             return ARRIVED + wake
-        if 0 < first.size <= FETCH_LIMIT:
-            totals[0, 0] = _fetch(words, place, number, first, second, start, stop)
-            totals[0, 0] += _fetch(words, place, number, first, second, 0, start)
-            totals[0, 0] += _fetch(words, place, number, first, second, stop, first.size)
-        if not _all_are_here(words, place, number):
-            return ARRIVED
     elif stage != ARRIVED:
         return stage
     if not _say(control, words, place, number, text, expected, sizes):
