@@ -114,6 +114,6 @@ def _end(shared: _Shared[Any], threads: list[threading.Thread], deadline_s: floa
         shared.tasks = iter(())  # what makes tasks may know who uses their results: a circle that would keep both
         shared.changed.notify_all()
     for thread in threads:
-        # the collector may run this on one of the threads themselves
-        if thread is not threading.current_thread():
+        # the collector may run this on one of the threads themselves; one whose start was interrupted cannot be joined
+        if thread.ident is not None and thread is not threading.current_thread():
             thread.join(deadline_s)
