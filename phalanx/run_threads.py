@@ -16,7 +16,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import Any
 
 from . import profiler
-from .dist import env
+from .dist import env, processor
 from .dist.communicators.base import DEFAULT_TIMEOUT_S
 from .dist.communicators.threads import current_communicator, run_threads
 from .dist.errors import LaunchError
@@ -62,6 +62,7 @@ def run_in_threads(arguments: RunArguments) -> int:
     pass_signals_on()
     records = _prepare(arguments)
     exit_code = 1
+    processor.fingerprint()  # imports what computes: in one of the ranks, the others' first deadline would run meanwhile
     try:
         with _marked_output(arguments):
             run_threads(rank_main, arguments.ranks, timeout_s=timeout_s)
