@@ -16,7 +16,7 @@ from .compiled import inline, loop
 from .ordered import load_first, pause, store_last
 
 Array = Any
-f4, f8, u4 = np.float32, np.float64, np.uint32
+f4, u4 = np.float32, np.uint32
 MASK, HALF = 0xFFFFFFFF, 0x80000000
 POLLS = 600
 """How often to look before the interpreter does the waiting: some ten microseconds."""
