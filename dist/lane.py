@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.flat import FlatStore
 from .communicators.base import Communicator
-from .reduction.bucket import Bucket, plan_buckets
+from .reduction.bucket import Bucket, BucketSizes, plan_buckets
 from .reduction.expression import Evaluator, Term, expression
 from .reduction.tree import Accumulator, Node, pending_limit
 
@@ -41,7 +41,12 @@ class Lane:
         self.store, self.shards = store, shards
         self._evaluator = Evaluator()
         self.leaf_dtype = np.dtype(np.float64 if store.dtype == np.float64 else np.float32)
+        in_place = in_place and store.dtype == self.leaf_dtype
         sizes = communicator.bucket_sizes(bucket_bytes)
+        whole = store.length * store.dtype.itemsize
+        if in_place and bucket_bytes is None and whole:
+            # cuts would hide nothing, and sums that do not know the weight yet are divided in a pass of their own
+            sizes = BucketSizes(whole, whole)
         self.buckets = plan_buckets(
             store.offsets, store.length, store.dtype.itemsize, sizes.bytes, sizes.first_bytes, sizes.last_bytes
         )
@@ -50,7 +55,7 @@ class Lane:
         self._terms: dict[Node, Term | None] = {}
         """What was asked for the last time, of which gradients, and the answer."""
         self.fold: Accumulator[Any] = Accumulator(shards, self._add)
-        self._find_memory(communicator, ranges, limit, name, in_place and store.dtype == self.leaf_dtype)
+        self._find_memory(communicator, ranges, limit, name, in_place)
 
     def _find_memory(
         self, communicator: Communicator, ranges: list[tuple[int, int]], limit: int, name: str, in_place: bool
