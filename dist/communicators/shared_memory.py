@@ -55,6 +55,8 @@ _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _EVERYBODY = 0x7FFFFFFF
 SPINS_ALONE, SPINS_BESIDE = 2000, 30
 """How often to yield before sleeping: in a thread that has nothing else to do, and beside one that computes."""
+POLLS_ALONE, POLLS_CROWDED = 16_000, 600
+"""How often to look without yielding, some 16 ns each: with a core for each rank, and with fewer."""
 
 
 def supported() -> bool:
@@ -115,8 +117,9 @@ class LocalSpace:
         self._made = 0
         self._others = [i for i in range(self.size) if i != self.index]
         self.bytes = root = np.frombuffer(control, np.uint8)
-        self.place = np.array([*_PLACES, self.index, self.size])
-        """Where the areas lie in ``bytes``: sizes of a row, its head, an area, text and note; phase, lengths, sleepers."""
+        self.place = np.array([*_PLACES, self.index, self.size, _polls(self.size)])
+        """Where the areas lie in ``bytes``: sizes of a row, its head, an area, text and note; phase, lengths, sleepers. Then who this
+        rank is among how many, and how often compiled code looks whether another one has come."""
         start = self.size * _ROW
         rows = [root[start + i * STAGING_NBYTES : start + (i + 1) * STAGING_NBYTES] for i in range(self.size + 1)]
         self.staging, self.staged_result = rows[:-1], rows[-1]
@@ -298,6 +301,11 @@ class LocalSpace:
         number, part, offset = place
         raw = self.blocks[number].part(part)
         return raw[offset : offset + count * dtype.itemsize].view(dtype)
+
+
+def _polls(ranks: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return POLLS_ALONE if ranks <= cores else POLLS_CROWDED
 
 
 def lead(number: int) -> int:

@@ -18,11 +18,9 @@ from .ordered import load_first, pause, store_last
 Array = Any
 f4, u4 = np.float32, np.uint32
 MASK, HALF = 0xFFFFFFFF, 0x80000000
-POLLS = 600
-"""How often to look before the interpreter does the waiting: some ten microseconds."""
 
-# indices into ``place``: sizes and offsets in bytes, then this rank's index among how many
-ROW, HEAD, AREA, TEXT, NOTE, PHASE, LENGTHS, SLEEPERS, INDEX, SIZE = range(10)
+# indices into ``place``: sizes and offsets in bytes; this rank's index among how many; how often to look before the interpreter waits
+ROW, HEAD, AREA, TEXT, NOTE, PHASE, LENGTHS, SLEEPERS, INDEX, SIZE, POLLS = range(11)
 # indices into a rank's ``sizes``: bytes of the note, of what is constant in the data, of the data
 OF_NOTE, OF_CONSTANT, OF_DATA = range(3)
 
@@ -62,7 +60,7 @@ def _all_are_here(words, place, number):  # type: ignore[no-untyped-def]
             word, tries = (rank * place[ROW] + place[PHASE]) // 4, 0
             while ((np.int64(load_first(words, word)) - number) & MASK) >= HALF:
                 tries += 1
-                if tries > POLLS:
+                if tries > place[POLLS]:
                     return False
                 pause()
     return True
