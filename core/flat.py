@@ -296,7 +296,7 @@ def where_packed(parameters: Iterable[Parameter]) -> list[Any]:
     found: list[Any] = []
     for parameter in parameters:
         store = parameter._store
-        packed = store is not None and store.holds(parameter)
+        packed = store is not None and parameter.array is store.views[parameter._index]
         if packed or parameter.requires_grad:
             found += (id(parameter), id(store), packed)
     return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.optim.runs import in_slots
 from ..core.tensor import Tensor
 from .lane import Lane
 from .shard_state import ShardState
@@ -27,6 +28,8 @@ def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: S
             if parameter in own:
                 part = slice(*store.extent(index))
                 np.divide(lane.result[part], number, out=store.gradient[part], casting="same_kind")
+    if 0 not in state.layout.used_by_some and in_slots(parameters):
+        return
     for parameter, used in zip(parameters, state.layout.used_by_some, strict=True):
         gradient = parameter._grad
         if not used:
@@ -37,8 +40,9 @@ def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: S
 
 def commit_statistics(layers: Mapping[str, Any], state: ShardState) -> None:
     """Move running statistics once for each layer and call."""
-    for key, count, moments in state.statistics():
-        layers[key.rpartition("#")[0]].commit(count, moments[0], moments[1])
+    mean, m2 = state.moments
+    for layer, count, part in state.layout.parts:
+        layers[layer].commit(count, mean[part], m2[part])
 
 
 def unused(
@@ -46,8 +50,6 @@ def unused(
 ) -> Iterator[tuple[str, str]]:
     """(key, text) for each thing to tell about parameters without gradient."""
     some, every = state.layout.used_by_some, state.layout.used_by_all
-    if 0 not in every:
-        return
     trainable = [(names[p], a, b) for p, a, b in zip(parameters, some, every, strict=True) if p.requires_grad]
     nowhere = [name for name, used, _ in trainable if not used]
     partly = [name for name, used, always in trainable if used and not always]

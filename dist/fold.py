@@ -40,6 +40,8 @@ class Fold:
         self.buckets: list[tuple[Lane, Bucket]] = []
         self._start: Start = "background"
         self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
+        self._both: MeanAndCommit | None = None
+        """Where one bucket is all there is, and its sum takes the place of the gradients: laid out so on all ranks."""
         self.reset()
 
     def lay_out(self, stores: Sequence[FlatStore], names: Mapping[Parameter, str]) -> None:
@@ -57,7 +59,8 @@ class Fold:
         ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
         self._number([(lane.store, bucket) for lane, bucket in self.buckets], names)
-        if self._alone_in_place():
+        self._both = None
+        if len(self.buckets) == 1 and self.group.size > 1 and self.lanes[0].is_in_place:
             result = self.lanes[0].result
             self._name_of_both = f"{self.labels[0]} {result.dtype}[{result.size}] and commit of step"
             self._both = MeanAndCommit(self.ranges, self.shards)
@@ -184,8 +187,8 @@ class Fold:
 
         ``last``: state of the last owned shard with samples; ``again``: this rank's overlapped sums are void.
         """
-        if self._alone_in_place() and not self.submitted:
-            state, votes = self._mean_and_commit(last, self.group.ballot(again))
+        if self._both is not None and not self.submitted:
+            state, votes = self._mean_and_commit(self._both, last, self.group.ballot(again))
             if not votes.again:
                 self.group.agree(votes)
                 return state
@@ -201,13 +204,11 @@ class Fold:
                 return state
             again, self.submitted = False, 0
 
-    def _alone_in_place(self) -> bool:
-        """Whether one bucket is all there is, and its sum takes the place of the gradients: laid out so on all ranks."""
-        return len(self.buckets) == 1 and self.group.size > 1 and self.lanes[0].is_in_place
-
-    def _mean_and_commit(self, last: ShardState | None, votes: Votes) -> tuple[ShardState | None, Votes]:
+    def _mean_and_commit(
+        self, both: MeanAndCommit, last: ShardState | None, votes: Votes
+    ) -> tuple[ShardState | None, Votes]:
         """The only bucket's mean and the commit, in one operation."""
-        (lane, bucket), both = self.buckets[0], self._both
+        lane, bucket = self.buckets[0]
         states = self._own_states(last)
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
 

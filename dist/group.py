@@ -31,7 +31,7 @@ from .leftovers import sweep
 from .lifeline import die_with_parent
 from .meeting import Meeting
 from .reduction.tree import owned_range
-from .shard_state import ShardState, Votes, encode
+from .shard_state import NO_VOTES, ShardState, Votes, encode
 
 
 @dataclass(eq=False)
@@ -147,6 +147,8 @@ class Group:
     def ballot(self, again: bool = False) -> Votes:
         """What this rank votes for at the end of a step."""
         votes = self.votes if self.elastic is None else self.votes | self.elastic.votes()
+        if not (again or votes or self.notes or self.stop_heard):
+            return NO_VOTES
         return Votes(self.stop_heard, again, frozenset(votes), tuple(self.notes))
 
     def agree(self, joined: Votes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,10 +35,12 @@ Loss = float | Later
 
 
 def loss_of(array: Any, check: Callable[[float], None]) -> Loss:
-    """The sum of the elements of ``array``; at once, and looked at by ``check``, where it lies on the host."""
+    """The sum of the elements of ``array``; where it lies on the host at once, and ``check`` sees it if it is not finite."""
     if type(array) is not np.ndarray and device_kind(array) != "cpu":
         return Later(array.sum())
-    check(loss := float(array.item() if array.size == 1 else array.sum()))
+    loss = float(array.item() if array.size == 1 else array.sum())
+    if not math.isfinite(loss):
+        check(loss)
     return loss
 
 

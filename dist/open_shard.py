@@ -76,8 +76,9 @@ class Layouts:
 
 def _on_host(records: Sequence[Entry]) -> np.ndarray:
     """All means and all M2, one row each, in float64 on the host; those of a GPU in one transfer."""
-    arrays = [entry.mean for entry in records] + [entry.m2 for entry in records]
-    if all(type(array) is np.ndarray for array in arrays):
+    arrays = [entry.mean for entry in records]
+    arrays += [entry.m2 for entry in records]
+    if set(map(type, arrays)) == {np.ndarray}:
         flat = np.concatenate(arrays, dtype=np.float64)
     else:
         flat = to_host(array_module(*arrays).concatenate([array.reshape(-1) for array in arrays])).astype(np.float64)

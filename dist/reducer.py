@@ -139,7 +139,7 @@ class Reducer(Arrangement):
         _backward.reducers = getattr(_backward, "reducers", 0) + 1
         now.remaining = None
         now.takes = self.spread is not None and self._is_before_last() and not self.together
-        if self._may_overlap():
+        if self.overlap and self._may_overlap():
             now.remaining = [0] * len(self.fold.labels)
             for leaf in leaves:
                 now.remaining[self.fold.bucket_of[leaf]] += 1
@@ -229,7 +229,7 @@ class Reducer(Arrangement):
         if is_void():
             return False
         self._open = True
-        self._cycle_counts = self._all_have_samples()
+        self._cycle_counts = not self.with_shards or self._all_have_samples()
         self._unit = self._unit_of_weight()
         self.fold.carry(self.parameters)
         return True
@@ -265,14 +265,12 @@ class Reducer(Arrangement):
     # -- leaves and buckets -----------------------------------------------------------------------------------------
 
     def _all_have_samples(self) -> bool:
-        """Whether every rank has a backward pass of its own in this step; the same answer on all ranks."""
-        if not self.with_shards:
-            return True
+        """Whether every rank has a backward pass of its own in this step with shards; the same answer on all ranks."""
         sizes = self._sizes or ()
         return all(any(sizes[lo:hi]) for lo, hi in self.ranges)
 
     def _may_overlap(self) -> bool:
-        if self.trivial or self.group.size == 1 or not self.overlap or self.paused or self._again:
+        if self.trivial or self.group.size == 1 or self.paused or self._again:
             return False
         if not self._foreseeable or self.together or not self.now.weight:
             return False
@@ -373,8 +371,9 @@ class Reducer(Arrangement):
             commit_statistics(self._layers, state)
             self.step_loss.set(state.loss / weight)
             self._weight_before = _nearly_whole(weight * self._unit / self.shards)
-            for key, text in unused(self.parameters, self.names, state):
-                self._warn_once(key, text)
+            if 0 in state.layout.used_by_all:
+                for key, text in unused(self.parameters, self.names, state):
+                    self._warn_once(key, text)
         else:
             for parameter in self.parameters:
                 parameter._grad = None

@@ -10,6 +10,7 @@ from step to step (names, sizes, which parameters are used) is one of them.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,10 +39,15 @@ class Layout:
     """How many channels each of them has."""
     channels: int = field(init=False, compare=False, repr=False)
     """Of all of them."""
+    parts: tuple[tuple[str, float, slice], ...] = field(init=False, compare=False, repr=False)
+    """Of each of them the layer, the count, and its channels among all."""
     _hash: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", sum(self.sizes))
+        ends = list(itertools.accumulate(self.sizes, initial=0))
+        parts = zip(self.keys, self.counts, itertools.pairwise(ends), strict=True)
+        object.__setattr__(self, "channels", ends[-1])
+        object.__setattr__(self, "parts", tuple((key.rpartition("#")[0], n, slice(*part)) for key, n, part in parts))
         content = (self.used_by_some, self.used_by_all, self.keys, self.counts, self.sizes)
         object.__setattr__(self, "_hash", hash(content))
 
@@ -62,11 +68,8 @@ class ShardState:
 
     def statistics(self) -> Iterator[tuple[str, float, np.ndarray]]:
         """(key, count, (2, channels): mean and M2) of each layer and call."""
-        end = 0
-        layout = self.layout
-        for key, count, size in zip(layout.keys, layout.counts, layout.sizes, strict=True):
-            start, end = end, end + size
-            yield key, count, self.moments[:, start:end]
+        for key, (_, count, part) in zip(self.layout.keys, self.layout.parts, strict=True):
+            yield key, count, self.moments[:, part]
 
 
 @dataclass(slots=True)
@@ -81,6 +84,10 @@ class Votes:
     """What ``phalanx.vote`` was called for on any rank since the last step."""
     notes: tuple[str, ...] = ()
     """What ranks tell all others with the step, in their order: what must not be lost with a rank."""
+
+
+NO_VOTES = Votes()
+"""Nothing is voted for, the same object wherever that is so: not to be changed."""
 
 
 def merge(left: ShardState, right: ShardState) -> ShardState:

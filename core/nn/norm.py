@@ -132,14 +132,15 @@ class _BatchNorm(Module):
         ``n`` values a channel with ``mean`` and squared deviations ``m2``; the running variance takes m2 / (n - 1). With
         ``momentum=None`` every batch counts alike. DataParallel calls this once per call and step, on all ranks alike.
         """
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        mean_now, variance, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean_now is None or variance is None or batches is None:
             return
-        batches, running = self.num_batches_tracked.array, self.running_mean.array
-        share = self.momentum if self.momentum is not None else 1.0 / (float(batches) + 1.0)
-        xp = array_module(running)
-        kernel("move_running", device_kind(running))(
-            running, self.running_var.array, batches, xp.asarray(mean), xp.asarray(m2), share, float(max(n - 1, 1))
-        )
+        running, count, device = mean_now.array, batches.array, device_kind(mean_now.array)
+        if device != "cpu":
+            xp = array_module(running)
+            mean, m2 = xp.asarray(mean), xp.asarray(m2)
+        share = self.momentum if self.momentum is not None else 1.0 / (float(count) + 1.0)
+        kernel("move_running", device)(running, variance.array, count, mean, m2, share, float(max(n - 1, 1)))
 
     def extra_repr(self) -> str:
         """Options."""

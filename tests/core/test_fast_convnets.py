@@ -16,6 +16,7 @@ from phalanx.core.kernels.cpu import (
     batch_norm,
     compiled,
     loops_elementwise,
+    loops_running,
     onednn_conv,
     pool_halves,
     side_by_side,
@@ -177,6 +178,21 @@ def test_other_dtypes_are_the_references(dtype: Any) -> None:
     assert same(everything(work), everything(work, reference_norm))
     assert same([*pool_halves.relu_pool(work.x)], [*reference_fused.relu_pool(work.x)])
     assert same([*pool_halves.max_pool_forward(work.x, HALVES)], [*reference_pool.max_pool_forward(work.x, HALVES)])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("running", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("share", [0.1, 1.0, 1 / 3])
+def test_running_statistics_move_as_in_the_reference(running: Any, kind: Any, share: float) -> None:
+    random = np.random.default_rng(0)
+    for channels in (1, 19, 64):
+        before = [random.normal(size=channels).astype(running), random.random(channels).astype(running), np.array(3)]
+        seen, deviations = random.normal(size=channels).astype(kind), (random.random(channels) * 1e3).astype(kind)
+        seen[-1], deviations[0] = np.inf, np.nan
+        moved, expected = ([each.copy() for each in before] for _ in range(2))
+        loops_running.move_running(*moved, seen, deviations, share, 6271.0)
+        reference_norm.move_running(*expected, seen, deviations, share, 6271.0)
+        assert same(moved, expected) and moved[2] == 4
 
 
 def test_nothing_to_do() -> None:

@@ -21,6 +21,7 @@ MODULES: tuple[str, ...] = (
     ".loops_products",
     ".loops_random",
     ".loops_rows",
+    ".loops_running",
     ".recurrent",
 )
 """Modules of this package with compiled loops; each lists its kernels in ``KERNELS``."""
