@@ -81,7 +81,7 @@ class Given:
     ran: Ran | None
     gradient: Any
     """(name, what it is) of the output's gradient, see ``recorder._next``; a list with None holes for an op with several."""
-    needs: list[bool]
+    needs: tuple[bool, ...]
     targets: list[Any]
     """For each input None, ("node", name, what it is then, what it was, shape), ("lowered", tensor, whether nothing else comes for it,
     and the same four) or ("leaf", tensor, contributions before, and to come)."""

@@ -308,7 +308,7 @@ class Recorder:
                     remaining[edge] -= 1
                     targets.append(("leaf", edge, contributed.get(edge, 0), remaining[edge]))
                     contributed[edge] = contributed.get(edge, 0) + (gave is not None)
-            needs = [edge is not None for edge in node.edges]
+            needs = tuple([edge is not None for edge in node.edges])
             steps.append(Given(self._nodes[node], gradient, needs, targets, list(found)))
         return steps
 

@@ -14,6 +14,7 @@ from phalanx import nn, optim
 from phalanx.core.capture import program
 from phalanx.core.capture import step as capture_step
 from phalanx.core.errors import DTypeError, RangeError
+from phalanx.core.kernels import table as kernels
 
 F = nn.functional
 pytestmark = pytest.mark.filterwarnings("ignore:capture. the step stays eager")
@@ -124,6 +125,26 @@ def test_two_hundred_steps_to_the_bit(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_with_fast_kernels(name, fast_kernels):
     compare(MODELS[name], 20)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_replay_asks_for_the_steps_own_kernels(name, monkeypatch):
+    asked = []
+    for each, work in kernels.table().items():
+        monkeypatch.setitem(kernels.table(), each, lambda *a, _n=each, _f=work, **k: (asked.append(_n), _f(*a, **k))[1])
+    build, shape = MODELS[name]
+    model = build()
+    plain = plain_step(model, optim.Adam(model.parameters(), lr=0.01))
+    step = phalanx.capture(plain)
+    given = list(batches(shape, 4))
+    for x, y in given[:3]:
+        step(x, y)
+    asked.clear()
+    step(*given[3])
+    replayed = list(asked)
+    asked.clear()
+    plain(*given[3])
+    assert replayed == asked and asked and step.replays == 2
 
 
 def test_a_wrong_program_would_be_seen(monkeypatch):
