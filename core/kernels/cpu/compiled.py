@@ -66,6 +66,8 @@ _forked = False
 # LLVM takes only half of AVX-512's width by default on Intel's processors; with all of it exp is 1.5 times as fast
 if numba.config.CPU_FEATURES is None and binding.get_host_cpu_features().get("avx512f"):
     numba.config.CPU_FEATURES = codegen.get_host_cpu_features() + ",-prefer-256-bit"
+WIDE = "+avx512f" in (numba.config.CPU_FEATURES or "")
+"""Whether loops may count on the registers of AVX-512."""
 
 # loops over many arrays need more checks for overlap than LLVM makes by default; without them they are not vectorised
 binding.set_option("phalanx", "--runtime-memory-check-threshold=128")

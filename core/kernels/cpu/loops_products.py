@@ -14,7 +14,7 @@ import numpy as np
 
 from ...op import Array
 from .. import reference_linear
-from . import onednn_matmul, threads
+from . import loops_tiles, onednn_matmul, threads
 from .compiled import loop, prange
 from .dense import PLAIN
 from .loops_elementwise import KERNELS as ELEMENTWISE
@@ -193,8 +193,9 @@ def _of_few_rows(x: Array, weight: Array, bias: Array | None, relu: bool) -> Arr
     if not (_plain(x) and _plain(weight) and _plain(bias)):
         return None
     y = np.empty((*shape[:-1], outputs), FLOAT32)
-    flat = (x, y) if x.ndim == 2 else (_rows(x), _rows(y))
-    _few_rows(0, *places(), threads.threads(), flat[0], weight, bias, relu, flat[1])
+    rows, results = (x, y) if x.ndim == 2 else (_rows(x), _rows(y))
+    if not loops_tiles.forward(rows, weight, bias, relu, results):
+        _few_rows(0, *places(), threads.threads(), rows, weight, bias, relu, results)
     return y
 
 
@@ -244,7 +245,7 @@ def _both(
     gradient: Array, x: Array, y: Array | None, out: Array | None, bias_out: Array | None
 ) -> tuple[Array, Array] | None:
     """Both gradients at once by one thread, of what relu made ``y`` of if that is given; None where somebody else should make one."""
-    if gradient.ndim != 2 or x.ndim != 2 or len(gradient) >= LONG or threads.threads() != 1:
+    if gradient.ndim != 2 or x.ndim != 2 or len(gradient) >= LONG:
         return None
     height, width = gradient.shape[1], x.shape[1]
     if gradient.size * width < SMALLEST or len(x) != len(gradient) or not (_plain(gradient) and _plain(x)):
@@ -255,12 +256,16 @@ def _both(
     db = np.empty(height, FLOAT32) if bias_out is None else bias_out
     if not (_plain(dw) and _plain(db)):
         return None
+    if y is not None and not (y.shape == gradient.shape and _plain(y)):
+        return None
+    if loops_tiles.gradients(gradient, y, x, dw, db):
+        return dw, db
+    if threads.threads() != 1:
+        return None
     if y is None:
         _weight_and_bias(0, *places(), 1, gradient, x, dw, db)
-    elif y.shape == gradient.shape and _plain(y):
-        _behind_relu(0, *places(), 1, gradient, y, x, dw, db)
     else:
-        return None
+        _behind_relu(0, *places(), 1, gradient, y, x, dw, db)
     return dw, db
 
 
