@@ -291,14 +291,18 @@ def all_packed(parameters: Iterable[Parameter]) -> bool:
     return True
 
 
-def where_packed(parameters: Iterable[Parameter]) -> list[Any]:
-    """Which of the parameters are trainable or packed, and where: changes when one is frozen, replaced or moved."""
-    found: list[Any] = []
+def where_packed(parameters: Iterable[Parameter]) -> list[int | None]:
+    """For each parameter the store that it lies in, 0 if it is trainable and lies in none, else None.
+
+    Changes when one is unfrozen or moved.
+    """
+    found: list[int | None] = []
     for parameter in parameters:
         store = parameter._store
-        packed = store is not None and parameter.array is store.views[parameter._index]
-        if packed or parameter.requires_grad:
-            found += (id(parameter), id(store), packed)
+        if store is not None and parameter.array is store.views[parameter._index]:
+            found.append(id(store))
+        else:
+            found.append(0 if parameter.requires_grad else None)
     return found
 
 

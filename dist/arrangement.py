@@ -41,8 +41,8 @@ class Arrangement:
         self._bind()
         self.names: dict[Parameter, str] = {}
         self.end = StepEnd(group, module)
-        self._members: tuple[object, list[Any]] = (None, [])
-        """All parameters of the module, and for which structure of modules that is so."""
+        self._members: tuple[object, list[Any], tuple[int, ...]] = (None, [], ())
+        """All parameters of the module and their identities, and for which structure of modules that is so."""
         if group.elastic is not None:
             group.elastic.reducers.append(weakref.ref(self))
 
@@ -82,11 +82,14 @@ class Arrangement:
         self.group.meeting.expected |= name_layers(self.module)
         self._layout = self._layout_now()
 
-    def _layout_now(self) -> tuple[int, ...]:
-        """Changes with any structural change: parameters replaced, added, frozen, moved to another dtype."""
-        if self._members[0] is not structure.stamp:
-            self._members = structure.stamp, list(self.module.parameters())
-        return (0 if self.zero is None else self.zero.version, *where_packed(self._members[1]))
+    def _layout_now(self) -> tuple[Any, ...]:
+        """Changes with any structural change: parameters replaced, added, unfrozen, moved to another dtype."""
+        stamp, members, identities = self._members
+        if stamp is not structure.stamp:
+            members = list(self.module.parameters())
+            identities = tuple(map(id, members))
+            self._members = structure.stamp, members, identities
+        return 0 if self.zero is None else self.zero.version, identities, where_packed(members)
 
     def follow_structure(self) -> None:
         """Plan anew if parameters were replaced, added, frozen or moved since, or if the ranks are others."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.optim.runs import in_slots
 from ..core.tensor import Tensor
 from .lane import Lane
 from .shard_state import ShardState
@@ -28,8 +27,6 @@ def write_means(lanes: Sequence[Lane], parameters: Sequence[Parameter], state: S
             if parameter in own:
                 part = slice(*store.extent(index))
                 np.divide(lane.result[part], number, out=store.gradient[part], casting="same_kind")
-    if 0 not in state.layout.used_by_some and in_slots(parameters):
-        return
     for parameter, used in zip(parameters, state.layout.used_by_some, strict=True):
         gradient = parameter._grad
         if not used:

@@ -35,6 +35,8 @@ class OpenShard:
     """For each bucket how many gradients the running backward pass still owes; None without overlap."""
     takes: bool = False
     """ZeRO-2: a shard before the last owned one; what is final in its last pass is folded and freed."""
+    weighted: bool = False
+    """Whether the backward pass that runs has another weight than 1."""
 
     def state(self, layouts: Layouts, used: bytes) -> ShardState | None:
         """Its leaf but for the gradients; ``used``: 1 for each parameter that has one, else 0. None: nothing was computed."""

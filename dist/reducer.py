@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..core.data.step import Step
 
 _backward = threading.local()
-"""How many reducers take part in the backward pass that runs: only a single one may overlap (equal order on all ranks)."""
+"""How many reducers that may overlap take part in the backward pass that runs: only a single one does (equal order on all ranks)."""
 
 
 class Reducer(Arrangement):
@@ -72,7 +72,7 @@ class Reducer(Arrangement):
         self.fold.reset()
         self._pending: int | None = None
         """The last owned shard with samples, once it is closed: folded when the step ends."""
-        self.now = OpenShard(self.now.number, 0)
+        self.now = OpenShard(self.now.number, weighted=self.now.weighted)
 
     # -- what the loader says ---------------------------------------------------------------------------------------
 
@@ -135,14 +135,20 @@ class Reducer(Arrangement):
         now.passes += 1
         now.weight += weight
         now.losses.append(loss)
-        set_pass_weight(weight)
-        _backward.reducers = getattr(_backward, "reducers", 0) + 1
-        now.remaining = None
+        if weight != 1.0:
+            now.weighted = True
+            set_pass_weight(weight)
         now.takes = self.spread is not None and self._is_before_last() and not self.together
-        if self.overlap and self._may_overlap():
-            now.remaining = [0] * len(self.fold.labels)
-            for leaf in leaves:
-                now.remaining[self.fold.bucket_of[leaf]] += 1
+        if self.overlap:
+            _backward.reducers = getattr(_backward, "reducers", 0) + 1
+            now.remaining = self._still_owed(leaves) if self._may_overlap() else None
+
+    def _still_owed(self, leaves: Sequence[Any]) -> list[int]:
+        """For each bucket how many of ``leaves`` are in it."""
+        owed = [0] * len(self.fold.labels)
+        for leaf in leaves:
+            owed[self.fold.bucket_of[leaf]] += 1
+        return owed
 
     def gradient_final(self, leaf: Any) -> None:
         now = self.now
@@ -167,8 +173,11 @@ class Reducer(Arrangement):
         return self.fold.bucket_of[leaf] if self.overlap and self.group.size > 1 else None
 
     def backward_ends(self) -> None:
-        _backward.reducers = getattr(_backward, "reducers", 1) - 1
-        set_pass_weight(1.0)
+        if self.overlap:
+            _backward.reducers = max(0, getattr(_backward, "reducers", 0) - 1)  # a void pass was not counted
+        if self.now.weighted:
+            self.now.weighted = False
+            set_pass_weight(1.0)
 
     def check_readable(self, parameter: Any) -> None:
         """Reading never communicates; before the sum over shards and ranks there is nothing right to read."""

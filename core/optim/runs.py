@@ -84,7 +84,7 @@ class Plan:
         if not all(map(is_, parameters, self.parameters)) or not all(map(is_, map(_array, parameters), self.arrays)):
             return False
         done = steps.get(parameters[0])
-        if done is None or len(set(map(steps.get, parameters))) != 1 or not in_slots(parameters):
+        if done is None or len(set(map(steps.get, parameters))) != 1 or not _in_slots(parameters):
             return False
         for each in self.passes:
             if not each.stands(optimizer):
@@ -100,7 +100,7 @@ def plan(optimizer: Optimizer, parameters: list[Parameter], done: Sequence[tuple
     """A plan of the step that has just made these passes; None where the next one must look at each parameter again."""
     if optimizer.grain != "element" or optimizer.number_names or sum(len(run) for _, run in done) != len(parameters):
         return None
-    if len({run.steps for _, run in done}) != 1 or not in_slots(parameters):
+    if len({run.steps for _, run in done}) != 1 or not _in_slots(parameters):
         return None
     passes = []
     for group, run in done:
@@ -124,7 +124,7 @@ def _sizes(optimizer: Optimizer) -> list[int]:
     return [len(group["params"]) for group in optimizer.param_groups]
 
 
-def in_slots(parameters: Sequence[Parameter]) -> bool:
+def _in_slots(parameters: list[Parameter]) -> bool:
     """Whether all have gradients, in their slots."""
     try:
         return all(map(is_, map(_array, map(_grad, parameters)), map(_slot, parameters)))

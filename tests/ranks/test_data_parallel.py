@@ -11,6 +11,7 @@ import phalanx
 from phalanx import nn, optim
 from phalanx.core.errors import GraphError, NonFiniteError
 from phalanx.core.hashing import hash_array
+from phalanx.core.void import set_void
 from phalanx.data import DataLoader, TensorDataset
 from phalanx.dist.communicators.threads import run_threads
 from phalanx.dist.errors import MismatchError
@@ -135,6 +136,18 @@ def test_overlap_happens_and_changes_nothing():
     wrong = on_ranks(2, 8, surprising)
     assert wrong[0][0] == on_ranks(1, 8, surprising)[0][0]
     assert wrong[0][1] > 0
+
+
+def test_overlap_goes_on_after_void_steps():
+    def main():
+        lost = phalanx.DataParallel(net(), overlap=True)
+        set_void(True)
+        for _ in range(2):
+            lost(phalanx.randn(3, FEATURES)).sum().backward()
+        set_void(False)
+        return classify()[1]
+
+    assert min(on_ranks(2, 8, main)) > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

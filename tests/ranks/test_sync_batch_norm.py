@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 import phalanx
 from phalanx import nn, optim
-from phalanx.core import rng
+from phalanx.core import collective, rng
 from phalanx.core.errors import GraphError
 from phalanx.data import DataLoader, TensorDataset
 from phalanx.dist.communicators.threads import run_threads
@@ -137,6 +138,37 @@ def test_unequal_weights_of_losses() -> None:
     for shards, size in ((4, 1), (4, 3), (10, 2)):
         for ours, expected in zip(on_ranks(size, shards, gradients)[0], whole, strict=True):
             np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-6)
+
+
+def test_the_weight_of_a_pass_ends_with_it() -> None:
+    """Also where a hook cleared all gradients within it, or it failed."""
+
+    def main() -> Any:
+        model = phalanx.DataParallel(nn.Linear(2, 1))
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        seen: list[float] = []
+
+        def look(_: Any, how: str) -> None:
+            seen.append(collective.pass_weight())
+            if how == "clears":
+                optimizer.zero_grad()
+            elif how == "fails":
+                raise RuntimeError("on purpose")
+
+        for weight, how in ((4.0, "goes on"), (2.0, "goes on"), (4.0, "goes on"), (2.0, "clears"), (2.0, "fails")):
+            x = phalanx.ones(3, 2, requires_grad=True)
+            loss = model(x).sum()
+            x.register_hook(lambda gradient, how=how: look(gradient, how))
+            loss.weight = weight
+            with contextlib.suppress(RuntimeError):
+                loss.backward()
+            seen.append(collective.pass_weight())
+            model.synchronize()
+        return seen
+
+    # in units of what a step brought before
+    for seen in on_ranks(2, None, main):
+        assert seen == [4.0, 1.0, 0.5, 1.0, 2.0, 1.0, 0.5, 1.0, 0.5, 1.0]
 
 
 def test_fast_mode() -> None:
