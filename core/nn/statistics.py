@@ -8,8 +8,6 @@ and ``layer.commit(n, mean, M2)`` moves the running statistics once per call and
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from ..live import live
@@ -33,9 +31,13 @@ class Entry(NamedTuple):
     m2: Array
 
 
+_NOWHERE: list[Entry] = []
+"""The entries of forwards that leave nothing: nobody adds to it."""
+
+
 class _Sink(threading.local):
     entries: list[Entry] | None = None
-    silent: bool = False
+    """None: to the layers at once."""
 
 
 _sink = of_rank(_Sink())
@@ -44,24 +46,24 @@ _sink = of_rank(_Sink())
 @live
 def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
     """Hand over the statistics of one forward: to the sink where there is one, else to the layer at once."""
-    if n == 0 or _sink.silent:
-        return
     entries = _sink.entries
+    if n == 0 or entries is _NOWHERE:
+        return
     if entries is None:
         layer.commit(n, mean, m2)
         return
-    call_number = sum(1 for entry in entries if entry.layer is layer)
+    call_number = sum([entry.layer is layer for entry in entries])
     entries.append(Entry(layer, call_number, n, mean, m2))
 
 
 def collecting() -> bool:
     """Whether this thread's forwards are part of a larger batch, whose statistics are merged elsewhere."""
-    return _sink.silent or _sink.entries is not None
+    return _sink.entries is not None
 
 
 def silenced() -> bool:
     """Whether this thread's forwards leave nothing now: recomputation, and forwards outside of a shard."""
-    return _sink.silent
+    return _sink.entries is _NOWHERE
 
 
 class collect:  # not of a generator, which would cost 10 us in each forward
@@ -73,20 +75,13 @@ class collect:  # not of a generator, which would cost 10 us in each forward
         self._entries = entries
 
     def __enter__(self) -> list[Entry]:
-        self._before = _sink.entries, _sink.silent
-        _sink.entries, _sink.silent = self._entries, False
+        self._before, _sink.entries = _sink.entries, self._entries
         return self._entries
 
     def __exit__(self, *error: object) -> None:
-        _sink.entries, _sink.silent = self._before
+        _sink.entries = self._before
 
 
-@contextmanager
-def discard() -> Iterator[None]:
+def discard() -> collect:
     """Within this block (on this thread) forwards leave nothing: recomputation, and forwards outside of a shard."""
-    before = _sink.silent
-    _sink.silent = True
-    try:
-        yield
-    finally:
-        _sink.silent = before
+    return collect(_NOWHERE)
