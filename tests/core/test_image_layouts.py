@@ -9,12 +9,12 @@ import pytest
 
 import phalanx
 from phalanx.core.kernels import reference_conv, table
-from phalanx.core.kernels.cpu import channels_last, onednn_conv
+from phalanx.core.kernels.cpu import channels_last, loops_layout, onednn_conv
 from tests.core.onednn_cases import needs_onednn
 
 nn = phalanx.nn
 pytestmark = needs_onednn
-SHAPES = [(3, 16, 5, 7), (2, 8, 9), (2, 8, 3, 4, 5), (1, 1, 6, 6), (4, 9, 1, 1)]
+SHAPES = [(3, 16, 5, 7), (2, 8, 9), (2, 8, 3, 4, 5), (1, 1, 6, 6), (4, 9, 1, 1), (3, 33, 7, 7), (2, 16, 2, 9, 2)]
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "channels first": lambda x: x,
     "channels last": lambda x: channels_last.to_first(np.ascontiguousarray(channels_last.to_last(x))),
@@ -42,6 +42,33 @@ def test_images_are_put_wherever_they_lie(shape: tuple[int, ...], into: str, lie
     assert channels_last.is_last(arranged)
     assert onednn_conv.put_images(images, out) is out
     assert np.array_equal(out, given)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 16, 16), (2, 17, 33), (2, 40, 16), (2, 31, 100), (1, 100, 31), (2, 5, 3), (0, 16, 16)]
+)
+def test_matrices_are_turned_over(shape: tuple[int, ...]) -> None:
+    """Blocks, and what blocks leave over on either side."""
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    out = np.full((shape[0], shape[2], shape[1]), np.nan, np.float32)
+    loops_layout.turn(x.size, x, out)
+    assert np.array_equal(out, x.transpose(0, 2, 1))
+
+
+def test_who_copies_depends_on_the_shape(monkeypatch: pytest.MonkeyPatch, fast: None) -> None:
+    """The compiled loop where blocks leave little over and numba is there, else oneDNN: the same images."""
+    turned: list[int] = []
+
+    def counted(size: int, x: np.ndarray, out: np.ndarray) -> None:
+        turned.append(size)
+        loops_layout.turn(size, x, out)
+
+    for loop in (counted, None):
+        monkeypatch.setattr(channels_last, "_turn", lambda loop=loop: loop)
+        for shape in ((3, 16, 4, 4), (3, 16, 5, 5), (3, 15, 4, 4), (3, 64, 7, 7)):
+            x = np.random.default_rng(3).standard_normal(shape, np.float32)
+            assert np.array_equal(onednn_conv.arrange_images(x), x)
+    assert turned == [3 * 16 * 16, 3 * 64 * 49]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])

@@ -6,6 +6,9 @@ Elementwise NumPy code keeps the layout of its inputs.
 
 from __future__ import annotations
 
+import importlib
+import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from ...op import Array
 from .onednn import Pool, Primitive, dense, layout, reorder
 
 FLOAT32 = np.dtype(np.float32)
+BLOCK = 16
+"""Channels and places that the compiled loop turns over at once."""
 
 
 def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -52,8 +57,28 @@ class _Copy:
 _copies = Pool(_Copy)
 
 
+@lru_cache(1)
+def _turn() -> Any:
+    """The compiled loop; None without numba."""
+    try:
+        return importlib.import_module(".loops_layout", __package__).turn
+    except ImportError:
+        return None
+
+
+def _in_blocks(size: int) -> bool:
+    """Whether few of ``size`` channels or places are left over by blocks: for those the loop is slower than oneDNN."""
+    return size >= BLOCK and size % BLOCK * 8 <= size
+
+
 def _copied(source: Array, target: Array, shape: tuple[int, ...], back: bool) -> bool:
     """Copies a C-contiguous ``source`` into ``target``, one of which has channels last; False if nothing was done."""
+    rows, columns = shape[1], math.prod(shape[2:])
+    if _in_blocks(rows) and _in_blocks(columns) and (turn := _turn()) is not None:
+        if back:
+            rows, columns = columns, rows
+        turn(source.size, source.reshape(shape[0], rows, columns), target.reshape(shape[0], columns, rows))
+        return True
     unit = _copies.take((shape, back))
     if unit is None:
         return False

@@ -13,6 +13,7 @@ MODULES: tuple[str, ...] = (
     ".loops_bce",
     ".loops_elementwise",
     ".loops_embedding",
+    ".loops_layout",
     ".loops_meeting",
     ".loops_norm",
     ".loops_optim",
