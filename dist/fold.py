@@ -209,7 +209,7 @@ class Fold:
     ) -> tuple[ShardState | None, Votes]:
         """The only bucket's mean and the commit, in one operation."""
         lane, bucket = self.buckets[0]
-        states = self._own_states(last)
+        states = [last] if self.stop - self.first == 1 else self._own_states(last)
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
 
         def program(messages: Messages) -> tuple[ShardState | None, Votes]:
@@ -221,8 +221,6 @@ class Fold:
 
     def _own_states(self, last: ShardState | None) -> list[ShardState | None]:
         """Of each whole subtree of this rank's shards what it brings."""
-        if self.stop - self.first == 1:
-            return [last]
         return own_states(self.group.rank, self._states_of_all(last), self.ranges, self.shards)
 
     def _states_of_all(self, last: ShardState | None) -> dict[Node, ShardState | None]:

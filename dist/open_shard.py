@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.backend import array_module, to_host
 from ..core.nn.statistics import Entry
+from ..core.op import Array
 from .losses import Later, Loss
 from .shard_state import NO_MOMENTS, Layout, ShardState
 
@@ -38,20 +39,27 @@ class OpenShard:
     weighted: bool = False
     """Whether the backward pass that runs has another weight than 1."""
 
-    def state(self, layouts: Layouts, used: bytes) -> ShardState | None:
-        """Its leaf but for the gradients; ``used``: 1 for each parameter that has one, else 0. None: nothing was computed."""
-        if not self.weight:
-            return None
-        records, losses = self.records, self.losses
-        loss = float(losses[0]) if len(losses) == 1 else sum(map(float, losses), 0.0)
-        moments = _on_host(records) if records else NO_MOMENTS
-        return ShardState(self.weight, loss * self.weight, layouts.of(records, used), moments)
+    def state(self, layouts: Layouts, used: bytes, check_finite: Callable[[float], None]) -> ShardState | None:
+        """Its leaf but for the gradients. None: nothing was computed.
 
-    def check(self, check_finite: Callable[[float], None]) -> None:
-        """Look at the losses that a GPU was still computing when backward began."""
-        for loss in self.losses:
+        Args:
+            used: 1 for each parameter that has one, else 0.
+            check_finite: sees the losses that a GPU was still computing when backward began.
+        """
+        losses = self.losses
+        for loss in losses:
             if isinstance(loss, Later):
                 check_finite(float(loss))
+        if not self.weight:
+            return None
+        total = float(losses[0]) if len(losses) == 1 else sum(map(float, losses), 0.0)
+        about, means, deviations = [], [], []
+        for layer, call, n, mean, m2 in self.records:
+            about.append((layer, call, n, mean.size))
+            means.append(mean)
+            deviations.append(m2)
+        moments = _on_host(means + deviations) if means else NO_MOMENTS
+        return ShardState(self.weight, total * self.weight, layouts.of(about, used), moments)
 
 
 class Layouts:
@@ -66,20 +74,18 @@ class Layouts:
         self._asked: tuple[Any, ...] = ()
         self._answer = Layout(b"", b"")
 
-    def of(self, records: Sequence[Entry], used: bytes) -> Layout:
-        """For what batch norms saw, and 1 for each parameter that was used, else 0."""
-        asked = (used, [(layer, call, n, mean.size) for layer, call, n, mean, _ in records])
+    def of(self, about: Sequence[tuple[Module, int, int, int]], used: bytes) -> Layout:
+        """For what batch norms saw (layer, call, count, channels), and 1 for each parameter that was used, else 0."""
+        asked = (used, about)
         if asked != self._asked:
-            keys = tuple(f"{self._names[layer]}#{call}" for layer, call, _, _ in asked[1])
-            counts, sizes = tuple(float(n) for _, _, n, _ in asked[1]), tuple(size for *_, size in asked[1])
+            keys = tuple(f"{self._names[layer]}#{call}" for layer, call, _, _ in about)
+            counts, sizes = tuple(float(n) for _, _, n, _ in about), tuple(size for *_, size in about)
             self._asked, self._answer = asked, Layout(used, used, keys, counts, sizes)
         return self._answer
 
 
-def _on_host(records: Sequence[Entry]) -> np.ndarray:
-    """All means and all M2, one row each, in float64 on the host; those of a GPU in one transfer."""
-    arrays = [entry.mean for entry in records]
-    arrays += [entry.m2 for entry in records]
+def _on_host(arrays: Sequence[Array]) -> np.ndarray:
+    """All means and behind them all M2, one row each, in float64 on the host; those of a GPU in one transfer."""
     if set(map(type, arrays)) == {np.ndarray}:
         flat = np.concatenate(arrays, dtype=np.float64)
     else:

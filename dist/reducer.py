@@ -126,7 +126,7 @@ class Reducer(Arrangement):
             )
         if not self._open and not self._begin_cycle():
             return
-        if self.forgets():
+        if self.with_shards and self.forgets():
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True
@@ -292,8 +292,7 @@ class Reducer(Arrangement):
         return self.with_shards and self.now.number != self._last_with_samples()
 
     def _shard_state(self) -> ShardState | None:
-        self.now.check(self.check_finite)
-        return self.now.state(self._layouts, self.fold.used(self.parameters))
+        return self.now.state(self._layouts, self.fold.used(self.parameters), self.check_finite)
 
     # -- the end of a cycle -------------------------------------------------------------------------------------------
 
