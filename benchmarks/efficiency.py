@@ -1,6 +1,6 @@
 """Data-parallel efficiency of 2 ranks on one machine, beside PyTorch's DistributedDataParallel over gloo in the same run.
 
-    python benchmarks/efficiency.py [--workloads cnn gpt mlp25m] [--rounds 7] [--backend zmq mpi] [--shards 2] [--kernels fast]
+    python benchmarks/efficiency.py [--workloads cnn gpt mlp25m] [--rounds 7] [--backend zmq mpi] [--shards 2] [--kernels reference]
 
 Efficiency = throughput with the reduction of gradients over throughput of the same two processes without it (the plain
 module and its optimizer, at the same time on both ranks). Each library has one pair of processes that holds both models;
@@ -308,7 +308,7 @@ def parse() -> argparse.Namespace:
         metavar="V",
         help="the exact mode with V shards beside the fast mode",
     )
-    add("--kernels", choices=("reference", "fast"), default="reference", help="of phalanx (default: reference)")
+    add("--kernels", choices=("reference", "fast"), default="fast", help="of phalanx (default: fast)")
     add("--bucket-bytes", type=int, help="of phalanx's DataParallel (default: its own)")
     add("--without-torch", action="store_true", help="phalanx alone, without PyTorch beside it")
     add("--output", metavar="FILE", help="write every round as JSON")
