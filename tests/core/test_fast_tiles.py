@@ -36,7 +36,7 @@ def test_a_layer_of_few_rows_is_sgemms(rows: int, depth: int, columns: int) -> N
         y = np.full((rows, columns), np.nan, np.float32)
         assert loops_tiles.forward(x, weight, bias, relu, y) is compiled.WIDE
         expected = turned.T + bias
-        if compiled.WIDE:
+        if loops_products._sums_agree():
             np.testing.assert_array_equal(y, np.maximum(expected, 0) if relu else expected)
 
 
@@ -51,7 +51,7 @@ def test_gradients_of_few_rows_are_sgemms(rows: int, height: int, width: int, re
     assert loops_tiles.gradients(gradient, y if relu else None, x, dw, db) is compiled.WIDE
     behind = gradient * (y > 0) if relu else gradient
     expected = loops_products.product(behind.T, x)
-    if compiled.WIDE:
+    if loops_products._sums_agree():
         np.testing.assert_array_equal(dw, expected)
         assert db.tobytes() == bias_gradient(behind).tobytes()
 
@@ -74,3 +74,24 @@ def test_a_nan_stays_in_its_row() -> None:
     x[3, 7] = np.nan
     y, _ = loops_products.linear_activation(x, weight, np.zeros(64, np.float32), "relu")
     assert np.isnan(y).any(1).nonzero()[0].tolist() == [3]
+
+
+def test_where_sgemm_adds_up_otherwise_it_makes_all_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = normal((32, 784), "f4"), normal((64, 784), "f4"), np.zeros(64, np.float32)
+    expected = loops_products.product(weight, x.T)
+    assert expected is not None
+    forward, tries = loops_tiles.forward, []
+
+    def other(*arguments: object) -> bool:
+        done = forward(*arguments)  # type: ignore[arg-type]
+        y = arguments[-1]
+        assert isinstance(y, np.ndarray)
+        y[0, 0] = np.nextafter(y[0, 0], np.float32(9))
+        tries.append(y.shape)
+        return done
+
+    monkeypatch.setattr(loops_tiles, "forward", other)
+    agree = loops_products._sums_agree.__wrapped__
+    assert not agree() and len(tries) == 1
+    monkeypatch.setattr(loops_products, "_sums_agree", agree)
+    np.testing.assert_array_equal(loops_products.linear_forward(x, weight, bias), expected.T)

@@ -6,6 +6,7 @@ faster. Batches, matrices cut out of larger ones and large products with a bias 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -127,6 +128,22 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array | None:
     return out
 
 
+@functools.cache
+def _sums_agree() -> bool:
+    """Whether sgemm adds up in the order of the tiles, tried once: another processor's or another release's might not.
+
+    Then it makes all products, for bits must not depend on which way so many rows or threads take.
+    """
+    x, weight = np.random.default_rng(0).standard_normal((2, FEW[0], 1000), FLOAT32)
+    rows, bias = weight[:, : FEW[0]].copy(), np.zeros(FEW[0], FLOAT32)
+    y, turned, dw, wanted = (np.empty(shape, FLOAT32) for shape in (rows.shape, rows.shape, x.shape, x.shape))
+    if not (loops_tiles.forward(x, weight, bias, False, y) and loops_tiles.gradients(rows, None, x, dw, bias)):
+        return False
+    _product(0, *places(), 1, int(AS_IT_IS), int(TURNED), weight, x, turned)
+    _product(0, *places(), 1, int(TURNED), int(AS_IT_IS), rows, x, wanted)
+    return np.array_equal(y, turned.T) and np.array_equal(dw, wanted)
+
+
 def _plain(x: Array) -> bool:
     return x.dtype == FLOAT32 and x.flags.num & PLAIN == PLAIN and type(x) is np.ndarray
 
@@ -194,7 +211,7 @@ def _of_few_rows(x: Array, weight: Array, bias: Array | None, relu: bool) -> Arr
         return None
     y = np.empty((*shape[:-1], outputs), FLOAT32)
     rows, results = (x, y) if x.ndim == 2 else (_rows(x), _rows(y))
-    if not loops_tiles.forward(rows, weight, bias, relu, results):
+    if not (_sums_agree() and loops_tiles.forward(rows, weight, bias, relu, results)):
         _few_rows(0, *places(), threads.threads(), rows, weight, bias, relu, results)
     return y
 
@@ -258,7 +275,7 @@ def _both(
         return None
     if y is not None and not (y.shape == gradient.shape and _plain(y)):
         return None
-    if loops_tiles.gradients(gradient, y, x, dw, db):
+    if _sums_agree() and loops_tiles.gradients(gradient, y, x, dw, db):
         return dw, db
     if threads.threads() != 1:
         return None
