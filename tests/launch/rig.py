@@ -19,12 +19,13 @@ DEADLINE_S = 20.0
 MARK = "PHALANX_TEST_MARK"
 
 
-def environment(**added: str) -> dict[str, str]:
-    """This process's environment without launchers' variables, with the package on the path.
+NOT_ON_HOSTS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""What OpenBLAS is told about the processor: other hosts would not hear of it, and give other bits."""
 
-    What OpenBLAS is told about the processor is left out too: other hosts would not hear of it, and give other bits.
-    """
-    left_out = ("PHALANX_", "OMPI_", "PMI", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+def environment(**added: str) -> dict[str, str]:
+    """This process's environment without launchers' variables, with the package on the path."""
+    left_out = ("PHALANX_", "OMPI_", "PMI", *NOT_ON_HOSTS)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     kept["PHALANX_FLIGHT"] = os.environ["PHALANX_TESTS_FLIGHT"]
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | added
