@@ -11,7 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from phalanx.launch import guardian
+from tests.jobs import train
 
 ROOT = Path(__file__).resolve().parents[2]
 PHALANX = (sys.executable, "-m", "phalanx")
@@ -29,6 +32,14 @@ def environment(**added: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     kept["PHALANX_FLIGHT"] = os.environ["PHALANX_TESTS_FLIGHT"]
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | added
+
+
+def train_as_a_host_would(folder: Path, *options: str) -> None:
+    """The example in one process that hears of the processor what other hosts hear of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NOT_ON_HOSTS:
+            patch.delenv(name, raising=False)
+        train("alone", folder, *options)
 
 
 def phalanx(*arguments: str, **added: str) -> subprocess.CompletedProcess[str]:

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from tests.hosts import Hosts, needs_hosts
-from tests.jobs import EXAMPLE, ROOT, last_checkpoint, ledger, train
+from tests.jobs import EXAMPLE, ROOT, last_checkpoint, ledger
 from tests.launch.debian import needs_debian
-from tests.launch.rig import NOT_ON_HOSTS
+from tests.launch.rig import train_as_a_host_would
 from tests.launch.slurm_rig import Slurm, unpack
 from tests.launch.sshd_rig import Sshd
 
@@ -31,10 +31,7 @@ def slurm(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:  # as the cluster's hosts, which do not hear of it either
-        for name in NOT_ON_HOSTS:
-            patch.delenv(name, raising=False)
-        train("alone", folder, *TRAINING)
+    train_as_a_host_would(folder, *TRAINING)
     return folder
 
 

@@ -12,8 +12,8 @@ import yaml
 from phalanx.cluster.kubernetes import KINDS, KubernetesJob
 from phalanx.dist.errors import LaunchError
 from tests.hosts import Hosts, needs_hosts
-from tests.jobs import EXAMPLE, last_checkpoint, ledger, train
-from tests.launch.rig import environment, phalanx
+from tests.jobs import EXAMPLE, last_checkpoint, ledger
+from tests.launch.rig import environment, phalanx, train_as_a_host_would
 from tests.launch.schema_check import faults
 
 FULL = {
@@ -178,7 +178,7 @@ def start_pods(hosts, folder, made, secret):
 def test_pods_run_save_when_told_to_make_room_and_go_on(tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
-    train("alone", alone, *OPTIONS)
+    train_as_a_host_would(alone, *OPTIONS)
     places = ("--ledger", str(tmp_path / "ledger"), "--checkpoint-dir", str(tmp_path / "checkpoints"))
     python = sys.executable
     secret, _, made = manifests(
