@@ -126,7 +126,7 @@ class Reducer(Arrangement):
             )
         if not self._open and not self._begin_cycle():
             return
-        if self.with_shards and self.forgets():
+        if self.forgets():
             self._begin_shard()
         if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
             self._again = True

@@ -72,7 +72,7 @@ class ShardState:
             yield key, count, self.moments[:, part]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Votes:
     """What the ranks must agree on at the end of a step."""
 
@@ -87,7 +87,7 @@ class Votes:
 
 
 NO_VOTES = Votes()
-"""Nothing is voted for, the same object wherever that is so: not to be changed."""
+"""Nothing is voted for."""
 
 
 def merge(left: ShardState, right: ShardState) -> ShardState:
@@ -181,13 +181,16 @@ def own_states(
 def join(rows: Sequence[bytes], ranges: Sequence[tuple[int, int]], shards: int) -> tuple[ShardState | None, Votes]:
     """Merge what every rank sent (its bytes, in the order of ranks)."""
     leaves: dict[Node, ShardState | None] = {}
-    joined = Votes()
+    joined = NO_VOTES
     for row, owned in zip(rows, ranges, strict=True):
         states, votes = decode(row)
         leaves.update(zip(whole_subtrees(*owned, shards), states, strict=True))
-        joined.stop, joined.again = joined.stop or votes.stop, joined.again or votes.again
-        joined.named |= votes.named
-        joined.notes += votes.notes
+        joined = Votes(
+            joined.stop or votes.stop,
+            joined.again or votes.again,
+            joined.named | votes.named,
+            joined.notes + votes.notes,
+        )
     return fold((0, shards), leaves, merge), joined
 
 
@@ -205,7 +208,7 @@ def order_of_merging(
     layers_differ = False
     for rank, (row, owned) in enumerate(zip(rows, ranges, strict=True)):
         (state, *others), votes = decode(row)
-        if others or state is None or votes != Votes():
+        if others or state is None or votes != NO_VOTES:
             return None
         leaves[whole_subtrees(*owned, shards)[0]] = rank, state.layout
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ...core.backend import ALIGNMENT_BYTES
+from ...core.kernels.cpu.threads import cores
 from ..messages import TEXT_NBYTES, checksum
 from ..reduction.expression import Evaluator
 
@@ -117,7 +118,7 @@ class LocalSpace:
         self._made = 0
         self._others = [i for i in range(self.size) if i != self.index]
         self.bytes = root = np.frombuffer(control, np.uint8)
-        self.place = np.array([*_PLACES, self.index, self.size, _polls(self.size)])
+        self.place = np.array([*_PLACES, self.index, self.size, POLLS_ALONE if self.size <= cores() else POLLS_CROWDED])
         """Where the areas lie in ``bytes``: sizes of a row, its head, an area, text and note; phase, lengths, sleepers. Then who this
         rank is among how many, and how often compiled code looks whether another one has come."""
         start = self.size * _ROW
@@ -301,11 +302,6 @@ class LocalSpace:
         number, part, offset = place
         raw = self.blocks[number].part(part)
         return raw[offset : offset + count * dtype.itemsize].view(dtype)
-
-
-def _polls(ranks: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return POLLS_ALONE if ranks <= cores else POLLS_CROWDED
 
 
 def lead(number: int) -> int:

@@ -7,7 +7,6 @@ fingerprint (what, name, dtype, shape), submits a program, and returns a :class:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from ...core.backend import device_kind
 from ...core.errors import RangeError, ShapeError
+from ...core.kernels.cpu.threads import cores
 from ..errors import CommunicatorError
 from ..messages import Program, aligned_bytes, flat_bytes
 from ..reduction import over_wire
@@ -146,8 +146,7 @@ class Verbs:
 
     def leaves_no_core(self) -> bool:
         """Whether the ranks share memory on one host and occupy all its cores: then nothing waits that could be hidden."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.shares_all_memory() and self.local is not None and self.local.size >= cores
+        return self.shares_all_memory() and self.local is not None and self.local.size >= cores()
 
     def shares_all_memory(self) -> bool:
         """Whether all ranks are on one host and share memory."""

@@ -18,7 +18,7 @@ from ...core.kernels.reference_meeting import JOINED
 from ...core.kernels.table import kernel
 from ..communicators.shared_memory import INLINE_NBYTES, LocalSpace
 from ..messages import Messages
-from ..shard_state import ShardState, Votes, encode, join, order_of_merging
+from ..shard_state import NO_VOTES, ShardState, Votes, encode, join, order_of_merging
 from .as_before import FIRST, SECOND, AsBefore, is_compiled
 from .expression import InPlace, Term, expression
 from .shared import are_the_terms, note_of, places_of, terms_of_all, tree_all_reduce
@@ -72,7 +72,7 @@ class MeanAndCommit:
                 if stage == JOINED:
                     self._divide(messages, terms, out, state.weight or 1.0)
                 messages.count_sent(self._sent_nbytes)
-                return state, Votes()
+                return state, NO_VOTES
             have_come = True
         brought = encode(states, votes)
         rows = self._gather(messages, own[3], brought, out, have_come)

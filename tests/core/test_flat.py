@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import phalanx
-from phalanx import nn, optim
-from phalanx.core.flat import CHUNK, chunk_grid, is_packed, pack, tree_sum, where_packed
+from phalanx.core.flat import CHUNK, chunk_grid, is_packed, pack, tree_sum
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
@@ -328,28 +327,6 @@ def test_layout():
     Ours.nn.CrossEntropyLoss()(model(x), y).backward()
     for p in parameters:
         assert p.grad.array.base is store.gradient.base, "a gradient lies in its slot"
-
-
-def test_where_parameters_lie():
-    """What is asked before each step: it changes with whatever must be packed anew, and with nothing else."""
-    phalanx.init()
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    parameters = list(model.parameters())
-    parameters[0].requires_grad = False
-    before = where_packed(parameters)
-    pack(p for p in parameters if p.requires_grad)
-    packed = where_packed(parameters)
-    assert packed != before and packed == where_packed(parameters)
-    (parameters[1] * 2.0).sum().backward()
-    optim.SGD(parameters[1:], lr=0.1).step()
-    assert where_packed(parameters) == packed
-    parameters[0].requires_grad = True
-    assert where_packed(parameters) != packed
-    parameters[0].requires_grad = False
-    parameters[2].data = parameters[2].data.double()
-    assert where_packed(parameters) != packed
-    pack(parameters[1:])
-    assert where_packed(parameters)[2] not in (packed[2], 0, None)
 
 
 def test_state_moves_with_the_parameters():

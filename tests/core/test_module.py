@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import phalanx
-from phalanx import nn
+from phalanx import nn, optim
 from phalanx.core import tree
 from phalanx.core.errors import DTypeError, RangeError, ShapeError, StateError
+from phalanx.core.flat import pack, where_packed
 from phalanx.core.nn import statistics
 from phalanx.core.nn.finite import first_non_finite
 
@@ -444,3 +445,25 @@ def test_first_non_finite_layer_is_named() -> None:
         model[3].weight.array[0, 0] = np.inf
         assert first_non_finite(model, x) == "parameter '3.weight'"
     assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_where_parameters_lie():
+    """What is asked before each step: it changes with whatever must be packed anew, and with nothing else."""
+    phalanx.init()
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    parameters = list(model.parameters())
+    parameters[0].requires_grad = False
+    before = where_packed(parameters)
+    pack(p for p in parameters if p.requires_grad)
+    packed = where_packed(parameters)
+    assert packed != before and packed == where_packed(parameters)
+    (parameters[1] * 2.0).sum().backward()
+    optim.SGD(parameters[1:], lr=0.1).step()
+    assert where_packed(parameters) == packed
+    parameters[0].requires_grad = True
+    assert where_packed(parameters) != packed
+    parameters[0].requires_grad = False
+    parameters[2].data = parameters[2].data.double()
+    assert where_packed(parameters) != packed
+    pack(parameters[1:])
+    assert where_packed(parameters)[2] not in (packed[2], 0, None)

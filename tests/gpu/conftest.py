@@ -49,12 +49,12 @@ def _ours() -> dict[str, ModuleType]:
 
 
 @pytest.fixture(autouse=True)
-def standins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def standins() -> Iterator[None]:
     """Where there is no GPU, ``import cupy`` finds the stand-in, here and in processes that the test starts."""
     if REAL:
         yield
         return
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # not the test's own: that is undone before this, whatever it has kept
         patch.syspath_prepend(str(STANDIN))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(STANDIN), os.environ.get("PYTHONPATH")))))
         library = _library("cublaslt")
