@@ -20,6 +20,8 @@ from phalanx.dist.control import LEFT, LOST, ControlMesh
 from phalanx.dist.diagnosis import whereabouts
 from phalanx.launch import run
 
+ONE_NAME = "PHALANX_TEST_NAME"
+"""The variable with the name that all jobs get from a launcher that is blind to names."""
 BLINDS: dict[str, Callable[[], None]] = {"nothing": lambda: None, "deadline": lambda: None}  # the script's own argument
 
 
@@ -144,7 +146,7 @@ def curve() -> None:
 @blind
 def names() -> None:
     """The launcher: all jobs have the same name."""
-    run.new_job_name = lambda: "0000-the-same-name-for-all-jobs"
+    run.new_job_name = lambda: os.environ[ONE_NAME]
 
 
 @blind

@@ -19,10 +19,13 @@ from phalanx.dist import env
 from phalanx.dist.env import RankEnvironment
 from tests.hosts import PORT, Hosts
 from tests.jobs import MARK, MPI_ENVIRONMENT, ROOT, Job, launch_command
+from tests.ranks import blinds
 from tests.ranks.launching import MPIRUN, OPEN_MPI, environment
 
 SCRIPT = str(ROOT / "tests" / "ranks" / "fault_script.py")
 STARTS_WITHIN_S = 40.0
+ONE_NAME = f"{os.urandom(16).hex()}-for-two-jobs"
+"""What jobs of one name are called. Another run of these tests on this machine has another: it would lose its ranks."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def command_of(row: Row, folder: Path, blind: str, *more: str) -> list[str]:
 def start(row: Row, folder: Path, blind: str, *more: str) -> Job:
     folder.mkdir(exist_ok=True)
     command, variables = shielded(command_of(row, folder, blind, *more), folder, row.shm)
+    variables[blinds.ONE_NAME] = ONE_NAME
     if "mpirun" in row.launch:
         variables |= MPI_ENVIRONMENT | {"PHALANX_TIMEOUT_S": f"{row.timeout_s:g}"}
     return Job(command, extra=variables).start()
