@@ -162,12 +162,13 @@ class Writer:
         left = f"({''.join(f'{name}, ' for name in outputs)})" if event.several else outputs[0]
         given = [self.text(item) for item in event.inputs.value]
         given += [f"{key}={self.text(item)}" for key, item in event.attributes.value.items()]
-        self.line(
-            f"{left}, s{event.number} = {self.name('o', event.op)}.forward({', '.join(given)})  # {event.op.name}"
-        )
+        self.line(f"{left}, s{event.number} = {self.forward(event, given)}  # {event.op.name}")
         for name, scalar in zip(outputs, event.scalars, strict=True):
             if scalar:
                 self.line(f"{name} = as_array({name})")
+
+    def forward(self, event: Ran, given: list[str]) -> str:
+        return f"{self.name('o', event.op)}.forward({', '.join(given)})"
 
     def called(self, event: Called) -> None:
         given = [self.text(item) for item in event.args.value]
@@ -237,12 +238,9 @@ class Writer:
             ]
             gradient = f"({''.join(f'{part}, ' for part in parts)})" if many else parts[0]
             found = [f"p{step.ran.number}_{k}" for k in range(len(step.found))]
-            needs, op = self.name("c", step.needs), self.name("o", step.ran.op)
             used = [name if shape is not None else "_" for name, shape in zip(found, step.found, strict=True)]
-            self.line(
-                f"{''.join(f'{name}, ' for name in used)} = {op}.vjp(s{step.ran.number}, {gradient}, {needs}, "
-                f"[{', '.join(slots)}])  # {step.ran.op.name}"
-            )
+            given = f"s{step.ran.number}, {gradient}, {self.name('c', step.needs)}, [{', '.join(slots)}]"
+            self.line(f"{''.join(f'{name}, ' for name in used)} = {self.vjp(step.ran, given)}  # {step.ran.op.name}")
             self.places = slots
         for k, (target, gave) in enumerate(zip(step.targets, step.found, strict=False)):
             if target is None:
@@ -253,6 +251,9 @@ class Writer:
             else:
                 place = self.places[k] if gave is not None else "None"
                 self.to_leaf(target, value + (".whole()" if gave is not None and gave[1] else ""), place)
+
+    def vjp(self, ran: Ran, given: str) -> str:
+        return f"{self.name('o', ran.op)}.vjp({given})"
 
     def slot(self, targets: list[Any], k: int) -> str:
         """The place that a vjp may write input k's gradient to: where all that a leaf gets comes at once."""
@@ -285,9 +286,9 @@ class Writer:
         self.line(f"contribute({name}, {kept}, {value})")
 
 
-def compiled(recorder: Recorder) -> tuple[Any, str]:
+def compiled(recorder: Recorder, kind: type[Writer] = Writer) -> tuple[Any, str]:
     """The function of the input arrays that does what was recorded, and its source."""
-    writer = Writer(recorder)
+    writer = kind(recorder)
     inputs = recorder.inputs
     writer.line(f"{''.join(f'v{n}, ' for n in range(inputs))} = inputs" if inputs else "pass")
     for event in recorder.events:

@@ -18,6 +18,9 @@ from . import expect
 
 Sizes = tuple[int, ...]
 Gradients = tuple[Array | None, ...]
+Walk = tuple[Array, Array, Array, tuple[Array | None, ...]]
+"""What a walk back through time gives: gradients of the gates' two shares, the input's and the state's (S, gates * H), h before each
+row (S, H), and the gradients of the first states."""
 
 
 def _check(op: str, x: Array, sizes: Sequence[int] | None, gates: int, **arrays: Array | None) -> Sizes:
@@ -88,7 +91,7 @@ def _output_gradient(gradient: Array | None) -> Array | None:
     return wide(_rows(gradient))
 
 
-def _weights(
+def weights(
     x: Array, w_ih: Array, inputs: Array, hidden: Array, before: Array, needs: Sequence[bool], slots: Sequence[Any]
 ) -> list[Array | None]:
     """Gradients of x, w_ih, w_hh, b_ih, b_hh; ``needs`` and ``slots`` are theirs. ``inputs`` and ``hidden``: of the gates' two shares."""
@@ -144,13 +147,19 @@ def _rnn(
     )
 
 
-def _rnn_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
-    x, w_ih, w_hh, y, before, shape, steps, reverse, nonlinearity = saved
+def rnn_back(saved: Any, gradient: Any, first: bool = True) -> Walk:
+    """The walk back; nobody wants the first state's gradient without ``first``."""
+    x, _, w_hh, y, before, shape, steps, reverse, nonlinearity = saved
     dy, dh = _output_gradient(gradient[0]), _seed(gradient[1], shape, y)
-    gates, first = kernel("rnn_backward", device_kind(y))(dy, dh, y, wide(w_hh), steps, reverse, nonlinearity)
+    gates, state = kernel("rnn_backward", device_kind(y))(dy, dh, y, wide(w_hh), steps, reverse, nonlinearity)
+    return gates, gates, before, (state.astype(x.dtype, copy=False),)
+
+
+def _rnn_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    *walked, states = rnn_back(saved, gradient)
     order = (0, 2, 3, 4, 5)
-    found = _weights(x, w_ih, gates, gates, before, _picked(needs, order, False), _picked(slots, order, None))
-    return (found[0], first.astype(x.dtype, copy=False), *found[1:])[: len(needs)]
+    found = weights(*saved[:2], *walked, _picked(needs, order, False), _picked(slots, order, None))
+    return (found[0], *states, *found[1:])[: len(needs)]
 
 
 RNN = define("rnn", _rnn, _rnn_vjp)
@@ -199,30 +208,40 @@ class _Walked:
         return arrays
 
 
-def _lstm_vjp(saved: _Walked, gradient: Any, needs: Any, slots: Any) -> Gradients:
-    x, h, _, w_ih, w_hh, _, _, w_hr = saved.given
-    steps, reverse, shape = saved.steps, saved.attributes["reverse"], h.shape
+def lstm_back(saved: _Walked, gradient: Any, first: bool = True) -> Walk:
+    """As :func:`rnn_back`."""
+    return _lstm_walk_back(saved, gradient, first)[0]
+
+
+def _lstm_walk_back(saved: _Walked, gradient: Any, first: bool) -> tuple[Walk, Any]:
+    """The walk, and gradient and value of what a projection was given, if there is one."""
+    x, h, _, _, w_hh, _, _, w_hr = saved.given
     kept = saved.take()
     gates, before_h, before_c, squashed = kept
-    device = device_kind(gates)
     dy = None if gradient[0] is None else wide(gradient[0])
-    dh = _seed(gradient[1], shape, gates)
-    dc = _seed(gradient[2], (shape[0], squashed.shape[1]), gates)
-    projection = None if w_hr is None else wide(w_hr)
-    turned, first, memory, hidden = kernel("lstm_backward", device)(
-        dy, dh, dc, gates, before_c, squashed, wide(w_hh), projection, steps, reverse, needs[1], True
+    units = squashed.shape[1]
+    dh, dc = _seed(gradient[1], h.shape, gates), _seed(gradient[2], (h.shape[0], units), gates)
+    projection, reverse = None if w_hr is None else wide(w_hr), saved.attributes["reverse"]
+    turned, state, memory, hidden = kernel("lstm_backward", device_kind(gates))(
+        dy, dh, dc, gates, before_c, squashed, wide(w_hh), projection, saved.steps, reverse, first, True
     )
     if turned is not gates:
         saved.arrays = kept
+    states = (None if state is None else state.astype(x.dtype, copy=False), memory.astype(x.dtype, copy=False))
+    projected = None if hidden is None else (hidden, gates[:, 3 * units :] * squashed)
+    return (turned, turned, before_h, states), projected
+
+
+def _lstm_vjp(saved: _Walked, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    x, w_ih = saved.given[0], saved.given[3]
+    (*walked, states), projected = _lstm_walk_back(saved, gradient, needs[1])
     order = (0, 3, 4, 5, 6)
-    found = _weights(x, w_ih, turned, turned, before_h, _picked(needs, order, False), _picked(slots, order, None))
+    found = weights(x, w_ih, *walked, _picked(needs, order, False), _picked(slots, order, None))
     dw_hr = None
-    if hidden is not None and needs[7]:
-        units = squashed.shape[1]
-        dw_hr = kernel("linear_weight_gradient", device)(hidden, gates[:, 3 * units :] * squashed, out=slots[7])
+    if projected is not None and needs[7]:
+        dw_hr = kernel("linear_weight_gradient", device_kind(projected[0]))(*projected, out=slots[7])
         dw_hr = dw_hr.astype(x.dtype, copy=False)
-    state = None if first is None else first.astype(x.dtype, copy=False)
-    return (found[0], state, memory.astype(x.dtype, copy=False), *found[1:], dw_hr)[: len(needs)]
+    return (found[0], *states, *found[1:], dw_hr)[: len(needs)]
 
 
 LSTM = define("lstm", _lstm, _lstm_vjp)
@@ -249,15 +268,21 @@ def _gru(
     return (_out(y, x), last.astype(x.dtype, copy=False)), kept
 
 
-def _gru_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
-    x, w_ih, w_hh, gates, before, shares, shape, steps, reverse = saved
+def gru_back(saved: Any, gradient: Any, first: bool = True) -> Walk:
+    """As :func:`rnn_back`."""
+    x, _, w_hh, gates, before, shares, shape, steps, reverse = saved
     dy, dh = _output_gradient(gradient[0]), _seed(gradient[1], shape, gates)
-    inputs, hidden, first = kernel("gru_backward", device_kind(gates))(
+    inputs, hidden, state = kernel("gru_backward", device_kind(gates))(
         dy, dh, gates, before, shares, wide(w_hh), steps, reverse
     )
+    return inputs, hidden, before, (state.astype(x.dtype, copy=False),)
+
+
+def _gru_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
+    *walked, states = gru_back(saved, gradient)
     order = (0, 2, 3, 4, 5)
-    found = _weights(x, w_ih, inputs, hidden, before, _picked(needs, order, False), _picked(slots, order, None))
-    return (found[0], first.astype(x.dtype, copy=False), *found[1:])[: len(needs)]
+    found = weights(*saved[:2], *walked, _picked(needs, order, False), _picked(slots, order, None))
+    return (found[0], *states, *found[1:])[: len(needs)]
 
 
 GRU = define("gru", _gru, _gru_vjp)
