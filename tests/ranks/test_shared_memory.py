@@ -52,7 +52,7 @@ FAULTS = [pytest.param(name, marks=() if name in QUICK_FAULTS else pytest.mark.w
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_over_zeromq(jobs: Any, name: str) -> None:
-    job = jobs("fault", 3, timeout_s=DEADLINE_S, name=name, shared=True)
+    job = jobs("fault", 3, deadline_s=DEADLINE_S, name=name, shared=True)
     if name == "one_rank_never_arrives":
         job.processes[0].join(DEADLINE_S + 5)
         job.processes[2].join(DEADLINE_S + 5)

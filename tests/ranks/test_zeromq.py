@@ -31,7 +31,11 @@ FORKS.set_forkserver_preload(["pytest", "zmq", "tests.ranks.zeromq_worker"])
 
 
 class Job:
-    """Ranks as processes, with the environment that the launcher sets. ``timeout_s``: deadline of their operations."""
+    """Ranks as processes, with the environment that the launcher sets.
+
+    ``timeout_s``: deadline of their meeting and operations.  Among ``arguments`` may be ``deadline_s``: that of operations
+    once all are there.
+    """
 
     def __init__(self, folder: Path, scenario: str, size: int, *, timeout_s: float = 30.0, **arguments: Any) -> None:
         self.size, self.timeout_s, self.folder = size, timeout_s, folder
@@ -101,7 +105,7 @@ def test_contract(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", contract.FAULTS)
 def test_fault(jobs: Any, name: str) -> None:
     began = time.monotonic()
-    job = jobs("fault", 3, timeout_s=DEADLINE_S, name=name)
+    job = jobs("fault", 3, deadline_s=DEADLINE_S, name=name)
     if name == "one_rank_never_arrives":
         job.processes[0].join(DEADLINE_S + 5)
         job.processes[2].join(DEADLINE_S + 5)
@@ -129,8 +133,8 @@ def test_a_killed_rank_is_named_within_a_second(jobs: Any, victim: int, moment: 
         assert report["seconds"] < 1.5
 
 
-def test_a_stopped_rank_is_named_at_the_deadline(jobs: Any) -> None:
-    job = jobs("stopped", 3, timeout_s=DEADLINE_S)
+def test_a_stopped_rank_is_named_at_the_deadline(jobs: Any, tmp_path: Path) -> None:
+    job = jobs("stopped", 3, deadline_s=DEADLINE_S, signs=str(tmp_path))
     for rank in (0, 2):
         job.processes[rank].join(DEADLINE_S + 6)
     job.processes[1].kill()

@@ -86,11 +86,14 @@ def killed(comm: ZeroMQCommunicator, victim: int, moment: str) -> None:
 
 
 @scenario
-def stopped(comm: ZeroMQCommunicator) -> None:
-    """Rank 1 stands still but lives."""
-    comm.barrier().wait()
+def stopped(comm: ZeroMQCommunicator, signs: str) -> None:
+    """Rank 1 stands still but lives, once the others have gone on: its last message may leave after its operation has ended."""
+    went_on = [Path(signs, f"went-on-{rank}") for rank in (0, 2)]
     if comm.rank == 1:
+        while not all(path.exists() for path in went_on):
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGSTOP)
+    Path(signs, f"went-on-{comm.rank}").touch()
     comm.all_reduce(np.ones(300_000, np.float32), name="bucket 5").wait()
 
 
@@ -220,12 +223,16 @@ def rank_main(
     if arguments.pop("curve", False):
         zeromq.can_seal = lambda: False
     options = {"stall_s": arguments.pop("stall_s")} if "stall_s" in arguments else {}
+    deadline_s = arguments.pop("deadline_s", None)
     report: dict[str, Any] = {"rank": environment.rank}
     began = time.monotonic()
     try:
         comm = ZeroMQCommunicator.connect(environment, **options)
         began = time.monotonic()
         try:
+            if deadline_s is not None:
+                comm.barrier(name="all are there").wait()
+                comm.timeout_s = deadline_s
             report["result"] = SCENARIOS[scenario](comm, **arguments)
         except BaseException as error:
             comm.abort(reason_of(error, comm.rank))
