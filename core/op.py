@@ -35,6 +35,11 @@ class Op:
     vjp: Callable[..., tuple[Array | None, ...]]
     differentiable: tuple[int, ...] | None = None
     """Which outputs carry a gradient; None means all (indices of ``max`` over a dimension do not)."""
+    bind: Callable[..., Op | None] | None = None
+    """``bind(shapes, **attributes)``: the same op for a replay on the CPU, whose arrays have these shapes (None where there is no array),
+    are float32 (labels: int64) and lie densely in the order of their dimensions. It looks at no more than decides whether that is still
+    so, hands all else on, and its forward takes the arrays alone. None where nothing is gained.
+    """
 
 
 TABLE: dict[str, Op] = {}
@@ -42,9 +47,14 @@ TABLE: dict[str, Op] = {}
 
 
 def define(
-    name: str, forward: Callable[..., Any], vjp: Callable[..., Any], *, differentiable: tuple[int, ...] | None = None
+    name: str,
+    forward: Callable[..., Any],
+    vjp: Callable[..., Any],
+    *,
+    differentiable: tuple[int, ...] | None = None,
+    bind: Callable[..., Op | None] | None = None,
 ) -> Op:
     """Enter an op into the table and return it; a second op of the same name is a mistake of ours."""
     assert name not in TABLE, f"op {name!r} is defined twice"
-    TABLE[name] = entry = Op(name, forward, vjp, differentiable)
+    TABLE[name] = entry = Op(name, forward, vjp, differentiable, bind)
     return entry

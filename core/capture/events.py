@@ -23,6 +23,8 @@ class Ran:
     """Which outputs came as NumPy's scalars."""
     number: int
     """Of the event: names what it saved for backward."""
+    given: tuple[Any, ...] | None
+    """Shapes of the inputs (None where there is none) if all are such as an op can be bound for: see ``op.Op.bind``."""
 
     def merge(self, other: Ran) -> Ran:
         """What two recordings agree on; raises DifferentError."""

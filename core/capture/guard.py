@@ -80,7 +80,10 @@ class Guard:
         arrays = list(map(_array, tensors))
         if not all(map(is_, arrays, self._arrays)):
             pairs = zip(arrays, self._arrays, strict=True)
-            if any(a.shape != b.shape or a.dtype != b.dtype or a.strides != b.strides for a, b in pairs):
+            if any(
+                a.shape != b.shape or a.dtype != b.dtype or a.strides != b.strides or type(a) is not type(b)
+                for a, b in pairs
+            ):
                 return "a parameter has another shape or dtype"
             self._arrays = arrays
         return None

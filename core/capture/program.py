@@ -7,6 +7,7 @@ gradient buffer, ``o`` ops, ``t`` tensors of before the step, ``c`` whatever els
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -286,7 +287,7 @@ class Writer:
         self.line(f"contribute({name}, {kept}, {value})")
 
 
-def compiled(recorder: Recorder, kind: type[Writer] = Writer) -> tuple[Any, str]:
+def compiled(recorder: Recorder, kind: Callable[[Recorder], Writer] = Writer) -> tuple[Any, str]:
     """The function of the input arrays that does what was recorded, and its source."""
     writer = kind(recorder)
     inputs = recorder.inputs

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import graph, rng
 from ..backend import device_kind, is_array
+from ..kernels.bound import shapes_of
 from ..live import now
 from ..node import Node, Variable
 from ..ops.lower import LOWER
@@ -83,7 +84,9 @@ class Recorder:
         shapes = [(array.shape, array.dtype) for array in made]
         scalars = [not is_array(array) for array in raw]
         self.on_device = self.on_device or device_kind(made[0]) == "cuda"
-        event = Ran(op, inputs, options, slots, shapes, several, scalars, len(self.events))
+        event = Ran(
+            op, inputs, options, slots, shapes, several, scalars, len(self.events), shapes_of(plain(tuple(arrays)))
+        )
         self.events.append(event)
         self._last = event, saved
         return (made if several else made[0]), saved

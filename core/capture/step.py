@@ -12,9 +12,9 @@ from ..kernels.table import chosen
 from ..live import now
 from ..mode import mode
 from ..node import Variable
+from .bound import replay_of
 from .graphs import Graphs, Memory
 from .guard import Guard
-from .program import compiled
 from .recorder import Recorder
 from .reference import DifferentError
 from .watch import recorded
@@ -191,7 +191,7 @@ class CapturedStep:
             differs = known.variants[-1].guard.difference()
             return f"what the step depends on keeps changing: {differs}"
         known.attempts = 0
-        replay, source = compiled(recorder)
+        replay, source = replay_of(recorder)
         graphs = Graphs(recorder, self._memory) if recorder.on_device else None
         known.variants.append(_Variant(guard, replay, recorder, source, graphs))
         return None

@@ -6,8 +6,9 @@ from typing import Any
 
 from ..backend import device_kind
 from ..errors import ShapeError
+from ..kernels.bound import bound, is_plain
 from ..kernels.table import kernel
-from ..op import Array, define
+from ..op import Array, Op, define
 from . import expect
 
 
@@ -57,5 +58,28 @@ def parameter_gradients(gradient: Array, x: Array, needs: Any, slots: Any) -> tu
     return dw, kernel("bias_gradient", device)(gradient, out=slots[1]) if needs[1] else None
 
 
-LINEAR = define("linear", _linear, _linear_vjp)
+def _bind(shapes: Any) -> Op | None:
+    if len(shapes) != 3 or None in shapes:
+        return None
+    of_x, of_weight, *_ = shapes
+    of_parameters, of_y = shapes[1:], of_x[:-1] + of_weight[:1]
+    run = bound("linear_forward", of_x, of_weight)
+    input_gradient, gradients = bound("linear_input_gradient", of_y, of_weight), bound("linear_gradients", of_y, of_x)
+
+    def forward(x: Array, weight: Array, bias: Array) -> tuple[Array, Any]:
+        if is_plain(x, of_x) and x.dtype is weight.dtype is bias.dtype and (weight.shape, bias.shape) == of_parameters:
+            return run(x, weight, bias), (x, weight)
+        return _linear(x, weight, bias)
+
+    def vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+        x, weight = saved
+        if not (needs[1] and needs[2] and is_plain(gradient, of_y) and is_plain(x, of_x)):
+            return _linear_vjp(saved, gradient, needs, slots)
+        dx = input_gradient(gradient, weight) if needs[0] else None
+        return dx, *gradients(gradient, x, slots[1], slots[2])
+
+    return Op("linear", forward, vjp)
+
+
+LINEAR = define("linear", _linear, _linear_vjp, bind=_bind)
 """``x @ weight.T + bias``: inputs x (..., I), weight (O, I), perhaps bias (O,)."""

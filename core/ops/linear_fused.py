@@ -6,6 +6,7 @@ from typing import Any
 
 from ..backend import device_kind
 from ..errors import ShapeError
+from ..kernels.bound import bound, is_plain
 from ..kernels.reference_linear import activation_gradient
 from ..kernels.table import kernel
 from ..op import Array, Op, define
@@ -29,7 +30,34 @@ def _linear_then(op: str, activation: str) -> Op:
         dx = kernel("linear_input_gradient", device_kind(dz))(dz, weight) if needs[0] else None
         return dx, *parameter_gradients(dz, x, needs[1:], slots[1:])
 
-    return define(op, forward, vjp)
+    def bind(shapes: Any) -> Op | None:
+        if len(shapes) != 3 or None in shapes:
+            return None
+        of_x, of_weight, *_ = shapes
+        of_parameters, of_y = shapes[1:], of_x[:-1] + of_weight[:1]
+        run = bound("linear_activation", of_x, of_weight, activation)
+        gradients = bound("linear_activation_gradients", of_y, of_x, activation)
+        is_relu = activation == "relu"
+
+        def bound_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, Any]:
+            if (
+                is_plain(x, of_x)
+                and x.dtype is weight.dtype is bias.dtype
+                and (weight.shape, bias.shape) == of_parameters
+            ):
+                y, aux = run(x, weight, bias, activation)
+                return y, (x, weight, y if is_relu else None, aux)
+            return forward(x, weight, bias)
+
+        def bound_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+            x, _, y, aux = saved
+            if needs == (False, True, True) and is_plain(gradient, of_y) and is_plain(x, of_x):
+                return None, *gradients(gradient, x, y, aux, activation, slots[1], slots[2])
+            return vjp(saved, gradient, needs, slots)
+
+        return Op(op, bound_forward, bound_vjp)
+
+    return define(op, forward, vjp, bind=bind)
 
 
 LINEAR_GELU = _linear_then("linear_gelu", "gelu_tanh")

@@ -15,9 +15,10 @@ import numpy as np
 from ..backend import array_module, as_array, device_kind
 from ..bfloat16 import is_half
 from ..errors import DTypeError, RangeError, ShapeError
+from ..kernels.bound import FLOAT32, INT64, bound, is_plain
 from ..kernels.reference_bce import softplus_of_minus
 from ..kernels.table import kernel
-from ..op import Array, define
+from ..op import Array, Op, define
 from . import expect
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -135,7 +136,39 @@ def _cross_entropy_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tup
     return (_class_unrows(dx, shape).astype(dtype, copy=False), None, None)[: len(needs)]
 
 
-CROSS_ENTROPY = define("cross_entropy", _cross_entropy, _cross_entropy_vjp, differentiable=(0,))
+def _bind_cross_entropy(
+    shapes: Any, *, ignore_index: int = -100, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Op | None:
+    of_logits, of_labels, *others = shapes
+    if reduction != "mean" or len(of_logits) != 2 or others not in ([], [None]) or label_smoothing:
+        return None
+    run, gradient_of = bound("mean_cross_entropy", of_logits), bound("cross_entropy_backward", (), of_logits)
+    hint, options = _hint(of_logits, ignore_index), (None, ignore_index, label_smoothing)
+
+    def forward(logits: Array, labels: Array, class_weight: None = None) -> tuple[tuple[Array, Array], Any]:
+        if is_plain(logits, of_logits) and is_plain(labels, of_labels, INT64):
+            loss, total, count, *moments = run("cross_entropy", logits, labels, ignore_index, hint)
+            return (loss, total), ((logits, *moments, labels, *options), (count, "mean", FLOAT32), of_logits, FLOAT32)
+        return _cross_entropy(
+            logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
+        )
+
+    def vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
+        arguments, (count, *_), _, _ = saved
+        if not (
+            is_plain(gradient[0], ()) and is_plain(arguments[0], of_logits) and is_plain(arguments[3], of_labels, INT64)
+        ):
+            return _cross_entropy_vjp(saved, gradient, needs, slots)
+        rows = np.empty((), FLOAT32)
+        np.divide(gradient[0], count, rows)
+        return (gradient_of(rows, *arguments), None, None)[: len(needs)]
+
+    return Op("cross_entropy", forward, vjp, (0,))
+
+
+CROSS_ENTROPY = define(
+    "cross_entropy", _cross_entropy, _cross_entropy_vjp, differentiable=(0,), bind=_bind_cross_entropy
+)
 """Inputs logits (N, C, ...), integer labels (N, ...), perhaps class weights (C,). Outputs loss and sum of weights."""
 
 

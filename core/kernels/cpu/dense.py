@@ -10,11 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ...op import Array
+from ..bound import FLOAT32, PLAIN
 from .compiled import Loop
-
-FLOAT32 = np.dtype(np.float32)
-PLAIN = 0x0101
-"""NumPy's flags for "C-contiguous and aligned"."""
 
 
 def dense(x: Array) -> Array:

@@ -157,6 +157,15 @@ def _is_small(a: Array, b: Array) -> bool:
     return a.size * b.shape[1] < onednn_matmul.SMALLEST and a.dtype is FLOAT32 is b.dtype
 
 
+@functools.lru_cache(1024)
+def are_few_rows(x: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    """Whether a linear layer of these shapes has a few long rows, and is not so small that NumPy is faster."""
+    if not x or x[-1] < DEEP or weight[1:] != x[-1:]:
+        return False
+    rows, outputs = math.prod(x[:-1]), weight[0]
+    return rows in FEW and rows * x[-1] * outputs >= SMALLEST_TURNED and rows * outputs <= BIAS_APART
+
+
 def _lie_apart(gradient: Array, width: int) -> bool:
     """Whether a primitive makes the gradient of a weight with ``width`` columns faster than sgemm."""
     return gradient.shape[1] % APART == 0 and width < APART and gradient.size * width >= WORTH
@@ -195,21 +204,11 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def _of_few_rows(x: Array, weight: Array, bias: Array | None, relu: bool) -> Array | None:
     """A linear layer of a few long rows, and perhaps relu; None for all others."""
-    shape = x.shape
-    if (
-        bias is None
-        or not shape
-        or shape[-1] < DEEP
-        or x.size // shape[-1] not in FEW
-        or weight.shape[1:] != shape[-1:]
-    ):
-        return None
-    outputs = weight.shape[0]
-    if x.size * outputs < SMALLEST_TURNED or x.size // shape[-1] * outputs > BIAS_APART:
+    if bias is None or not are_few_rows(x.shape, weight.shape):
         return None
     if not (_plain(x) and _plain(weight) and _plain(bias)):
         return None
-    y = np.empty((*shape[:-1], outputs), FLOAT32)
+    y = np.empty((*x.shape[:-1], len(weight)), FLOAT32)
     rows, results = (x, y) if x.ndim == 2 else (_rows(x), _rows(y))
     if not (_sums_agree() and loops_tiles.forward(rows, weight, bias, relu, results)):
         _few_rows(0, *places(), threads.threads(), rows, weight, bias, relu, results)

@@ -7,6 +7,7 @@ same bits in every form of a loop and for every width of vectors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from ...op import Array
 from .. import reference, reference_checks, reference_mean_loss
+from ..bound import BOUND
 from .compiled import inline, loop, prange
 from .dense import PLAIN
 from .mathematics import ZERO, dot, exp_below, largest, total
@@ -224,6 +226,21 @@ def mean_cross_entropy(
     return reference_mean_loss.mean_cross_entropy(op, logits, labels, ignore_index, hint)
 
 
+def _bind_mean_cross_entropy(logits: tuple[int, int]) -> Callable[..., Any] | None:
+    (rows, classes), size = logits, math.prod(logits)
+    if not 0 < rows <= EXACT_COUNT or not classes:
+        return None
+    column = rows, 1
+
+    def run(op: str, logits: Array, labels: Array, ignore_index: int, hint: str) -> Any:
+        sums, tops, logs = np.empty(3, FLOAT32), np.empty(column, FLOAT32), np.empty(column, FLOAT32)
+        if _mean_cross_entropy(size, logits, labels, ignore_index, sums, tops, logs):
+            return sums[0, ...], sums[1, ...], sums[2, ...], tops, logs
+        return reference_mean_loss.mean_cross_entropy(op, logits, labels, ignore_index, hint)
+
+    return run
+
+
 def cross_entropy_backward(
     row_gradient: Array,
     logits: Array,
@@ -245,6 +262,26 @@ def cross_entropy_backward(
         dx.size, row_gradient.reshape(-1), row_gradient.ndim, logits, top, log_sum, labels, ignore_index, dx
     )
     return dx
+
+
+def _bind_cross_entropy_backward(row_gradient: tuple[int, ...], logits: tuple[int, int]) -> Callable[..., Array]:
+    size, step = math.prod(logits), len(row_gradient)
+
+    def run(
+        row_gradient: Array,
+        x: Array,
+        top: Array,
+        log_sum: Array,
+        labels: Array,
+        class_weight: None,
+        ignore_index: int,
+        smoothing: float,
+    ) -> Array:
+        dx = np.empty(logits, FLOAT32)
+        _cross_entropy_gradient(size, row_gradient.reshape(-1), step, x, top, log_sum, labels, ignore_index, dx)
+        return dx
+
+    return run
 
 
 @loop("f4[:,:], i8[:], i8, f4[:] out, f4[:] out", exact=True)
@@ -314,3 +351,6 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "nll_backward": nll_backward,
     "row_sums": row_sums,
 }
+BOUND.update(
+    {mean_cross_entropy: _bind_mean_cross_entropy, cross_entropy_backward: _bind_cross_entropy_backward},
+)

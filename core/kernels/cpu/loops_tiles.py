@@ -6,6 +6,8 @@ them (bias, relu, the bias's gradient), and nobody waits for another. What does 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...op import Array
@@ -103,25 +105,58 @@ def _gradients(gradient, y, relu, parts, x, dw, db):  # type: ignore[no-untyped-
                     multiply_16(a, 4, 4 * height, b, 4 * width, rows, c, 4 * width, 0)
 
 
+def has_forward(rows: int, depth: int, columns: int) -> bool:
+    """Whether :func:`forward` serves these sizes."""
+    return WIDE and depth >= WIDTH and columns >= WIDTH and rows in (WIDTH, 2 * WIDTH)
+
+
 def forward(x: Array, weight: Array, bias: Array, relu: bool, y: Array) -> bool:
     """y (B, O) = x (B, I) weight (O, I) + bias, and perhaps relu of it, for 16 or 32 rows, all plain float32; whether it was done."""
     rows, depth = x.shape
-    columns = len(weight)
-    if not WIDE or depth < WIDTH or columns < WIDTH or rows not in (WIDTH, 2 * WIDTH):
+    if not has_forward(rows, depth, len(weight)):
         return False
     _forward(rows * weight.size // EACH, x, weight, bias, relu, threads.threads(), y)
     return True
 
 
+def has_gradients(rows: int, height: int, width: int, count: int) -> bool:
+    """Whether :func:`gradients` serves these sizes with so many threads."""
+    if not WIDE or not 0 < rows <= MOST * min(2, count) or height < HEIGHT or width < NARROWEST:
+        return False
+    return width % APART != 0 or rows <= APART_MOST
+
+
 def gradients(gradient: Array, y: Array | None, x: Array, dw: Array, db: Array) -> bool:
     """Gradients of a linear layer's weight and bias, of what relu made ``y`` of if that is given; all plain float32; whether it was done."""
     rows, height = gradient.shape
-    width = x.shape[1]
-    if not WIDE or not 0 < rows <= MOST * min(2, threads.threads()) or height < HEIGHT or width < NARROWEST:
-        return False
-    if width % APART == 0 and rows > APART_MOST:
+    if not has_gradients(rows, height, x.shape[1], threads.threads()):
         return False
     _gradients(
         rows * dw.size // EACH, gradient, gradient if y is None else y, y is not None, threads.threads(), x, dw, db
     )
     return True
+
+
+def bind_forward(rows: int, depth: int, columns: int, relu: bool) -> Callable[..., Array]:
+    """:func:`forward` of (x, weight, bias) for sizes that it has."""
+    work, shape = rows * columns * depth // EACH, (rows, columns)
+
+    def run(x: Array, weight: Array, bias: Array) -> Array:
+        y = np.empty(shape, np.float32)
+        _forward(work, x, weight, bias, relu, threads._count, y)
+        return y
+
+    return run
+
+
+def bind_gradients(rows: int, height: int, width: int, relu: bool) -> Callable[..., tuple[Array, Array]]:
+    """:func:`gradients` of (gradient, x, y, and where dw and db are wanted) for sizes that it has."""
+    work = rows * height * width // EACH
+
+    def run(gradient: Array, x: Array, y: Array, dw: Array | None, db: Array | None) -> tuple[Array, Array]:
+        dw = np.empty((height, width), np.float32) if dw is None else dw
+        db = np.empty(height, np.float32) if db is None else db
+        _gradients(work, gradient, y, relu, threads._count, x, dw, db)
+        return dw, db
+
+    return run

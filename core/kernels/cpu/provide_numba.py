@@ -8,6 +8,7 @@ from typing import Any
 
 MODULES: tuple[str, ...] = (
     ".batch_norm",
+    ".bound_products",
     ".pool_halves",
     ".loops_attention",
     ".loops_bce",
