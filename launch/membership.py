@@ -229,6 +229,8 @@ class Membership:
         if self.over or not staying:
             return
         if all(number in self._joined for number in staying):
+            staying = self._take_in(staying)
+        if not staying:
             self._end(1, "only newcomers are left, and nobody who has the state: the job ends")
             return
         if self._failures >= MOST_FAILURES:
@@ -251,6 +253,15 @@ class Membership:
         self.waiting = below
         address = self.addresses.get(self._slots[self.members[0]].node, "127.0.0.1")
         self._tell(self.members[0], self._message(0) | {"rendezvous": None, "bind": address})
+
+    def _take_in(self, newcomers: Sequence[int]) -> list[int]:
+        """The others were lost while a generation formed: who has said that it stands has the state, and leads; empty if nobody."""
+        have = [number for number in newcomers if number in self._formed]
+        if not have:
+            return []
+        self._say(words.joined(have, self.members))
+        self._joined = [number for number in self._joined if number not in have]
+        return have + [number for number in newcomers if number not in have]
 
     def _announce(self, rendezvous: str) -> None:
         """Rank 0 listens: the others may come."""

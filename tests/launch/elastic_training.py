@@ -2,8 +2,9 @@
 
     elastic_training.py FOLDER PAUSE_S EPOCHS
 
-Writes FOLDER/ledger.jsonl, at the end of each step a line in FOLDER/times, and at its start FOLDER/ranks/RANK.PID. The last line of rank 0 is a sum of the average. Steps last PAUSE_S,
-the last ones longer, until FOLDER/released is there.
+Writes FOLDER/ledger.jsonl, at the end of each step a line in FOLDER/times, at its start FOLDER/ranks/RANK.PID, and FOLDER/ready/PID
+once it has the state. The last line of rank 0 is a sum of the average. Steps last PAUSE_S, the last ones longer, until
+FOLDER/released is there.
 """
 
 import os
@@ -45,6 +46,9 @@ checkpointer = phalanx.Checkpointer(
     state={"schedule": schedule, "average": average},
 )
 checkpointer.resume("auto")
+ready = folder / "ready"
+ready.mkdir(exist_ok=True)
+(ready / str(os.getpid())).touch()
 ledger = phalanx.Ledger(folder / "ledger.jsonl", model, optimizer)
 loss_of = nn.CrossEntropyLoss()
 while loader.epoch < epochs:

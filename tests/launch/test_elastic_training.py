@@ -69,6 +69,12 @@ class Training:
         while not ledger.exists() or ledger.read_text().count("\n") < step:
             self._go_on(end, f"step {step}")
 
+    def until_ready(self, pids: set[int]) -> None:
+        """Until one of these processes has the state: a newcomer gets it when it joins."""
+        end = time.monotonic() + DEADLINE_S
+        while not any((self.folder / "ready" / str(pid)).exists() for pid in pids):
+            self._go_on(end, f"state in one of {pids}")
+
     def _go_on(self, end: float, what: str) -> None:
         """Wait a little longer for ``what``."""
         code = self.job.popen.poll()
@@ -211,8 +217,8 @@ def test_a_rank_a_host_a_stopped_rank_and_a_link_are_lost_and_ranks_join(
 
 
 def disturb(job: Training, seed: int) -> int:
-    """A random schedule of losses and joins; how many there were."""
-    draw = random.Random(seed)
+    """A random schedule of losses and joins, in which one that has the state is always left; how many there were."""
+    draw, stopped = random.Random(seed), set[int]()
     count = draw.randint(2, 4)
     for _ in range(count):
         job.until_step(min(job.steps + draw.randint(0, 4), 5 * EPOCHS - 3))
@@ -220,8 +226,14 @@ def disturb(job: Training, seed: int) -> int:
         living = job.living()
         if len(living) > 1 and draw.random() < 0.6:
             victims = draw.sample(living, 1 if len(living) == 2 or draw.random() < 0.7 else 2)
+            while not (spared := {*living} - {*victims} - stopped):
+                victims = draw.sample(living, len(victims))
+            job.until_ready(spared)  # without somebody who has the state there is no job any more
             for pid in victims:
-                os.kill(pid, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP]))
+                number = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP])
+                with contextlib.suppress(ProcessLookupError):  # it was stopped before, and killed for that by now
+                    os.kill(pid, number)
+                stopped |= {pid} if number == signal.SIGSTOP else set()
         elif len(living) < 4:
             job.join("-n", "1")
     time.sleep(2.0)  # for who joined last

@@ -197,6 +197,27 @@ def test_when_those_who_have_the_state_are_lost_newcomers_cannot_go_on():
     assert ranks.ended == (1, "only newcomers are left, and nobody who has the state: the job ends")
 
 
+def test_a_newcomer_that_has_the_state_goes_on_although_the_others_died_before_they_said_so():
+    ranks = Ranks(Limits(1, 3), 1)
+    ranks.deaf = {0, 1, 2}
+    ranks.newcomer(1)
+    ranks.newcomer(2)
+    ranks.turn()
+    ranks.obey(0, {"kind": "regroup", "generation": 0})
+    ranks.turn()
+    assert ranks.one.members == [0, 1, 2]
+    ranks.one.lose({0: "killed by SIGKILL"}, ranks.now)
+    ranks.hear(2, kind="formed", generation=1, step=3, repeats=False, stall_s=0.1)  # said before, heard after
+    ranks.deaf = set()
+    ranks.turn()
+    assert ranks.ended is None and ranks.one.members == [2, 1] and not ranks.one.is_new(2)
+    assert ranks.generation(2)["newcomers"] == [1] == ranks.generation(1)["newcomers"]
+    assert ranks.said[0] == "rank 2 joined"
+    assert ranks.said[1].startswith(
+        "generation 2: 2 ranks; rank 0 (host h0) was lost: killed by SIGKILL; rank 1 joined;"
+    )
+
+
 def test_below_the_least_number_the_job_waits_and_then_ends_or_goes_on():
     ranks = Ranks(Limits(3, 4, wait_s=10.0), 3)
     ranks.one.lose({1: "killed by SIGKILL"}, 0.0)
