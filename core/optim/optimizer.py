@@ -35,10 +35,16 @@ from .state import TORCH_ONLY, OptimizerState, Options, whole_state
 def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
     """A step with all that belongs to it: hooks before and after, and those who listen; once, also where it calls another one's."""
 
+    own = (step.__module__, step.__qualname__) == (__name__, "Optimizer.step")
+
     @functools.wraps(step)
     def whole(self: Optimizer, *args: Any, **named: Any) -> Any:
         if self._within:
             return step(self, *args, **named)
+        alone = own and not (args or named or self._pre_hooks or self._post_hooks or spans.on or is_void())
+        if alone and self._plan is not None and self._plan.again(self, heard=False):
+            self.updates += 1
+            return None
         self._within = True
         began, first = (time.monotonic(), spans.mark()) if spans.on else (0.0, None)
         try:
@@ -212,7 +218,7 @@ class Optimizer(OptimizerState):
         want_gradients(parameters)
         if is_void():
             return loss
-        if self._plan is not None and self._plan.again(self, parameters):
+        if self._plan is not None and self._plan.again(self):
             return loss
         if not all_packed(parameters):
             self._pack()

@@ -72,27 +72,42 @@ class Plan:
     """
 
     def __init__(self, optimizer: Optimizer, parameters: list[Parameter], passes: list[_Pass]) -> None:
-        self.parameters, self.passes = parameters, passes
-        self.arrays = list(map(_array, parameters))
-        self.groups, self.sizes = list(optimizer.param_groups), _sizes(optimizer)
+        self.passes = passes
+        self.places = [(parameter, parameter.array, parameter._slot) for parameter in parameters]
+        self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
 
-    def again(self, optimizer: Optimizer, parameters: list[Parameter]) -> bool:
-        """Do the step, unless something is not as it was; whether it was done."""
+    def again(self, optimizer: Optimizer, heard: bool = True) -> bool:
+        """Do the step, unless something is not as it was, or somebody listens and must not be left out; whether it was done."""
         groups, steps = optimizer.param_groups, optimizer._steps
-        if len(groups) != len(self.groups) or _sizes(optimizer) != self.sizes or not all(map(is_, groups, self.groups)):
+        if len(groups) != len(self.groups):
             return False
-        if not all(map(is_, parameters, self.parameters)) or not all(map(is_, map(_array, parameters), self.arrays)):
+        for group, (before, parameters) in zip(groups, self.groups, strict=True):
+            now = group["params"]
+            if group is not before or len(now) != len(parameters) or not all(map(is_, now, parameters)):
+                return False
+        done = steps.get(self.places[0][0])
+        if done is None:
             return False
-        done = steps.get(parameters[0])
-        if done is None or len(set(map(steps.get, parameters))) != 1 or not _in_slots(parameters):
-            return False
+        for parameter, array, slot in self.places:
+            gradient = parameter._grad
+            if (
+                gradient is None
+                or gradient.array is not slot
+                or parameter._slot is not slot
+                or parameter.array is not array
+                or steps.get(parameter) != done
+                or not (heard or parameter._listener is None)
+            ):
+                return False
         for each in self.passes:
             if not each.stands(optimizer):
                 return False
-        steps.update(dict.fromkeys(parameters, done + 1))
+        done += 1
+        for parameter, _, _ in self.places:
+            steps[parameter] = done
         for each in self.passes:
             each.store.version += 1
-            optimizer.update(each.data, each.gradient, each.state.copy(), each.group, done + 1)
+            optimizer.update(each.data, each.gradient, each.state.copy(), each.group, done)
         return True
 
 
@@ -118,10 +133,6 @@ def plan(optimizer: Optimizer, parameters: list[Parameter], done: Sequence[tuple
             return None
         passes.append(made)
     return Plan(optimizer, parameters, passes)
-
-
-def _sizes(optimizer: Optimizer) -> list[int]:
-    return [len(group["params"]) for group in optimizer.param_groups]
 
 
 def _in_slots(parameters: list[Parameter]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 import phalanx
 from phalanx import nn, optim
 from phalanx.core.optim.runs import Plan
+from phalanx.core.void import set_void
 
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "Adam": lambda p: optim.Adam(p, lr=0.05),
@@ -149,3 +150,54 @@ def test_a_copy_and_a_pickle_of_an_optimizer_know_no_plan() -> None:
     assert isinstance(optimizer._plan, Plan)
     assert copy.deepcopy(optimizer)._plan is None and optimizer.__getstate__()["_plan"] is None
     assert pickle.loads(pickle.dumps(optimizer))._plan is None
+
+
+heard: list[str] = []
+
+
+class Optimizer(optim.Adam):
+    """With the base's name and a step of its own."""
+
+    def step(self, closure: Any = None) -> Any:
+        heard.append("own")
+        return super().step(closure)
+
+
+class Listening:
+    """To a parameter's gradient."""
+
+    def gradients_wanted(self) -> None:
+        heard.append("wanted")
+
+    def updated(self, optimizer: Any) -> None:
+        heard.append("updated")
+
+
+def test_who_has_to_do_with_a_step_hears_of_it_when_it_is_as_the_last_one() -> None:
+    for kind in (optim.Adam, Optimizer):
+        weight = nn.Parameter(phalanx.ones(3))
+        optimizer: Any = kind([weight])
+        weight.grad = phalanx.ones(3)
+        for _ in range(3):
+            optimizer.step()
+        assert heard == ["own"] * (3 if kind is Optimizer else 0) and optimizer.updates == 3
+        heard.clear()
+        before = optimizer.register_step_pre_hook(lambda *_: heard.append("before"))
+        after = optimizer.register_step_post_hook(lambda *_: heard.append("after"))
+        optimizer.step()
+        assert [each for each in heard if each != "own"] == ["before", "after"]
+        before.remove()
+        after.remove()
+        heard.clear()
+        weight._listener = Listening()
+        optimizer.step()
+        assert [each for each in heard if each != "own"] == ["wanted", "updated"]
+        weight._listener = None
+        heard.clear()
+        assert optimizer.step(lambda: 7) == 7 and optimizer.updates == 6
+        left = weight.detach().numpy().copy()
+        set_void(True)
+        optimizer.step()
+        set_void(False)
+        assert optimizer.updates == 6 and np.array_equal(weight.detach().numpy(), left)
+        heard.clear()
