@@ -21,7 +21,7 @@ _DEPTH = 3
 _LONGEST = 64
 """So many items of a list or dict of the user's are looked at; of longer ones the length."""
 _missing = object()
-_requires_grad, _hooks, _array = attrgetter("requires_grad"), attrgetter("_hooks"), attrgetter("array")
+_layout = attrgetter("shape", "dtype", "strides", "__class__")
 _HYPERPARAMETERS = frozenset(["param_groups", "get_last_lr", "get_lr"])
 
 
@@ -45,9 +45,7 @@ class Guard:
             for part in module.modules():  # a Sequential does several of its layers at once without calling them
                 self._module(part)
         self._lengths = [len(each) for _, each in self._registries]
-        self._tensors = tensors
-        self._wanted, self._unhooked = [x.requires_grad for x in tensors], [None] * len(tensors)
-        self._arrays = [x.array for x in tensors]
+        self._as_before = [(x, x.array, x.requires_grad) for x in tensors]
 
     def difference(self) -> str | None:
         """What is not as it was, in words; None if all is."""
@@ -71,21 +69,24 @@ class Guard:
         for name, container, items in self._containers:
             if len(container) != len(items) or not all(map(_same_kind, _items(container), items)):
                 return f"{name} has changed"
-        tensors = self._tensors
-        if list(map(_requires_grad, tensors)) != self._wanted:
-            return "a parameter was frozen or unfrozen"
-        hooked = list(map(_hooks, tensors))
-        if hooked != self._unhooked and any(hooks is not None and (hooks or hooks.after) for hooks in hooked):
-            return "a hook on a parameter"
-        arrays = list(map(_array, tensors))
-        if not all(map(is_, arrays, self._arrays)):
-            pairs = zip(arrays, self._arrays, strict=True)
-            if any(
-                a.shape != b.shape or a.dtype != b.dtype or a.strides != b.strides or type(a) is not type(b)
-                for a, b in pairs
-            ):
+        for tensor, array, wanted in self._as_before:
+            if tensor.array is not array or tensor._hooks is not None or tensor.requires_grad is not wanted:
+                return self._of_tensors()
+        return None
+
+    def _of_tensors(self) -> str | None:
+        """What is not as it was with a tensor; other arrays that lie alike are taken over."""
+        found = []
+        for tensor, before, wanted in self._as_before:
+            array, hooks = tensor.array, tensor._hooks
+            if tensor.requires_grad != wanted:
+                return "a parameter was frozen or unfrozen"
+            if hooks is not None and (hooks or hooks.after):
+                return "a hook on a parameter"
+            if array is not before and _layout(array) != _layout(before):
                 return "a parameter has another shape or dtype"
-            self._arrays = arrays
+            found.append((tensor, array, wanted))
+        self._as_before = found
         return None
 
     # -- what there is to look at ----------------------------------------------------------------------------------------

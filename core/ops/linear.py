@@ -68,13 +68,13 @@ def _bind(shapes: Any) -> Op | None:
 
     def forward(x: Array, weight: Array, bias: Array) -> tuple[Array, Any]:
         if is_plain(x, of_x) and x.dtype is weight.dtype is bias.dtype and (weight.shape, bias.shape) == of_parameters:
-            return run(x, weight, bias), (x, weight)
+            return run(x, weight, bias), [x, weight]  # a list: of arrays that lie as said
         return _linear(x, weight, bias)
 
     def vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-        x, weight = saved
-        if not (needs[1] and needs[2] and is_plain(gradient, of_y) and is_plain(x, of_x)):
+        if not (saved.__class__ is list and needs[1] and needs[2] and is_plain(gradient, of_y)):
             return _linear_vjp(saved, gradient, needs, slots)
+        x, weight = saved
         dx = input_gradient(gradient, weight) if needs[0] else None
         return dx, *gradients(gradient, x, slots[1], slots[2])
 

@@ -46,12 +46,12 @@ def _linear_then(op: str, activation: str) -> Op:
                 and (weight.shape, bias.shape) == of_parameters
             ):
                 y, aux = run(x, weight, bias, activation)
-                return y, (x, weight, y if is_relu else None, aux)
+                return y, [x, weight, y if is_relu else None, aux]  # a list: of arrays that lie as said
             return forward(x, weight, bias)
 
         def bound_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
-            x, _, y, aux = saved
-            if needs == (False, True, True) and is_plain(gradient, of_y) and is_plain(x, of_x):
+            if saved.__class__ is list and needs == (False, True, True) and is_plain(gradient, of_y):
+                x, _, y, aux = saved
                 return None, *gradients(gradient, x, y, aux, activation, slots[1], slots[2])
             return vjp(saved, gradient, needs, slots)
 

@@ -148,16 +148,15 @@ def _bind_cross_entropy(
     def forward(logits: Array, labels: Array, class_weight: None = None) -> tuple[tuple[Array, Array], Any]:
         if is_plain(logits, of_logits) and is_plain(labels, of_labels, INT64):
             loss, total, count, *moments = run("cross_entropy", logits, labels, ignore_index, hint)
-            return (loss, total), ((logits, *moments, labels, *options), (count, "mean", FLOAT32), of_logits, FLOAT32)
+            arguments = [logits, *moments, labels, *options]  # a list: of arrays that lie as said
+            return (loss, total), (arguments, (count, "mean", FLOAT32), of_logits, FLOAT32)
         return _cross_entropy(
             logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
         )
 
     def vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> tuple[Array | None, ...]:
         arguments, (count, *_), _, _ = saved
-        if not (
-            is_plain(gradient[0], ()) and is_plain(arguments[0], of_logits) and is_plain(arguments[3], of_labels, INT64)
-        ):
+        if not (arguments.__class__ is list and is_plain(gradient[0], ())):
             return _cross_entropy_vjp(saved, gradient, needs, slots)
         rows = np.empty((), FLOAT32)
         np.divide(gradient[0], count, rows)
