@@ -7,9 +7,10 @@ ranks: ``init``, ``rank``, ``DataParallel``, ``Checkpointer``, ...
 
 from __future__ import annotations
 
+import _signal
 import importlib
 import os
-from typing import Any
+import sys
 
 __version__ = "0.1.0"
 
@@ -107,13 +108,15 @@ _NAMES_OF: dict[str, str] = {
 if not os.environ.keys().isdisjoint(("PHALANX_LAUNCHED", "OMPI_COMM_WORLD_RANK", "PMI_RANK")):
     # a rank of phalanx run, Open MPI, MPICH: Ctrl-C may come any moment. dist/env.py, which knows all names, is not loaded for this
     importlib.import_module(".dist.interrupt", __name__).answer()
+elif sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in ("phalanx", "-mphalanx"):
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # python -m phalanx begins here: see __main__.py
 
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 
 __all__ = ["__version__", *_PARTS, *_HOME_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Find a public name at its first use and keep it."""
     if name in _PARTS:
         return importlib.import_module(f".{name}", __name__)

@@ -1,16 +1,17 @@
 """``python -m phalanx``, also from a bare checkout, and the command ``phalanx``."""
 
-import signal
+import _signal as signal  # type: ignore[import-not-found]  # loaded already: Ctrl-C may come while a file is imported
 import sys
-import threading
 
-MAIN = threading.current_thread() is threading.main_thread()
-ALONE = MAIN and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+ALONE = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL)
 """Others are ranks, as of ``phalanx run -m phalanx ...``, and answer SIGINT as ranks do (dist/interrupt.py)."""
 INTERRUPTED = 130
 
-if ALONE:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports and at its end nothing is to be cleaned up
+try:
+    if ALONE:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while this imports and at its end nothing is to be cleaned up
+except ValueError:  # one of several threads that are ranks
+    ALONE = False
 
 from .cli import main  # noqa: E402
 

@@ -7,6 +7,7 @@ ranks start. What may be lost or postponed in small is in scripts that need no t
 from __future__ import annotations
 
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.dist import interrupt
-from tests.launch.rig import PHALANX, environment, started
+from tests.launch.rig import PHALANX, ROOT, environment, started
 
 JOB = str(Path(__file__).with_name("interrupted_job.py"))
 MPI = {
@@ -69,6 +70,13 @@ def test_a_rank_ends_in_order_wherever_it_is_interrupted(plan: tuple[str, str, i
     assert [path.name for path in temporary.iterdir() if not path.name.startswith("phalanx-compiling")] == []
 
 
+def before_our_first_line(err: str) -> bool:
+    """Is this what the interpreter says of an interrupt while it imports its own modules, to which nobody can bring it a handler?"""
+    frames = [Path(name) for name in re.findall(r'File "([^"]+)", line', err)]
+    ours = [path for path in frames if path.is_relative_to(ROOT) and not path.is_relative_to(sys.prefix)]
+    return err.startswith(("Traceback", "Fatal Python error: init_import_site")) and bool(frames) and not ours
+
+
 @pytest.mark.parametrize(
     ("way", "after_s"),
     [("zmq", 0.3)]
@@ -80,18 +88,24 @@ def test_the_launcher_is_interrupted_while_ranks_start(way: str, after_s: float,
         job.popen.send_signal(signal.SIGINT)
         _, err = job.popen.communicate(timeout=20)
         assert job.left_after(1.0) == [], err
+    if before_our_first_line(err):
+        return  # nobody but the interpreter could answer it, and nothing had been started
     assert job.popen.returncode in (130, -2, 0), err
     assert "Traceback" not in err and "KeyboardInterrupt" not in err and "Exception ignored" not in err, err
 
 
-COMMAND = """
-import os, runpy, signal, sys
-where = sys.argv.pop(1)
+INTERRUPTING = """
+import os, signal, sys
 class Interrupting:
     def find_spec(name, path, target=None):
         if name == where:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupting)
+"""
+COMMAND = f"""
+import runpy, sys
+where = sys.argv.pop(1)
+{INTERRUPTING}
 runpy.run_module("phalanx", run_name="__main__", alter_sys=True)
 """
 
@@ -104,6 +118,21 @@ def test_a_command_ends_without_a_word(module: str, code: int) -> None:
     command = [sys.executable, "-c", COMMAND, module, "ops"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize("module", ["phalanx.__main__", "phalanx.cli"])
+def test_python_m_ends_without_a_word_from_the_package_s_first_lines_on(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"where = {module!r}\n{INTERRUPTING}")
+    environ = environment(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = subprocess.run([*PHALANX, "ops"], env=environ, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-2, "", "")
+
+
+def test_who_imports_phalanx_keeps_python_s_answer() -> None:
+    script = "import phalanx, signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    command = [sys.executable, "-c", script, "-m", "phalanx"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 WITHOUT = """
