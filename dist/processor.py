@@ -38,6 +38,11 @@ def fix_threads(count: int) -> None:
             )
 
 
+def share_of_cores(ranks: int) -> int:
+    """How many cores each of ``ranks`` ranks of this host may use: what ``OMP_NUM_THREADS`` says, or all, shared out."""
+    return threads.named() or max(1, threads.cores() // ranks)
+
+
 def count_threads() -> int:
     """The most threads that a numeric library of this process uses."""
     pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]

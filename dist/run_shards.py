@@ -12,34 +12,18 @@ import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from ..core.collective import Leaf, Merge
-from ..core.data.scope import close_shard, observers, open_shard
+from ..core.data.scope import close_shard, open_shard
 from ..core.data.step import Step
 from ..core.errors import GraphError
-from ..core.flat import FlatStore
 from ..core.rank_local import Carried, carried, take_over
-from ..core.rng import enter_shard
 from .errors import CommunicatorError
 from .group import Group, current
-from .open_shard import OpenShard
-
-if TYPE_CHECKING:
-    from ..core.nn.parameter import Parameter
-    from .reducer import Reducer
-
-
-class _Place(NamedTuple):
-    """A gradient buffer and the parameters' slots in it."""
-
-    gradient: Any
-    slots: list[Any]
-
-
-_spare: WeakKeyDictionary[FlatStore, list[_Place]] = WeakKeyDictionary()
-"""Where the gradients of all seats but the last lie, kept for the next step."""
+from .processor import share_of_cores
+from .seats import Seat, close, seats_for, summing
+from .side_by_side import replays_of, side_by_side
 
 
 def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
@@ -48,7 +32,8 @@ def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
     What stands inside of ``for x, y in step:`` becomes ``function(x, y)``: forward and backward. Layers that need the whole
     global batch (SyncBatchNorm, :func:`gather_over_shards`) meet there; without such layers the result is that of the loop. The
     graphs of all owned shards are in memory at once, and a gradient buffer for each. Call it on every rank, also on those whose
-    shards hold no samples.
+    shards hold no samples. Where ``function`` is a :func:`capture` the shards are computed side by side on the cores of this rank, to the
+    same bits.
 
     Returns what ``function`` returned, in shard order; an empty list where ranks were lost, so that the step is void. Raises, on all ranks, what ``function`` raised on any, and GraphError when
     shards do not go through the same layers.
@@ -67,7 +52,14 @@ def run_shards(function: Callable[..., Any], step: Step) -> list[Any]:
     meeting.running = True
     try:
         with step.together() as parts:
-            results = _together(group, function, step, parts) if len(parts) > 1 else _single(function, step, parts)
+            cores = share_of_cores(group.local_size)
+            replays = replays_of(function, parts, cores) if parts else []
+            if replays:
+                results = side_by_side(step, parts, replays, cores)
+            elif len(parts) > 1 and replays is None:
+                results = _together(group, function, step, parts)
+            else:
+                results = _single(function, step, parts)
             meeting.finish()
             return results
     except CommunicatorError as error:
@@ -99,65 +91,6 @@ def _call(function: Callable[..., Any], batch: Any) -> Any:
     return function(*batch) if isinstance(batch, list | tuple) else function(batch)
 
 
-def _reducers() -> list[Reducer]:
-    """Those of this rank that sum something."""
-    found = [reducer for observer in observers() if (reducer := getattr(observer, "reducer", None)) is not None]
-    return [reducer for reducer in found if not reducer.trivial]
-
-
-# -- several at once -------------------------------------------------------------------------------------------------------
-
-
-class _Seat:
-    """What belongs to one shard while others run: its record in each reducer, its gradients and where they lie."""
-
-    def __init__(
-        self, reducers: Sequence[Reducer], places: dict[FlatStore, _Place], gradients: dict[Parameter, Any]
-    ) -> None:
-        self.reducers = reducers
-        self.records = [OpenShard() for _ in reducers]
-        self.places, self.gradients = places, gradients
-
-    def take(self) -> None:
-        """From now on what happens belongs to this shard."""
-        for reducer, record in zip(self.reducers, self.records, strict=True):
-            reducer.now = record
-        for store, place in self.places.items():
-            store.gradient = place.gradient
-            for parameter, slot in zip(store.parameters, place.slots, strict=True):
-                if store.holds(parameter):
-                    parameter._slot = slot
-        for parameter in self.gradients:
-            parameter._grad = self.gradients[parameter]
-
-    def leave(self) -> None:
-        """Keep what has come up."""
-        self.records = [reducer.now for reducer in self.reducers]
-        self.gradients = {parameter: parameter._grad for parameter in self.gradients}
-
-
-def _seats(reducers: Sequence[Reducer], count: int) -> list[_Seat]:
-    """One for each owned shard; the last has the buffers from which the ranks sum, the first what nobody cleared."""
-    for reducer in reducers:
-        reducer.follow_structure()
-    stores = list(dict.fromkeys(p._store for reducer in reducers for p in reducer.parameters if p._store is not None))
-    parameters = list(dict.fromkeys(p for s in stores for p in s.parameters if s.holds(p)))
-    slotted = [store for store in stores if not store.gradient_owned]
-    for store in slotted:
-        spare = _spare.setdefault(store, [])
-        spare += [_place(store, store.new_buffer()) for _ in range(count - 1 - len(spare))]
-    seats = []
-    for number in range(count):
-        last = number == count - 1
-        places = {store: _place(store, store.gradient) if last else _spare[store][number] for store in slotted}
-        seats.append(_Seat(reducers, places, {p: None if number else p._grad for p in parameters}))
-    return seats
-
-
-def _place(store: FlatStore, gradient: Any) -> _Place:
-    return _Place(gradient, [store.view(gradient, index) for index in range(len(store.parameters))])
-
-
 class _Cancelled(BaseException):
     """Raised in the threads of the other shards when one has failed."""
 
@@ -165,7 +98,7 @@ class _Cancelled(BaseException):
 class _Shard:
     """One shard's thread."""
 
-    def __init__(self, number: int, seat: _Seat, work: Callable[[], Any], baton: _Baton) -> None:
+    def __init__(self, number: int, seat: Seat, work: Callable[[], Any], baton: _Baton) -> None:
         self.number, self.seat, self.work, self.baton = number, seat, work, baton
         self.go = threading.Semaphore(0)
         self.standing: tuple[str, Leaf | None, Merge] | None = None
@@ -235,14 +168,12 @@ class _Baton:
 def _together(
     group: Group, function: Callable[..., Any], step: Step, parts: Sequence[tuple[int, Any, int]]
 ) -> list[Any]:
-    reducers, baton = _reducers(), _Baton(group)
-    seats = _seats(reducers, len(parts))
+    reducers, baton = summing(), _Baton(group)
+    seats = seats_for(reducers, len(parts))
     shards = [
         _Shard(number, seat, _work(function, step, *part), baton)
         for (number, *_), part, seat in zip(parts, parts, seats, strict=True)
     ]
-    for reducer in reducers:
-        reducer.together = True
     group.meeting.hand_over = baton.stand
     done = False
     try:
@@ -258,17 +189,7 @@ def _together(
         group.meeting.hand_over = None
         if not done:
             _cancel(shards, baton.running)
-        for seat in seats if done else seats[-1:]:
-            seat.take()
-            if done:
-                close_shard(step)
-        if not done:
-            for reducer in reducers:
-                reducer.now = OpenShard()
-        step.shard = None
-        enter_shard(step.index, None)
-        for reducer in reducers:
-            reducer.together = False
+        close(step, reducers, seats, done)
     return [shard.result for shard in shards]
 
 

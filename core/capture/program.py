@@ -99,6 +99,8 @@ def tensor(array: Any, weight: Any) -> Any:
 class Writer:
     """Writes what was recorded as lines of Python."""
 
+    arguments = "inputs"
+
     def __init__(self, recorder: Recorder) -> None:
         self.names: dict[str, Any] = {
             "as_array": as_array, "unbroadcast": unbroadcast, "added": added, "deliver": deliver, "contribute": contribute,
@@ -192,9 +194,12 @@ class Writer:
             self.line("pass")
             self.depth -= 1
         else:
-            inputs = ", ".join(map(self.text, event.inputs.value))
-            self.line(f"with {self.name('c', event.module)}.forward_scope({inputs}):")
+            self.line(f"with {self.scope(event)}:")
             self.depth += 1
+
+    def scope(self, event: Entered) -> str:
+        inputs = ", ".join(map(self.text, event.inputs.value)) if event.inputs is not None else ""
+        return f"{self.name('c', event.module)}.forward_scope({inputs})"
 
     def walked(self, event: Walked) -> None:
         self.pass_, self.passes = self.passes, self.passes + 1
@@ -229,9 +234,7 @@ class Writer:
             slots = [self.slot(step.targets, k) for k in range(len(step.needs))]
             for k, target in enumerate(step.targets):
                 if slots[k] != "None":
-                    leaf = self.name("t", target[1])
-                    slot = f"{leaf}._slot if {leaf}._grad is None else None"
-                    self.line(f"{slots[k]} = {slot if target[0] == 'leaf' else f'beside({leaf}, {target[2]})'}")
+                    self.line(f"{slots[k]} = {self.place(target, self.name('t', target[1]))}")
             many = isinstance(step.gradient, list)
             parts = [
                 None if g is None else self.gradient(g[0], seed, g[1])
@@ -255,6 +258,11 @@ class Writer:
 
     def vjp(self, ran: Ran, given: str) -> str:
         return f"{self.name('o', ran.op)}.vjp({given})"
+
+    def place(self, target: Any, leaf: str) -> str:
+        return (
+            f"{leaf}._slot if {leaf}._grad is None else None" if target[0] == "leaf" else f"beside({leaf}, {target[2]})"
+        )
 
     def slot(self, targets: list[Any], k: int) -> str:
         """The place that a vjp may write input k's gradient to: where all that a leaf gets comes at once."""
@@ -295,7 +303,7 @@ def compiled(recorder: Recorder, kind: Callable[[Recorder], Writer] = Writer) ->
     for event in recorder.events:
         writer.write(event)
     writer.line(f"return {result(writer, recorder.result)}")
-    source = "def replay(inputs):\n" + "\n".join(with_deletions(writer.lines)) + "\n"
+    source = f"def replay({writer.arguments}):\n" + "\n".join(with_deletions(writer.lines)) + "\n"
     exec(compile(source, "<captured step>", "exec"), writer.names)
     return writer.names["replay"], source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..kernels.table import chosen
@@ -17,6 +17,7 @@ from .graphs import Graphs, Memory
 from .guard import Guard
 from .recorder import Recorder
 from .reference import DifferentError
+from .together import Place, Replay, Together, written
 from .watch import recorded
 
 ATTEMPTS = 4
@@ -36,6 +37,8 @@ class _Variant(NamedTuple):
     source: str
     graphs: Graphs | None
     """On a device."""
+    together: Together | None
+    """How shards are replayed side by side, if they gain from it."""
 
 
 class _Shape:
@@ -120,6 +123,41 @@ class CapturedStep:
         finally:
             self._lock.release()
 
+    def together(self, batches: Sequence[tuple[Any, ...]], cores: int) -> list[Callable[[Place], Replay]] | None:
+        """For ``run_shards``: what begins a replay of each of these shards' calls, to go side by side on so many cores.
+
+        An empty list: each will be replayed, but gains nothing from others beside it. None: that cannot be said beforehand.
+        """
+        if mode.anomaly or now.recorder is not None:
+            return None
+        first: Any = None
+        inputs: list[list[Any]] = []
+        for batch in batches:
+            key: list[Any] = [mode.enabled, mode.autocast and mode.autocast.signature, chosen()]
+            arrays: list[Any] = []
+            for value in batch:
+                _flatten(value, arrays, key)
+            if first is not None and key != first:
+                return None
+            first = key
+            inputs.append(arrays)
+        try:
+            known = self._shapes.get(tuple(first))
+        except TypeError:
+            return None
+        if known is None or known.replays + len(inputs) >= RECHECK:
+            return None
+        variant = next((v for v in known.variants if v.guard.difference() is None), None)
+        if variant is None or variant.graphs is not None:
+            return None
+        way = variant.together
+        if way is None or len(inputs) == 1 or not (way.joins if cores == 1 else way.much):
+            return []
+        known.replays += len(inputs)
+        self.replays += len(inputs)
+        self.why, self._program = None, variant.source
+        return [functools.partial(way.begin, arrays) for arrays in inputs]
+
     def _launch(self, variant: _Variant, graphs: Graphs, arrays: list[Any]) -> Any:
         """Replay by CUDA graphs where that goes."""
         if graphs.reason is None and self._memory.busy.acquire(blocking=False):
@@ -193,7 +231,7 @@ class CapturedStep:
         known.attempts = 0
         replay, source = replay_of(recorder)
         graphs = Graphs(recorder, self._memory) if recorder.on_device else None
-        known.variants.append(_Variant(guard, replay, recorder, source, graphs))
+        known.variants.append(_Variant(guard, replay, recorder, source, graphs, written(recorder)))
         return None
 
     def _outdated(self, known: _Shape, variant: _Variant, reason: str) -> None:

@@ -156,9 +156,11 @@ def rnn_back(saved: Any, gradient: Any, first: bool = True) -> Walk:
 
 
 def _rnn_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
-    *walked, states = rnn_back(saved, gradient)
+    inputs, hidden, before, states = rnn_back(saved, gradient)
     order = (0, 2, 3, 4, 5)
-    found = weights(*saved[:2], *walked, _picked(needs, order, False), _picked(slots, order, None))
+    found = weights(
+        saved[0], saved[1], inputs, hidden, before, _picked(needs, order, False), _picked(slots, order, None)
+    )
     return (found[0], *states, *found[1:])[: len(needs)]
 
 
@@ -234,9 +236,9 @@ def _lstm_walk_back(saved: _Walked, gradient: Any, first: bool) -> tuple[Walk, A
 
 def _lstm_vjp(saved: _Walked, gradient: Any, needs: Any, slots: Any) -> Gradients:
     x, w_ih = saved.given[0], saved.given[3]
-    (*walked, states), projected = _lstm_walk_back(saved, gradient, needs[1])
+    (inputs, hidden, before, states), projected = _lstm_walk_back(saved, gradient, needs[1])
     order = (0, 3, 4, 5, 6)
-    found = weights(x, w_ih, *walked, _picked(needs, order, False), _picked(slots, order, None))
+    found = weights(x, w_ih, inputs, hidden, before, _picked(needs, order, False), _picked(slots, order, None))
     dw_hr = None
     if projected is not None and needs[7]:
         dw_hr = kernel("linear_weight_gradient", device_kind(projected[0]))(*projected, out=slots[7])
@@ -279,9 +281,11 @@ def gru_back(saved: Any, gradient: Any, first: bool = True) -> Walk:
 
 
 def _gru_vjp(saved: Any, gradient: Any, needs: Any, slots: Any) -> Gradients:
-    *walked, states = gru_back(saved, gradient)
+    inputs, hidden, before, states = gru_back(saved, gradient)
     order = (0, 2, 3, 4, 5)
-    found = weights(*saved[:2], *walked, _picked(needs, order, False), _picked(slots, order, None))
+    found = weights(
+        saved[0], saved[1], inputs, hidden, before, _picked(needs, order, False), _picked(slots, order, None)
+    )
     return (found[0], *states, *found[1:])[: len(needs)]
 
 

@@ -33,8 +33,13 @@ def set_threads(count: int) -> None:
 def settle() -> None:
     """Unless somebody said it: as many threads as ``OMP_NUM_THREADS`` names, or as there are cores for this process."""
     if not _said:
-        named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-        set_threads(max(1, int(named)) if named.isdigit() else cores())
+        set_threads(named() or cores())
+
+
+def named() -> int:
+    """How many threads ``OMP_NUM_THREADS`` names; 0: it does not."""
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, int(named)) if named.isdigit() else 0
 
 
 def limit_libraries(limits: dict[str, int]) -> Any:
