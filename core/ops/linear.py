@@ -42,8 +42,15 @@ def _linear(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, 
 
 def _linear_vjp(saved: Any, gradient: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
     x, weight = saved
-    dx = kernel("linear_input_gradient", device_kind(gradient))(gradient, weight) if needs[0] else None
+    dx = input_gradient(gradient, weight, slots[0]) if needs[0] else None
     return dx, *parameter_gradients(gradient, x, needs[1:], slots[1:])
+
+
+def input_gradient(gradient: Array, weight: Array, slot: Array | None) -> Array:
+    """Gradient of the input; on the CPU it is made in ``slot``, by the same product, where that is given."""
+    if slot is not None and gradient.ndim == 2 and slot.dtype == gradient.dtype and device_kind(gradient) == "cpu":
+        return kernel("matmul", "cpu")(gradient, weight, slot)
+    return kernel("linear_input_gradient", device_kind(gradient))(gradient, weight)
 
 
 def parameter_gradients(gradient: Array, x: Array, needs: Any, slots: Any) -> tuple[Array | None, ...]:
@@ -64,7 +71,7 @@ def _bind(shapes: Any) -> Op | None:
     of_x, of_weight, *_ = shapes
     of_parameters, of_y = shapes[1:], of_x[:-1] + of_weight[:1]
     run = bound("linear_forward", of_x, of_weight)
-    input_gradient, gradients = bound("linear_input_gradient", of_y, of_weight), bound("linear_gradients", of_y, of_x)
+    to_input, gradients = bound("linear_input_gradient", of_y, of_weight), bound("linear_gradients", of_y, of_x)
 
     def forward(x: Array, weight: Array, bias: Array) -> tuple[Array, Any]:
         if is_plain(x, of_x) and x.dtype is weight.dtype is bias.dtype and (weight.shape, bias.shape) == of_parameters:
@@ -75,7 +82,9 @@ def _bind(shapes: Any) -> Op | None:
         if not (saved.__class__ is list and needs[1] and needs[2] and is_plain(gradient, of_y)):
             return _linear_vjp(saved, gradient, needs, slots)
         x, weight = saved
-        dx = input_gradient(gradient, weight) if needs[0] else None
+        dx = None
+        if needs[0]:
+            dx = to_input(gradient, weight) if slots[0] is None else input_gradient(gradient, weight, slots[0])
         return dx, *gradients(gradient, x, slots[1], slots[2])
 
     return Op("linear", forward, vjp)

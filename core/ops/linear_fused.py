@@ -10,7 +10,7 @@ from ..kernels.bound import bound, is_plain
 from ..kernels.reference_linear import activation_gradient
 from ..kernels.table import kernel
 from ..op import Array, Op, define
-from .linear import check_linear, parameter_gradients
+from .linear import check_linear, input_gradient, parameter_gradients
 
 
 def _linear_then(op: str, activation: str) -> Op:
@@ -27,7 +27,7 @@ def _linear_then(op: str, activation: str) -> Op:
             work = kernel("linear_activation_gradients", device_kind(gradient))
             return None, *work(gradient, x, y, aux, activation, slots[1], slots[2])
         dz = activation_gradient(gradient, y, aux, activation)
-        dx = kernel("linear_input_gradient", device_kind(dz))(dz, weight) if needs[0] else None
+        dx = input_gradient(dz, weight, slots[0]) if needs[0] else None
         return dx, *parameter_gradients(dz, x, needs[1:], slots[1:])
 
     def bind(shapes: Any) -> Op | None:

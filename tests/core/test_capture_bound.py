@@ -95,6 +95,20 @@ def test_the_bits_are_those_of_the_op(name: str) -> None:
                 assert results(made, arrays, {}, gradient, needs[: len(arrays)], slots[1]) == expected, arrays[0].shape
 
 
+@pytest.mark.parametrize("name", ["linear", "linear_relu"])
+@pytest.mark.parametrize("shape", [(5, 7, 3), (32, 784, 64), (100, 130, 90)])
+def test_an_inputs_gradient_is_made_where_it_is_wanted(name: str, shape: tuple[int, int, int]) -> None:
+    rows, width, height = shape
+    x, weight, bias = normal(rows, width), normal(height, width), normal(height)
+    op: Any = TABLE[name]
+    for each in (op, op.bind(shapes_of((x, weight, bias)))):
+        _, saved = each.forward(x, weight, bias)
+        gradient, slot = normal(rows, height), np.empty_like(x)
+        found = each.vjp(saved, gradient, (True, True, True), [slot, None, None])[0]
+        expected = each.vjp(saved, gradient, (True, True, True), [None, None, None])[0]
+        assert found is slot and found.tobytes() == expected.tobytes()
+
+
 def odd(x: np.ndarray, how: str) -> np.ndarray:
     """The same numbers in another way."""
     if how == "transposed":
