@@ -3,9 +3,11 @@
     python benchmarks/price_of_shards.py [--workloads mlp cnn gpt] [--ranks 1 2 4] [--shards 8] [--rounds 5] [--kernels fast]
                                          [--output benchmarks/results/shards.json]
 
-Both train on the same global batch from the same loader, under a DataParallel, one thread a rank. The price is the exact mode's time over
-that of the fast mode on as many ranks, the median over rounds, with the lowest and highest round. ``--output`` keeps every round as
-JSON and the table as Markdown beside it; what the file has of other workloads stays, so that a run can be made in parts.
+All train on the same global batch from the same loader, under a DataParallel. Exact are ``shards``, the plain loop over shards, and
+``captured``, the same with ``phalanx.run_shards(phalanx.capture(...), step)``. A rank has one thread; in the last column one rank has all
+cores. The price is an exact mode's time over that of the fast mode on as many ranks and cores, the median over rounds, with the lowest
+and highest round. ``--output`` keeps every round as JSON and the table as Markdown beside it; what the file has of other
+workloads stays, so that a run can be made in parts.
 """
 
 from __future__ import annotations
@@ -18,37 +20,45 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from crew import Crew, commit, describe_machine, environment, serve
+from crew import SETTINGS, Crew, commit, describe_machine, environment, serve
 from models import WORKLOADS, Library
 
 BATCHES = 8
 ROUND_S = 0.5
 """What one round of one team takes about."""
 LEARNING_RATE = 1e-5
+MODES = ("fast", "shards", "captured")
 
 
 class Loop:
     """Steps of one workload over a loader, in the mode in which ``phalanx.init`` was called."""
 
-    def __init__(self, library: Library, name: str, shards: int | None) -> None:
-        self.workload, self.library, self.shards = WORKLOADS[name], library, shards
+    def __init__(self, library: Library, name: str, captured: bool) -> None:
+        self.workload, self.library, self.captured = WORKLOADS[name], library, captured
         data, samples = library.root.data, self.workload.samples
         parts = self.workload.batch(np.random.default_rng(0), BATCHES * samples)
         self.loader = data.DataLoader(data.TensorDataset(*parts), batch_size=samples)
         self.model = library.root.DataParallel(self.workload.build(library))
         optimizer = getattr(library.optim, self.workload.optimizer)
         self.optimizer = optimizer(self.model.parameters(), lr=LEARNING_RATE)
+        self.learn = library.root.capture(self.shard) if captured else self.shard
+
+    def shard(self, inputs: Any, labels: Any) -> None:
+        self.workload.loss(self.library, self.model, inputs, labels).backward()
 
     def run(self, steps: int) -> None:
         stop = self.loader.step + steps
         while self.loader.step < stop:
             for step in self.loader.steps():
                 self.optimizer.zero_grad()
-                for inputs, labels in step:
-                    self.workload.loss(self.library, self.model, inputs, labels).backward()
+                if self.captured:
+                    self.library.root.run_shards(self.learn, step)
+                else:
+                    for inputs, labels in step:
+                        self.learn(inputs, labels)
                 self.optimizer.step()
                 if self.loader.step == stop:
                     break
@@ -56,9 +66,8 @@ class Loop:
 
 def work(options: argparse.Namespace) -> None:
     """The main function of a rank."""
-    shards = options.shards or None
     library = Library("phalanx")
-    group = library.root.init(shards=shards)
+    group = library.root.init(shards=options.shards or None)
     loops: dict[str, Loop] = {}
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +75,7 @@ def work(options: argparse.Namespace) -> None:
         if name not in loops:
             loops.clear()
             gc.collect()
-            loops[name] = Loop(library, name, shards)
+            loops[name] = Loop(library, name, options.captured)
             loops[name].run(3)
         loops[name].run(1)
         group.communicator.barrier(name="a round").wait()
@@ -77,14 +86,33 @@ def work(options: argparse.Namespace) -> None:
     serve(options.worker, options.team, group.rank, answer)
 
 
-def start_team(crew: Crew, ranks: int, shards: int, kernels: str) -> str:
-    """``ranks`` processes of one mode (``shards`` 0: fast); their name."""
-    team = f"{ranks} {'shards' if shards else 'fast'}"
-    here = [str(Path(__file__).resolve()), "--worker", crew.address, "--team", team, "--shards", str(shards)]
-    run = [sys.executable, "-m", "phalanx", "run", "-n", str(ranks)]
-    crew.spawn(team, [*run, *here], environment() | {"PHALANX_KERNELS": kernels})
-    crew.gather(team, ranks)
-    return team
+class Team(NamedTuple):
+    """Processes of one mode."""
+
+    ranks: int
+    mode: str
+    cores: int = 1
+    """Of each rank."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.ranks} {self.mode}" + (f" on {self.cores} cores" if self.cores > 1 else "")
+
+
+def teams_of(options: argparse.Namespace, cores: int) -> list[Team]:
+    """All that are compared."""
+    found = [Team(n, mode) for n in options.ranks for mode in MODES]
+    return found + ([Team(1, mode, cores) for mode in MODES] if cores > 1 else [])
+
+
+def start_team(crew: Crew, team: Team, options: argparse.Namespace) -> None:
+    shards = 0 if team.mode == "fast" else options.shards
+    here = [str(Path(__file__).resolve()), "--worker", crew.address, "--team", team.name, "--shards", str(shards)]
+    here += ["--captured"] if team.mode == "captured" else []
+    run = [sys.executable, "-m", "phalanx", "run", "-n", str(team.ranks)]
+    threads = {name: str(team.cores) for name in SETTINGS}
+    crew.spawn(team.name, [*run, *here], environment() | threads | {"PHALANX_KERNELS": options.kernels})
+    crew.gather(team.name, team.ranks)
 
 
 def measure(crew: Crew, teams: list[str], name: str, rounds: int) -> dict[str, list[float]]:
@@ -99,16 +127,21 @@ def measure(crew: Crew, teams: list[str], name: str, rounds: int) -> dict[str, l
     return seconds
 
 
-def summarize(seconds: dict[str, list[float]], ranks: int) -> dict[str, float]:
-    fast, exact = seconds[f"{ranks} fast"], seconds[f"{ranks} shards"]
-    prices = sorted(b / a for a, b in zip(fast, exact, strict=True))
+def summarize(seconds: dict[str, list[float]], fast: str, exact: str) -> dict[str, float]:
+    prices = sorted(b / a for a, b in zip(seconds[fast], seconds[exact], strict=True))
     return {
-        "fast_ms": 1e3 * statistics.median(fast),
-        "shards_ms": 1e3 * statistics.median(exact),
+        "fast_ms": 1e3 * statistics.median(seconds[fast]),
+        "exact_ms": 1e3 * statistics.median(seconds[exact]),
         "price": statistics.median(prices),
         "lowest": prices[0],
         "highest": prices[-1],
     }
+
+
+def summaries(seconds: dict[str, list[float]], teams: list[Team]) -> dict[str, dict[str, float]]:
+    """By the name of each team of an exact mode."""
+    exact = [team for team in teams if team.mode != "fast"]
+    return {team.name: summarize(seconds, team._replace(mode="fast").name, team.name) for team in exact}
 
 
 def write(path: Path, options: argparse.Namespace, machine: dict[str, Any], results: dict[str, Any]) -> None:
@@ -129,28 +162,30 @@ def write(path: Path, options: argparse.Namespace, machine: dict[str, Any], resu
 def table(found: dict[str, Any]) -> list[str]:
     """Lines of Markdown: for each workload and number of ranks both modes' ms a step and the price."""
     rows = found["results"]
-    ranks = sorted({int(n) for row in rows.values() for n in row["summary"]})
     machines = sorted({f"{row['machine']['processor']}, {row['machine']['cores']} cores" for row in rows.values()})
     when = sorted({f"commit {row['commit']}, {row['date']}" for row in rows.values()})
+    heads = {name: None for row in rows.values() for name in row["summary"]}
     lines = [
         f"# What exact bits cost: shards={found['shards']} beside the fast mode",
         "",
-        f"`python benchmarks/price_of_shards.py`, {'; '.join(when)}. {'; '.join(machines)}; {found['kernels']} kernels, one thread a rank.",
+        f"`python benchmarks/price_of_shards.py`, {'; '.join(when)}. {'; '.join(machines)}; {found['kernels']} kernels, one thread a rank but "
+        "where cores are named.",
         "",
-        "ms a step in the fast mode and with shards, and the price, their ratio: median, lowest and highest of rounds in turn. The global",
-        "batch is the same everywhere. Where there are more ranks than cores both modes wait for the processor.",
+        "The price, median, lowest and highest of rounds in turn: ms a step in the exact mode over those in the fast one. `shards`: the plain",
+        "loop over shards; `captured`: `phalanx.run_shards(phalanx.capture(...), step)`. The number before them: ranks. The global batch is the",
+        "same everywhere. Where there are more ranks than cores all modes wait for the processor.",
         "",
-        "| workload |" + "".join(f" {n} rank{'s' * (n > 1)}: fast, shards | price |" for n in ranks),
-        "|---|" + "---|---|" * len(ranks),
+        "| workload |" + "".join(f" {head} |" for head in heads),
+        "|---|" + "---|" * len(heads),
     ]
     for name, row in rows.items():
         cells = [f"| {WORKLOADS[name].label.removesuffix(' a rank')} |"]
-        for n in ranks:
-            one = row["summary"].get(str(n), row["summary"].get(n))
+        for head in heads:
+            one = row["summary"].get(head)
             cells.append(
-                f" {one['fast_ms']:.3g}, {one['shards_ms']:.3g} | {one['price']:.2f} ({one['lowest']:.2f} to {one['highest']:.2f}) |"
+                f" {one['price']:.2f} ({one['lowest']:.2f} to {one['highest']:.2f}): {one['exact_ms']:.3g} of {one['fast_ms']:.3g} |"
                 if one
-                else " - | - |"
+                else " - |"
             )
         lines.append("".join(cells))
     return lines
@@ -167,6 +202,7 @@ def parse() -> argparse.Namespace:
     add("--output", type=Path, metavar="FILE", help="write every round as JSON, and the table as Markdown beside it")
     add("--worker", metavar="SOCKET", help=argparse.SUPPRESS)
     add("--team", help=argparse.SUPPRESS)
+    add("--captured", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.worker and (options.rounds < 1 or min(options.ranks) < 1 or options.shards < max(options.ranks)):
         parser.error("--rounds and --ranks must be at least 1, --shards at least as many as ranks")
@@ -188,16 +224,18 @@ def main() -> None:
         print(
             f"{max(options.ranks)} ranks share {machine['cores']} cores: what they wait for each other is in both columns"
         )
-    print(f"{'workload':<10}{'ranks':>6}{'fast ms':>10}{'exact ms':>10}{'price':>8}   lowest, highest")
+    print(f"{'workload':<10}{'mode':<24}{'fast ms':>10}{'exact ms':>10}{'price':>8}   lowest, highest")
     results = {}
+    teams = teams_of(options, machine["cores"])
     with Crew() as crew:
-        teams = [start_team(crew, n, shards, options.kernels) for n in options.ranks for shards in (0, options.shards)]
+        for team in teams:
+            start_team(crew, team, options)
         for name in options.workloads:
-            seconds = measure(crew, teams, name, options.rounds)
-            results[name] = {"seconds": seconds, "summary": {n: summarize(seconds, n) for n in options.ranks}}
-            for n, row in results[name]["summary"].items():
+            seconds = measure(crew, [team.name for team in teams], name, options.rounds)
+            results[name] = {"seconds": seconds, "summary": summaries(seconds, teams)}
+            for mode, row in results[name]["summary"].items():
                 print(
-                    f"{name:<10}{n:>6}{row['fast_ms']:>10.2f}{row['shards_ms']:>10.2f}{row['price']:>8.2f}   "
+                    f"{name:<10}{mode:<24}{row['fast_ms']:>10.2f}{row['exact_ms']:>10.2f}{row['price']:>8.2f}   "
                     f"{row['lowest']:.2f}, {row['highest']:.2f}",
                     flush=True,
                 )
