@@ -65,13 +65,14 @@ def parse(text: str) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-_plan = parse(os.environ.get(VARIABLE, ""))
+plan = parse(os.environ.get(VARIABLE, ""))
+"""What is to go wrong: nothing, as a rule."""
 
 
 def arm(text: str) -> None:
     """Replace the plan of this process (``""``: no faults), as if the variable had been set."""
-    global _plan
-    _plan = parse(text)
+    global plan
+    plan = parse(text)
 
 
 def set_position(rank: int, step: int, restart: int | None = None) -> None:
@@ -83,9 +84,9 @@ def set_position(rank: int, step: int, restart: int | None = None) -> None:
 
 def fault_point(name: str) -> None:
     """Do what the plan says for ``name`` here and now; nothing when there is no plan."""
-    if not _plan:
+    if not plan:
         return
-    for fault in _plan:
+    for fault in plan:
         if fault.point == name and all(getattr(_position, word) == number for word, number in fault.conditions):
             _act(fault)
 

@@ -20,10 +20,11 @@ from .errors import CommunicatorError
 from .group import Group
 from .lane import Lane
 from .messages import Messages, Program
+from .reduction.as_before import NOT_BEGUN, Begun
 from .reduction.bucket import Bucket
 from .reduction.mean_and_commit import MeanAndCommit
 from .reduction.tree import Accumulator, Node
-from .shard_state import ShardState, Votes, decode, encode, exchange, merge, own_states
+from .shard_state import NO_VOTES, ShardState, Votes, decode, encode, exchange, merge, own_states
 
 if TYPE_CHECKING:
     from ..core.nn.parameter import Parameter
@@ -40,7 +41,7 @@ class Fold:
         self.buckets: list[tuple[Lane, Bucket]] = []
         self._start: Start = "background"
         self._states: Accumulator[ShardState] = Accumulator(self.shards, merge)
-        self._both: MeanAndCommit | None = None
+        self.both: MeanAndCommit | None = None
         """Where one bucket is all there is, and its sum takes the place of the gradients: laid out so on all ranks."""
         self.reset()
 
@@ -59,11 +60,11 @@ class Fold:
         ]
         self.buckets = [(lane, bucket) for lane in self.lanes for bucket in lane.buckets]
         self._number([(lane.store, bucket) for lane, bucket in self.buckets], names)
-        self._both = None
+        self.both = None
         if len(self.buckets) == 1 and self.group.size > 1 and self.lanes[0].is_in_place:
             result = self.lanes[0].result
-            self._name_of_both = f"{self.labels[0]} {result.dtype}[{result.size}] and commit of step"
-            self._both = MeanAndCommit(self.ranges, self.shards)
+            name = f"{self.labels[0]} {result.dtype}[{result.size}] and commit of step"
+            self.both = MeanAndCommit(name, self.ranges, self.shards)
         self.reset()
 
     def _number(self, buckets: Sequence[tuple[FlatStore, Bucket]], names: Mapping[Parameter, str]) -> None:
@@ -182,13 +183,15 @@ class Fold:
 
     # -- the end of the step ------------------------------------------------------------------------------------------
 
-    def complete(self, last: ShardState | None, again: bool) -> ShardState | None:
+    def complete(self, last: ShardState | None, again: bool, begun: Begun = NOT_BEGUN) -> ShardState | None:
         """The merged state of all shards; when it returns, every rank is known to hold every bucket's sum.
 
-        ``last``: state of the last owned shard with samples; ``again``: this rank's overlapped sums are void.
+        ``last``: state of the last owned shard with samples; ``again``: this rank's overlapped sums are void. ``begun``: what has been
+        done of it already, by a rank that votes for nothing.
         """
-        if self._both is not None and not self.submitted:
-            state, votes = self._mean_and_commit(self._both, last, self.group.ballot(again))
+        if self.both is not None and not self.submitted:
+            votes = self.group.ballot(again) if begun is NOT_BEGUN else NO_VOTES
+            state, votes = self._mean_and_commit(self.both, last, votes, begun)
             if not votes.again:
                 self.group.agree(votes)
                 return state
@@ -205,7 +208,7 @@ class Fold:
             again, self.submitted = False, 0
 
     def _mean_and_commit(
-        self, both: MeanAndCommit, last: ShardState | None, votes: Votes
+        self, both: MeanAndCommit, last: ShardState | None, votes: Votes, begun: Begun
     ) -> tuple[ShardState | None, Votes]:
         """The only bucket's mean and the commit, in one operation."""
         lane, bucket = self.buckets[0]
@@ -213,9 +216,10 @@ class Fold:
         terms = lane.terms(bucket, range(self.next_shard, self.stop), 0.0 if last is None else last.weight)
 
         def program(messages: Messages) -> tuple[ShardState | None, Votes]:
-            return both(messages, terms, lane.result, states, votes)
+            return both(messages, terms, lane.result, states, votes, number, begun.stage)
 
-        state, votes = self._agreed(program, self._name_of_both, flush=False)
+        number = self.group.steps_committed + 1
+        state, votes = self._agreed(program, both.name, flush=False, began=begun.at)
         self.submitted, self._is_mean = int(not votes.again), not votes.again
         return state, votes
 
@@ -239,11 +243,13 @@ class Fold:
             return state, votes
         return self._agreed(lambda m: exchange(m, partials, votes, self.ranges, self.shards), "commit of step")
 
-    def _agreed(self, program: Program, name: str, flush: bool = True) -> tuple[ShardState | None, Votes]:
+    def _agreed(
+        self, program: Program, name: str, flush: bool = True, began: float = 0.0
+    ) -> tuple[ShardState | None, Votes]:
         """What ``program``, the last operation of a step, gives; also where a rank is lost in it and another one knows."""
         number = self.group.steps_committed + 1
         try:
-            state, votes = self.group.communicator.call(program, name=f"{name} {number}", flush=flush)
+            state, votes = self.group.communicator.call(program, name=f"{name} {number}", flush=flush, began=began)
         except CommunicatorError as error:
             # some survivors may have heard from a lost rank and others not: all go on to the update, or none
             held = self.group.after_loss(error, number)

@@ -31,7 +31,7 @@ from .leftovers import sweep
 from .lifeline import die_with_parent
 from .meeting import Meeting
 from .reduction.tree import owned_range
-from .shard_state import NO_VOTES, ShardState, Votes, encode
+from .shard_state import NO_VOTES, Keeps, ShardState, Votes, encode
 
 
 @dataclass(eq=False)
@@ -63,7 +63,7 @@ class Group:
 
     meeting: Meeting = field(init=False)
     """Where shards meet inside of their forward and backward."""
-    last_commit: tuple[int, ShardState | None, Votes] | None = None
+    last_commit: tuple[int, ShardState | Keeps | None, Votes] | None = None
     """The number of the last committed step and what was agreed on in it."""
     elastic: elastic.Elastic | None = None
     """In a job whose ranks may come and go: how this one keeps up."""
@@ -128,6 +128,8 @@ class Group:
         if self.last_commit is None:
             return 0, b""
         number, state, votes = self.last_commit
+        if not (state is None or isinstance(state, ShardState)):
+            state = state.state(number)
         return number, encode([state], votes)
 
     def settle(self, number: int, payload: bytes | None) -> bytes | None:

@@ -27,6 +27,7 @@ from .errors import CommunicatorError
 from .group import Group
 from .losses import StepLoss, loss_of
 from .open_shard import OpenShard
+from .same_end import DONE, NOT_BEGUN, Begun, SameEnd, record
 from .shard_state import ShardState
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Reducer(Arrangement):
         self._unit = 1.0
         self._weight_before = 0.0
         self._warned: set[str] = set()
+        self._same: SameEnd | None = None
+        """What the step before was, if it went as most do."""
         self.plan()
         self._new_cycle()
 
@@ -217,10 +220,9 @@ class Reducer(Arrangement):
     def _where(self) -> str:
         if not self.with_shards:
             return "the step is open"
-        lo, hi = self.owned
-        shard = next((n for n in (self.now.number, self._pending) if n is not None), lo)
-        state = "open" if self.now.number is not None else "closed, not summed"
-        return f"shard {shard - lo + 1} of {hi - lo} {state}"
+        (lo, hi), now = self.owned, self.now.number
+        shard = next((n for n in (now, self._pending) if n is not None), lo)
+        return f"shard {shard - lo + 1} of {hi - lo} {'closed, not summed' if now is None else 'open'}"
 
     def _begin_shard(self) -> None:
         shard = self.now.number
@@ -309,32 +311,33 @@ class Reducer(Arrangement):
             self.forget()
         if not self._open and not self._expects:
             return
+        if (begun := self._same.begin(self) if self._same is not None else NOT_BEGUN).stage == DONE:
+            return
         if self.with_shards and self.now.number is not None:
             lo, hi = self.owned
             raise GraphError(
                 f"optimizer.step() (or clipping) while shard {self.now.number - lo + 1} of {hi - lo} is open: it belongs after the loop "
                 "`for batch in step:`, not inside"
             )
-        if (
-            not self._open and not self._begin_cycle()
-        ):  # no samples here: what others do at their first backward is due now
+        if not self._open and not self._begin_cycle():  # no samples here: what others do in their first backward
             return
         fault_point("before-reduce")
         passes, ranks = self.now.passes, self.group.communicator
         try:
-            state = self._complete()
+            state = self._complete(begun)
         except CommunicatorError as error:
             if self.group.elastic is None:
                 raise
             self.group.elastic.recover(error)  # without those who were lost; this step is done again
             return
         self._learn(passes)
+        self._same = record(self, state)
         fault_point("after-reduce")
         self._commit(state)
         if ranks is not self.group.communicator:  # the others have ended this step without this rank
             self.end.leave_out()
 
-    def _complete(self) -> ShardState | None:
+    def _complete(self, begun: Begun) -> ShardState | None:
         if self.group.meeting.expected:
             self.group.meeting.finish()
         last = None
@@ -343,7 +346,7 @@ class Reducer(Arrangement):
         elif self._pending is not None:
             self.fold.skip_to(self._pending)
             last = self._shard_state()
-        return self.fold.complete(last, self._again)
+        return self.fold.complete(last, self._again, begun)
 
     @property
     def is_under_way(self) -> bool:
@@ -373,8 +376,7 @@ class Reducer(Arrangement):
 
     def _commit(self, state: ShardState | None) -> None:
         """All ranks are known to hold the complete sum: from here on things change."""
-        weight = state.weight if state is not None else 0.0
-        if state is not None and weight:
+        if state is not None and (weight := state.weight):
             self.fold.write_means(self.parameters, state)
             commit_statistics(self._layers, state)
             self.step_loss.set(state.loss / weight)

@@ -15,7 +15,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -70,6 +70,12 @@ class ShardState:
         """(key, count, (2, channels): mean and M2) of each layer and call."""
         for key, (_, count, part) in zip(self.layout.keys, self.layout.parts, strict=True):
             yield key, count, self.moments[:, part]
+
+
+class Keeps(Protocol):
+    """Who keeps the state of the step that was committed last until it is asked for."""
+
+    def state(self, number: int) -> ShardState: ...
 
 
 @dataclass(frozen=True, slots=True)

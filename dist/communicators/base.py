@@ -183,10 +183,12 @@ class Communicator(Verbs, ABC):
         self._sequence += 1
         return self._submit(program, name, self._sequence, timeout_s, wake=False)
 
-    def call(self, program: Program, *, name: str, timeout_s: float | None = None, flush: bool = True) -> Any:
+    def call(
+        self, program: Program, *, name: str, timeout_s: float | None = None, flush: bool = True, began: float = 0.0
+    ) -> Any:
         """As ``run(...).wait()``, in the caller's thread where possible: half the latency of a small operation.
 
-        ``flush``: until all that it posted has left; a program that posts nothing can do without.
+        ``flush``: until all that it posted has left; a program that posts nothing can do without. ``began``: when it did, if not now.
         """
         if not self._running.acquire(blocking=False):
             return self.run(program, name=name, timeout_s=timeout_s).wait()
@@ -194,7 +196,7 @@ class Communicator(Verbs, ABC):
             while self._entries:
                 self._execute_next()
             self._sequence += 1
-            began = time.monotonic()
+            began = began or time.monotonic()
             limit_s = self.timeout_s if timeout_s is None else timeout_s
             result = self._perform(program, name, self._sequence, limit_s, flush, began)
             self.flight.waited(name, began)

@@ -56,8 +56,8 @@ _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _EVERYBODY = 0x7FFFFFFF
 SPINS_ALONE, SPINS_BESIDE = 2000, 30
 """How often to yield before sleeping: in a thread that has nothing else to do, and beside one that computes."""
-POLLS_ALONE, POLLS_CROWDED = 16_000, 600
-"""How often to look without yielding, some 16 ns each: with a core for each rank, and with fewer."""
+POLLS_ALONE, POLLS_CROWDED = (16_000, 6000), (600, 0)
+"""How often compiled code looks without yielding, some 16 ns each, and then yielding: with a core for each rank, and with fewer."""
 
 
 def supported() -> bool:
@@ -118,7 +118,9 @@ class LocalSpace:
         self._made = 0
         self._others = [i for i in range(self.size) if i != self.index]
         self.bytes = root = np.frombuffer(control, np.uint8)
-        self.place = np.array([*_PLACES, self.index, self.size, POLLS_ALONE if self.size <= cores() else POLLS_CROWDED])
+        self.place = np.array(
+            [*_PLACES, self.index, self.size, *(POLLS_ALONE if self.size <= cores() else POLLS_CROWDED)]
+        )
         """Where the areas lie in ``bytes``: sizes of a row, its head, an area, text and note; phase, lengths, sleepers. Then who this
         rank is among how many, and how often compiled code looks whether another one has come."""
         start = self.size * _ROW
@@ -164,6 +166,10 @@ class LocalSpace:
         """Somebody else has written this rank's area, as :meth:`arrive` does."""
         self._number = (self._number + 1) & _MASK
         self._notes[self.index] = note
+
+    def passed(self, meetings: int) -> None:
+        """Somebody else has come to so many meetings for this rank, and all others have, too."""
+        self._number = (self._number + meetings) & _MASK
 
     def wake_sleepers(self) -> None:
         """Those who sleep until this rank arrives."""

@@ -6,6 +6,7 @@ they sent, their error) and the last stretches in which the caller waited for on
 
 from __future__ import annotations
 
+import struct
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,11 @@ from typing import Any
 from ...core import spans
 
 CAPACITY = 2000
+_DONE = struct.Struct("<qqqqqqdd")
+"""Of an operation that was done at once: which one and which wait it was, both from 1; sequence, number, name, bytes, began, ended.
+
+A line of a cache: it is written between large products, when nothing else of this object is in one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,18 @@ class FlightRecorder:
     [2, 3]
     """
 
-    __slots__ = ("_rows", "_waits", "begun", "capacity", "clock_offset_s", "group", "waited_s", "waits")
+    __slots__ = (
+        "_done",
+        "_names",
+        "_rows",
+        "_waits",
+        "begun",
+        "capacity",
+        "clock_offset_s",
+        "group",
+        "waited_s",
+        "waits",
+    )
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
@@ -64,6 +81,8 @@ class FlightRecorder:
         """Seconds that callers have waited for operations since the start: what computing could not hide."""
         self._rows: list[list[Any]] = [[0, "", 0.0, 0.0, 0.0, 0, ""] for _ in range(capacity)]
         self._waits: list[list[Any]] = [["", 0.0, 0.0] for _ in range(capacity)]
+        self._done = bytearray(capacity * _DONE.size)
+        self._names: list[str] = []
 
     def begin(self, sequence: int, operation: str, nbytes: int = 0, submitted: float = 0.0) -> int:
         """An operation begins; the slot for :meth:`end`. ``submitted``: when it was asked for (0: just now)."""
@@ -82,6 +101,20 @@ class FlightRecorder:
         if error is not None:
             row[6] = f"{type(error).__name__}: {error}"
 
+    def name(self, operation: str) -> int:
+        """By which :meth:`done` knows operations that are called so, with a number behind it."""
+        if operation not in self._names:
+            self._names.append(operation)
+        return self._names.index(operation)
+
+    def done(self, sequence: int, name: int, number: int, began: float, nbytes: int) -> None:
+        """An operation that began then is over, and the caller has waited for it. ``name``: of :meth:`name`."""
+        now, begun, waits = time.monotonic(), self.begun, self.waits
+        at = begun % self.capacity * _DONE.size
+        _DONE.pack_into(self._done, at, begun + 1, waits + 1, sequence, number, name, nbytes, began, now)
+        self.begun, self.waits = begun + 1, waits + 1
+        self.waited_s += now - began
+
     def waited(self, operation: str, began: float) -> None:
         """The caller has waited for ``operation`` since ``began`` (``time.monotonic``) until now."""
         now = time.monotonic()
@@ -93,15 +126,32 @@ class FlightRecorder:
 
     def operations(self) -> list[Operation]:
         """The last operations, oldest first."""
-        return [Operation(*self._rows[number % self.capacity]) for number in _last(self.begun, self.capacity)]
+        return [self._operation(number) for number in _last(self.begun, self.capacity)]
 
     def waitings(self) -> list[Waiting]:
         """The last stretches of waiting, oldest first."""
-        return [Waiting(*self._waits[number % self.capacity]) for number in _last(self.waits, self.capacity)]
+        done = {row[1] - 1: row for row in _DONE.iter_unpack(self._done)}
+        found = []
+        for number in _last(self.waits, self.capacity):
+            if (row := done.get(number)) is not None:
+                found.append(Waiting(self._name_of(row), *row[6:]))
+            else:
+                found.append(Waiting(*self._waits[number % self.capacity]))
+        return found
 
     def last(self) -> Operation | None:
         """The operation that began last."""
-        return Operation(*self._rows[(self.begun - 1) % self.capacity]) if self.begun else None
+        return self._operation(self.begun - 1) if self.begun else None
+
+    def _operation(self, index: int) -> Operation:
+        slot = index % self.capacity
+        row = _DONE.unpack_from(self._done, slot * _DONE.size)
+        if row[0] != index + 1:
+            return Operation(*self._rows[slot])
+        return Operation(row[2], self._name_of(row), row[6], row[6], row[7], row[5])
+
+    def _name_of(self, row: tuple[Any, ...]) -> str:
+        return f"{self._names[row[4]]} {row[3]}"
 
 
 def _last(count: int, capacity: int) -> range:

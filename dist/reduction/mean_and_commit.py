@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from ...core.kernels.cpu.threads import threads
-from ...core.kernels.reference_meeting import JOINED
+from ...core.kernels.reference_meeting import BEGIN, JOINED
 from ...core.kernels.table import kernel
 from ..communicators.shared_memory import INLINE_NBYTES, LocalSpace
 from ..messages import Messages
 from ..shard_state import NO_VOTES, ShardState, Votes, encode, join, order_of_merging
-from .as_before import FIRST, SECOND, AsBefore, is_compiled
+from .as_before import FIRST, SECOND, AsBefore, can_be_told, is_compiled
 from .expression import InPlace, Term, expression
 from .shared import are_the_terms, note_of, places_of, terms_of_all, tree_all_reduce
 from .tree import Node, slices
@@ -31,20 +31,21 @@ _ROOM = INLINE_NBYTES - _SIZE.size
 class MeanAndCommit:
     """As ``tree_all_reduce`` into one array and a division, with what every rank brings to the end of a step on the way.
 
-    The program of one operation.
+    The program of one operation, whose name is ``name`` and the number of the step.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, int]], shards: int) -> None:
-        self.ranges, self.shards = ranges, shards
+    def __init__(self, name: str, ranges: Sequence[tuple[int, int]], shards: int) -> None:
+        self.name, self.ranges, self.shards = name, ranges, shards
         self._own: tuple[Any, Any, Any, bytes] = (None, None, None, b"")
         """The shared memory, terms and result of the step before, and the note that says where they lie."""
         self._said: tuple[LocalSpace | None, list[bytes]] = None, []
         """Where all terms lay in the step before, and what follows from that:"""
         self._sum: InPlace | None = None
         """The sum of this rank's slice; None where it must be made as any other sum."""
-        self._known: AsBefore | None = None
-        self._sent_nbytes = 0
-        self._compiled = is_compiled()
+        self.known: AsBefore | None = None
+        """None also where the next step cannot be as the one before."""
+        self.sent_nbytes = 0
+        self._compiled = is_compiled() and can_be_told(name)
         nothing = np.zeros(0, np.float32)
         kernel("mean_of_two", "cpu")(nothing, nothing, 1.0)  # compiled before anybody waits for it
 
@@ -55,35 +56,37 @@ class MeanAndCommit:
         out: np.ndarray,
         states: Sequence[ShardState | None],
         votes: Votes,
+        number: int,
+        begun: int = BEGIN,
     ) -> tuple[ShardState | None, Votes]:
         """From this rank's the state of all shards and the votes of all ranks; and in ``out`` the mean, unless it is to be done again.
 
-        When this returns all ranks have all of it.
+        When this returns all ranks have all of it. ``number``: of the step. ``begun``: how far ``known.begin`` has got already.
         """
-        here, own, known = messages.local, self._own, self._known
+        here, own, known = messages.local, self._own, self.known
         assert here is not None
         if own[0] is not here or own[1] is not terms or own[2] is not out:
             own = self._own = (here, terms, out, note_of(here, terms, out))
         have_come = False
         mine = states[0] if len(states) == 1 else None
-        if known is not None and mine is not None and known.serves(here, own[3], mine, votes):
-            stage, state = known.run(messages, mine)
+        if known is not None and mine is not None and (begun != BEGIN or known.serves(here, own[3], mine, votes)):
+            stage, state = known.run(messages, mine, number, begun)
             if state is not None:
                 if stage == JOINED:
                     self._divide(messages, terms, out, state.weight or 1.0)
-                messages.count_sent(self._sent_nbytes)
+                messages.count_sent(self.sent_nbytes)
                 return state, NO_VOTES
             have_come = True
         brought = encode(states, votes)
         rows = self._gather(messages, own[3], brought, out, have_come)
         state, votes = join(rows, self.ranges, self.shards)
-        self._known = self._prepare_known(here, rows, mine, state)
+        self.known = self._prepare_known(here, rows, mine, state)
         if not votes.again:
             self._divide(messages, terms, out, state.weight if state is not None and state.weight else 1.0)
             lo, hi = slices(out.size, messages.size)[messages.rank]
             sums_nbytes = out.nbytes + (messages.size - 2) * (hi - lo) * out.itemsize
-            self._sent_nbytes = (messages.size - 1) * len(brought) + sums_nbytes
-            messages.count_sent(self._sent_nbytes if self._sum is not None else (messages.size - 1) * len(brought))
+            self.sent_nbytes = (messages.size - 1) * len(brought) + sums_nbytes
+            messages.count_sent(self.sent_nbytes if self._sum is not None else (messages.size - 1) * len(brought))
         return state, votes
 
     def _gather(self, messages: Messages, note: bytes, brought: bytes, out: np.ndarray, have_come: bool) -> list[bytes]:
@@ -134,4 +137,4 @@ class MeanAndCommit:
         if order is None:
             return None
         two = self._sum.of_two() if threads() == 1 else None
-        return AsBefore(local, self._said[1], rows, *order, mine.layout, state.layout, two)
+        return AsBefore(local, self.name, self._said[1], rows, *order, mine.layout, state.layout, two)

@@ -47,6 +47,28 @@ def test_waiting_is_kept_and_added_up() -> None:
     assert 1.5 <= flight.waited_s < 1.6
 
 
+def test_what_was_done_at_once_stands_among_the_others() -> None:
+    flight = FlightRecorder(capacity=3)
+    first, second = flight.name("sum of step"), flight.name("another of step")
+    assert (flight.name("sum of step"), flight.name("another of step")) == (first, second) == (0, 1)
+    for number in range(1, 6):
+        began = time.monotonic() - 0.5
+        if number % 2:
+            flight.done(number, (first, second)[number == 3], 10 * number, began, 7)
+        else:
+            flight.end(flight.begin(number, f"op {number}"))
+            flight.waited(f"op {number}", began)
+        last = flight.last()
+        assert last is not None and last.sequence == number
+    kept = flight.operations()
+    assert [(op.sequence, op.name, op.nbytes, op.error) for op in kept] == [
+        (3, "another of step 30", 7, ""), (4, "op 4", 0, ""), (5, "sum of step 50", 7, "")
+    ]  # fmt: skip
+    assert [waiting.name for waiting in flight.waitings()] == ["another of step 30", "op 4", "sum of step 50"]
+    assert all(op.ended - op.began >= 0.5 for op in (kept[0], kept[2], *flight.waitings()))
+    assert 2.5 <= flight.waited_s < 2.7
+
+
 def test_an_operation_costs_little() -> None:
     """Less than two microseconds on a quiet core; the best of many short runs, since this one may be shared."""
     flight, best = FlightRecorder(), float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from phalanx import nn, optim
 from phalanx.dist.communicators import verbs
 from phalanx.dist.reduction.as_before import AsBefore
 from phalanx.dist.reduction.bucket import BucketSizes
+from phalanx.dist.same_end import SameEnd
 
 verbs.tuned_sizes = lambda wire: BucketSizes(256, 1024)  # whatever is summed in place is one bucket all the same
 phalanx.kernels.choose("fast")
@@ -30,12 +32,21 @@ rank, size = phalanx.rank(), phalanx.size()
 reached = []
 run = AsBefore.run
 
-def counted(self, messages, mine):
-    stage, state = run(self, messages, mine)
+def counted(self, messages, mine, *rest):
+    stage, state = run(self, messages, mine, *rest)
     reached.append(stage)
     return stage, state
 
 AsBefore.run = counted
+begin = SameEnd.begin
+
+def counted_same(self, reducer):
+    begun = begin(self, reducer)
+    if begun.stage == 5:
+        reached.append(5)
+    return begun
+
+SameEnd.begin = counted_same
 
 
 class Net(nn.Module):
@@ -66,9 +77,9 @@ def train(in_parts):
         optimizer.step()
         assert phalanx.agreed("now") == (step == 12), step
         optimizer.zero_grad()
-        both = model.reducer.fold._both
+        both = model.reducer.fold.both
         if in_parts:
-            both._compiled, both._known = False, None
+            both._compiled, both.known = False, None
         seen.append(model.step_loss)
     return seen, [t.detach().numpy().copy() for t in (*model.parameters(), *model.buffers())]
 
@@ -93,6 +104,21 @@ def test_equal_bits_as_one_call_and_in_parts(job: str, tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     code, output = run_job(job, script=str(script))
     assert code == 0, output
+
+
+def test_what_is_not_as_before_goes_the_long_way() -> None:
+    code, output = run_job("run 2", script=str(Path(__file__).with_name("same_end_script.py")))
+    assert code == 0 and "rank 0 is through" in output, output
+
+
+@pytest.mark.parametrize("number", [0, 9, 10, 65, 123456789012])
+def test_numbers_and_their_checksum_are_written_as_python_does(number: int) -> None:
+    control = np.zeros(64, np.uint8)
+    end = loops_meeting._write_number.py_func(control, 5, number)
+    assert control[5:end].tobytes() == str(number).encode() and not control[end:].any()
+    with np.errstate(over="ignore"):
+        found = loops_meeting._checksum.py_func(control, 5, end - 5, number & 0xFFFF)
+    assert int(found) == zlib.crc32(control[5:end].tobytes(), number & 0xFFFF)
 
 
 def states(ranks: int, channels: int) -> list[bytes]:

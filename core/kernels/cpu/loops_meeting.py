@@ -1,7 +1,8 @@
 """The end of a step between ranks that share memory, as one compiled call: meet, merge states, mean of the gradients, meet.
 
 It comes once a step between large products, when no cache holds anything of it: a thousand lines of an interpreter are then a
-thousand waits for memory.
+thousand waits for memory. So all that is the same from step to step lies ready, and one array says where: an array less to hand over
+is some lines less to wait for.
 """
 
 from __future__ import annotations
@@ -10,59 +11,151 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from ..reference_meeting import ALL_HERE, ARRIVED, ARRIVED_AGAIN, BEGIN, DONE, JOINED, WAKE
+from ..reference_meeting import (
+    ALL_HERE,
+    AREA,
+    ARRIVED,
+    ARRIVED_AGAIN,
+    BATCHES,
+    BEGIN,
+    CHANNELS,
+    CHANNELS_OF,
+    CONSTANT_NBYTES,
+    CONTROL,
+    DATA,
+    DATA_NBYTES,
+    DONE,
+    EXPECTED,
+    FROM,
+    HEAD,
+    INDEX,
+    JOINED,
+    LENGTHS,
+    MEAN,
+    MERGINGS,
+    MIDDLE,
+    MIDDLE_AGAIN,
+    MIDDLE_AGAIN_NBYTES,
+    MIDDLE_NBYTES,
+    MOMENTS,
+    NOTE,
+    OF_CONSTANT,
+    OF_DATA,
+    OF_NOTE,
+    ONE,
+    OTHER,
+    OWN_NOTE,
+    OWN_NOTE_NBYTES,
+    PAIRS,
+    PHASE,
+    POLLS,
+    PRODUCT,
+    ROW,
+    RUNNING,
+    RUNNING_LENGTH,
+    SHARE,
+    SHARES,
+    SIZE,
+    SIZES,
+    SLEEPERS,
+    START,
+    STOP,
+    TEXT,
+    TOTALS,
+    VARIANCE,
+    WAKE,
+    WIDTH,
+    YIELDS,
+)
 from .compiled import inline, loop
-from .ordered import load_first, pause, store_last
+from .loops_running import _move
+from .ordered import load_first, pause, pointer, store_last, yield_core
 
 Array = Any
-f4, u4 = np.float32, np.uint32
+f4, f8, u1, u4, i8 = np.float32, np.float64, np.uint8, np.uint32, np.int64
 MASK, HALF = 0xFFFFFFFF, 0x80000000
+ZERO = ord("0")
 
-# indices into ``place``: sizes and offsets in bytes; this rank's index among how many; how often to look before the interpreter waits
-ROW, HEAD, AREA, TEXT, NOTE, PHASE, LENGTHS, SLEEPERS, INDEX, SIZE, POLLS = range(11)
-# indices into a rank's ``sizes``: bytes of the note, of what is constant in the data, of the data
-OF_NOTE, OF_CONSTANT, OF_DATA = range(3)
+
+def _crc_table() -> np.ndarray:
+    """What a byte makes of a CRC-32."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, np.uint32(0xEDB88320) ^ (table >> 1), table >> 1).astype(np.uint32)
+    return table
+
+
+CRC = _crc_table()
+
+
+@inline
+def _checksum(control, at, count, start):  # type: ignore[no-untyped-def]
+    """As ``zlib.crc32``, of ``count`` bytes."""
+    crc = u4(start) ^ u4(MASK)
+    for i in range(count):
+        crc = CRC[(crc ^ control[at + i]) & u4(255)] ^ (crc >> u4(8))
+    return crc ^ u4(MASK)
 
 
 @inline
 def _write(control, at, data):  # type: ignore[no-untyped-def]
     for i in range(data.size):
         control[at + i] = data[i]
+    return at + data.size
 
 
 @inline
-def _arrive(control, words, place, number, whole, text, note, data):  # type: ignore[no-untyped-def]
+def _write_number(control, at, number):  # type: ignore[no-untyped-def]
+    """In decimals; where they end."""
+    digits, rest = 1, number // 10
+    while rest > 0:
+        digits, rest = digits + 1, rest // 10
+    rest = number
+    for i in range(digits):
+        control[at + digits - 1 - i] = ZERO + rest % 10
+        rest //= 10
+    return at + digits
+
+
+@inline
+def _arrive(plan, control, words, number, operation, step, middle, note, data):  # type: ignore[no-untyped-def]
     """Write this rank's area and say so; WAKE if somebody sleeps until then, else 0."""
-    row = place[INDEX] * place[ROW]
-    at = row + place[HEAD] + (number & 1) * place[AREA]
-    _write(control, at, text)
-    at += place[TEXT]
+    row = plan[INDEX] * plan[ROW]
+    start = row + plan[HEAD] + (number & 1) * plan[AREA]
+    at = _write_number(control, start, operation)
+    at = _write(control, at, middle)
+    text_nbytes = _write_number(control, at, step) - start
+    at = start + plan[TEXT]
     _write(control, at, note)
-    _write(control, at + place[NOTE], data)
-    said = (row + place[LENGTHS]) // 4 + 4 * (number & 1)
-    words[said] = text.size
+    _write(control, at + plan[NOTE], data)
+    said = (row + plan[LENGTHS]) // 4 + 4 * (number & 1)
+    words[said] = text_nbytes
     words[said + 1] = note.size
     words[said + 2] = data.size
-    words[said + 3] = whole
-    store_last(words, (row + place[PHASE]) // 4, u4(number))
+    words[said + 3] = _checksum(control, at, note.size, _checksum(control, start, text_nbytes, data.size))
+    store_last(words, (row + plan[PHASE]) // 4, u4(number))
     asleep = 0
-    for rank in range(place[SIZE]):
-        asleep |= control[row + place[SLEEPERS] + rank]
+    for rank in range(plan[SIZE]):
+        asleep |= control[row + plan[SLEEPERS] + rank]
     return WAKE if asleep != 0 else 0
 
 
 @inline
-def _all_are_here(words, place, number):  # type: ignore[no-untyped-def]
+def _all_are_here(plan, words, number):  # type: ignore[no-untyped-def]
     """Whether every rank has come within a short while."""
-    for rank in range(place[SIZE]):
-        if rank != place[INDEX]:
-            word, tries = (rank * place[ROW] + place[PHASE]) // 4, 0
-            while ((np.int64(load_first(words, word)) - number) & MASK) >= HALF:
+    for rank in range(plan[SIZE]):
+        if rank != plan[INDEX]:
+            word, tries = (rank * plan[ROW] + plan[PHASE]) // 4, 0
+            while ((i8(load_first(words, word)) - number) & MASK) >= HALF:
                 tries += 1
-                if tries > place[POLLS]:
+                if tries <= plan[POLLS]:
+                    pause()
+                elif tries <= plan[POLLS] + plan[YIELDS]:
+                    yield_core()
+                else:
                     return False
-                pause()
     return True
 
 
@@ -75,36 +168,39 @@ def _differ(control, at, wanted, count):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _say(control, words, place, number, text, expected, sizes):  # type: ignore[no-untyped-def]
-    """Whether every other rank says ``text``, and of itself what is expected."""
-    for rank in range(place[SIZE]):
-        if rank == place[INDEX]:
+def _say(plan, control, words, number, expected, sizes, brought):  # type: ignore[no-untyped-def]
+    """Whether every other rank says what this one does, and of itself what is expected; nothing where nothing is ``brought``."""
+    mine = plan[INDEX] * plan[ROW]
+    own = mine + plan[HEAD] + (number & 1) * plan[AREA]
+    text_nbytes = i8(words[(mine + plan[LENGTHS]) // 4 + 4 * (number & 1)])
+    for rank in range(plan[SIZE]):
+        if rank == plan[INDEX]:
             continue
-        row = rank * place[ROW]
-        at = row + place[HEAD] + (number & 1) * place[AREA]
-        said = (row + place[LENGTHS]) // 4 + 4 * (number & 1)
-        note = sizes[rank, OF_NOTE]
-        if words[said] != text.size or words[said + 1] != note or words[said + 2] != sizes[rank, OF_DATA]:
+        row = rank * plan[ROW]
+        at = row + plan[HEAD] + (number & 1) * plan[AREA]
+        said = (row + plan[LENGTHS]) // 4 + 4 * (number & 1)
+        note = brought * sizes[rank, OF_NOTE]
+        if words[said] != text_nbytes or words[said + 1] != note or words[said + 2] != brought * sizes[rank, OF_DATA]:
             return False
-        if _differ(control, at, text, text.size) or _differ(control, at + place[TEXT], expected[rank], note):
+        if _differ(control, at, control[own:], text_nbytes) or _differ(control, at + plan[TEXT], expected[rank], note):
             return False
-        if _differ(control, at + place[TEXT] + place[NOTE], expected[rank, note:], sizes[rank, OF_CONSTANT]):
+        if _differ(control, at + plan[TEXT] + plan[NOTE], expected[rank, note:], brought * sizes[rank, OF_CONSTANT]):
             return False
     return True
 
 
 @inline
-def _merge(numbers, place, number, sizes, pairs, share, product, totals, moments):  # type: ignore[no-untyped-def]
+def _merge(plan, values, number, sizes, pairs, share, product, totals, moments):  # type: ignore[no-untyped-def]
     """Weight, loss and moments of all ranks, in the order of ``pairs``; the result is in row 0."""
     channels = share.shape[1]
-    for rank in range(place[SIZE]):
-        at = rank * place[ROW] + place[HEAD] + (number & 1) * place[AREA] + place[TEXT] + place[NOTE]
+    for rank in range(plan[SIZE]):
+        at = rank * plan[ROW] + plan[HEAD] + (number & 1) * plan[AREA] + plan[TEXT] + plan[NOTE]
         at = (at + sizes[rank, OF_CONSTANT]) // 8
-        totals[rank, 0] = numbers[at]
-        totals[rank, 1] = numbers[at + 1]
+        totals[rank, 0] = values[at]
+        totals[rank, 1] = values[at + 1]
         for i in range(channels):
-            moments[rank, 0, i] = numbers[at + 2 + i]
-            moments[rank, 1, i] = numbers[at + 2 + channels + i]
+            moments[rank, 0, i] = values[at + 2 + i]
+            moments[rank, 1, i] = values[at + 2 + channels + i]
     for step in range(pairs.shape[0]):
         a, b = pairs[step, 0], pairs[step, 1]
         totals[a, 0] += totals[b, 0]
@@ -133,34 +229,63 @@ def _mean(first, second, divisor):  # type: ignore[no-untyped-def]
             second[i] = mean
 
 
-@loop(
-    "i8, u1[:] out, u4[:] out, f8[:], i8[:], i8, u1[:], u1[:], u1[:], u1[:], i8, i8, u1[:,:], i8[:,:], i8[:,:], f8[:,:], f8[:,:], "
-    "f8[:,:] out, f8[:,:,:] out, f4[:] out, f4[:] out, i8, i8",
-    exact=True,
-)
-def meeting_loop(  # type: ignore[no-untyped-def]
-    stage, control, words, numbers, place, number, text, note, data, again, whole, whole_again,
-    expected, sizes, pairs, share, product, totals, moments, first, second, start, stop,
-):  # fmt: skip
+@inline
+def _move_layer(running, shares, seen):  # type: ignore[no-untyped-def]
+    channels, first = running[CHANNELS_OF], running[FROM]
+    mean, variance = carray(pointer(running[MEAN], f4), channels), carray(pointer(running[VARIANCE], f4), channels)
+    batches = carray(pointer(running[BATCHES], i8), 1)
+    _move(mean, variance, batches, seen[0, first:], seen[1, first:], shares[0], shares[1])
+
+
+@loop("i8, i8[:], i8, i8, i8, f8, f8, i8", exact=True)
+def meeting_loop(stage, plan, number, operation, step, weight, loss, layers):  # type: ignore[no-untyped-def]
+    ranks, channels, merges = plan[SIZE], plan[CHANNELS], plan[MERGINGS]
+    nbytes = ranks * plan[ROW]
+    control, words = carray(pointer(plan[CONTROL], u1), nbytes), carray(pointer(plan[CONTROL], u4), nbytes // 4)
+    note, data = (
+        carray(pointer(plan[OWN_NOTE], u1), plan[OWN_NOTE_NBYTES]),
+        carray(pointer(plan[DATA], u1), plan[DATA_NBYTES]),
+    )
+    expected = carray(pointer(plan[EXPECTED], u1), (ranks, plan[WIDTH]))
+    sizes = carray(pointer(plan[SIZES], i8), (ranks, 3))
     if stage == BEGIN:
-        wake = _arrive(control, words, place, number, whole, text, note, data)
-        if wake != 0 or not _all_are_here(words, place, number):
+        own = carray(pointer(plan[DATA] + plan[CONSTANT_NBYTES], f8), 2)
+        own[0], own[1] = weight, loss
+        middle = carray(pointer(plan[MIDDLE], u1), plan[MIDDLE_NBYTES])
+        wake = _arrive(plan, control, words, number, operation, step, middle, note, data)
+        if wake != 0 or not _all_are_here(plan, words, number):
             return ARRIVED + wake
     elif stage != ARRIVED:
         return stage
-    if not _say(control, words, place, number, text, expected, sizes):
+    if not _say(plan, control, words, number, expected, sizes, 1):
         return ALL_HERE
-    _merge(numbers, place, number, sizes, pairs, share, product, totals, moments)
-    if first.size == 0:
+    values = carray(pointer(plan[CONTROL], f8), nbytes // 8)
+    pairs = carray(pointer(plan[PAIRS], i8), (merges, 2))
+    share = carray(pointer(plan[SHARE], f8), (merges, channels))
+    product = carray(pointer(plan[PRODUCT], f8), (merges, channels))
+    turn = step & 1  # what was merged in the step before is kept: a rank that is lost may leave others without it
+    totals = carray(pointer(plan[TOTALS], f8), (2, ranks, 2))[turn]
+    moments = carray(pointer(plan[MOMENTS], f8), (2, ranks, 2, channels))[turn]
+    _merge(plan, values, number, sizes, pairs, share, product, totals, moments)
+    start, stop = plan[START], plan[STOP]
+    if start == stop:
         return JOINED
-    weight = totals[0, 0]
-    _mean(first[start:stop], second[start:stop], weight if weight != 0.0 else 1.0)
+    one, other = carray(pointer(plan[ONE], f4), stop), carray(pointer(plan[OTHER], f4), stop)
+    total = totals[0, 0]
+    _mean(one[start:], other[start:], total if total != 0.0 else 1.0)
     number = (number + 1) & MASK
-    wake = _arrive(control, words, place, number, whole_again, again, note[:0], data[:0])
-    if wake != 0 or not _all_are_here(words, place, number):
+    middle = carray(pointer(plan[MIDDLE_AGAIN], u1), plan[MIDDLE_AGAIN_NBYTES])
+    wake = _arrive(plan, control, words, number, operation, step, middle, note[:0], data[:0])
+    if wake != 0 or not _all_are_here(plan, words, number):
         return ARRIVED_AGAIN + wake
-    if not _say(control, words, place, number, again, expected, np.zeros_like(sizes)):
+    if not _say(plan, control, words, number, expected, sizes, 0):
         return ARRIVED_AGAIN
+    running, shares = (
+        carray(pointer(plan[RUNNING], i8), (layers, RUNNING_LENGTH)),
+        carray(pointer(plan[SHARES], f8), (layers, 2)),
+    )
+    for layer in range(layers):
+        _move_layer(running[layer], shares[layer], moments[0])
     return DONE
 
 

@@ -44,6 +44,20 @@ def store_last(typing_context, words, index, value):  # type: ignore[no-untyped-
 
 
 @intrinsic
+def pointer(typing_context, address, kind):  # type: ignore[no-untyped-def]
+    """To what lies at ``address``, as elements of ``kind``; whoever gives the address keeps what lies there."""
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind.dtype)(types.int64, kind), make  # type: ignore[attr-defined]
+
+
+yield_core = types.ExternalFunction("sched_yield", types.int32())
+"""Let another thread that waits for this core go first, if there is one."""
+
+
+@intrinsic
 def pause(typing_context):  # type: ignore[no-untyped-def]
     """Let a core's other thread go first for some cycles."""
 
