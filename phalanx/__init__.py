@@ -108,7 +108,11 @@ _NAMES_OF: dict[str, str] = {
 if not os.environ.keys().isdisjoint(("PHALANX_LAUNCHED", "OMPI_COMM_WORLD_RANK", "PMI_RANK")):
     # a rank of phalanx run, Open MPI, MPICH: Ctrl-C may come any moment. dist/env.py, which knows all names, is not loaded for this
     importlib.import_module(".dist.interrupt", __name__).answer()
-elif sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in ("phalanx", "-mphalanx"):
+elif (
+    sys.argv[:1] == ["-m"]
+    and sys.orig_argv[-len(sys.argv)] in ("phalanx", "-mphalanx")
+    and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+):
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # python -m phalanx begins here: see __main__.py
 
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names.split()}

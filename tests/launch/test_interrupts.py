@@ -128,6 +128,14 @@ def test_python_m_ends_without_a_word_from_the_package_s_first_lines_on(module: 
     assert (done.returncode, done.stdout, done.stderr) == (-2, "", "")
 
 
+def test_a_command_that_was_started_to_ignore_interrupts_does(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"where = 'phalanx.cli'\n{INTERRUPTING}")
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *PHALANX, "--version"]
+    environ = environment(PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout[:8], done.stderr) == (0, "phalanx ", "")
+
+
 def test_who_imports_phalanx_keeps_python_s_answer() -> None:
     script = "import phalanx, signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     command = [sys.executable, "-c", script, "-m", "phalanx"]
