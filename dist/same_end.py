@@ -116,23 +116,25 @@ class SameEnd:
             deviations.append(m2)
         if self._layers and not self._moves_as_before():
             return NOT_BEGUN
+        if means:
+            np.concatenate(means + deviations, out=known.own_moments)
         if not comm._running.acquire(blocking=False):
             return NOT_BEGUN
         try:
             if comm._entries or comm._broken is not None:
                 return NOT_BEGUN
-            if means:
-                np.concatenate(means + deviations, out=known.own_moments)
             began, number, operation = time.monotonic(), group.steps_committed + 1, comm._sequence + 1
             stage = known.begin(operation, number, weight, float(losses[0]) * weight, self._layers)
             if stage != DONE:
                 return Begun(stage, began)
             comm._sequence = operation
             comm.sent_bytes += self._sent_nbytes
+            known.local.passed(2)
             comm.flight.done(operation, self._name, number, began, self._sent_nbytes)
+        except BaseException as error:  # an interrupt: what this rank has said already cannot be taken back
+            raise comm._fail(error) from None
         finally:
             comm._running.release()
-        known.local.passed(2)
         group.last_commit, group.steps_committed = (number, known, NO_VOTES), number
         group.agreed, group.noted = NO_VOTES.named, NO_VOTES.notes
         if means and not self._layers:

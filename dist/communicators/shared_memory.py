@@ -56,8 +56,9 @@ _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _EVERYBODY = 0x7FFFFFFF
 SPINS_ALONE, SPINS_BESIDE = 2000, 30
 """How often to yield before sleeping: in a thread that has nothing else to do, and beside one that computes."""
-POLLS_ALONE, POLLS_CROWDED = (16_000, 6000), (600, 0)
-"""How often compiled code looks without yielding, some 16 ns each, and then yielding: with a core for each rank, and with fewer."""
+POLLS_ALONE, POLLS_CROWDED = (16_000, 100), (600, 0)
+"""How often compiled code looks without yielding, some 16 ns each, and how often it yields then, a thousand looks apart: with a core for
+each rank, and with fewer."""
 
 
 def supported() -> bool:

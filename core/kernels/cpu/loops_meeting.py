@@ -77,6 +77,8 @@ Array = Any
 f4, f8, u1, u4, i8 = np.float32, np.float64, np.uint8, np.uint32, np.int64
 MASK, HALF = 0xFFFFFFFF, 0x80000000
 ZERO = ord("0")
+POLLS_A_YIELD = 1000
+"""A yield may take some milliseconds where others want the core: few of them, so that nobody is deaf for long."""
 
 
 def _crc_table() -> np.ndarray:
@@ -150,12 +152,12 @@ def _all_are_here(plan, words, number):  # type: ignore[no-untyped-def]
             word, tries = (rank * plan[ROW] + plan[PHASE]) // 4, 0
             while ((i8(load_first(words, word)) - number) & MASK) >= HALF:
                 tries += 1
-                if tries <= plan[POLLS]:
-                    pause()
-                elif tries <= plan[POLLS] + plan[YIELDS]:
-                    yield_core()
-                else:
-                    return False
+                if tries > plan[POLLS]:
+                    if tries > plan[POLLS] + plan[YIELDS] * POLLS_A_YIELD:
+                        return False
+                    if tries % POLLS_A_YIELD == 0:
+                        yield_core()
+                pause()
     return True
 
 
