@@ -54,15 +54,14 @@ def replay_of(recorder: Recorder) -> tuple[Callable[[list[Any]], Any], str]:
 
     While somebody exchanges ops for others that tell (a profiler, an exporter), these are called instead of bound ones.
     """
-    plain, source = compiled(recorder)
     writer = _Binder(recorder)
-    fast, bound_source = compiled(recorder, lambda _: writer)
-    ops = list(writer.instead_of)
-    if not ops:
-        return plain, source
-    before = list(writer.instead_of.values())
+    fast, source = compiled(recorder, lambda _: writer)
+    if not writer.instead_of:
+        return fast, source
+    plain, _ = compiled(recorder)
+    ops, before = list(writer.instead_of), list(writer.instead_of.values())
 
     def replay(inputs: list[Any]) -> Any:
         return fast(inputs) if list(map(_both, ops)) == before else plain(inputs)
 
-    return replay, bound_source
+    return replay, source
