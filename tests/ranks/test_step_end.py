@@ -111,6 +111,59 @@ def test_what_is_not_as_before_goes_the_long_way() -> None:
     assert code == 0 and "rank 0 is through" in output, output
 
 
+SHARDS = """
+import numpy as np
+import phalanx
+from phalanx import nn, optim
+from phalanx.dist.same_end import SameEnd
+
+phalanx.init(shards=2, kernels="fast")
+stages, begin = [], SameEnd.begin
+
+def counted(self, reducer):
+    begun = begin(self, reducer)
+    stages.append(begun.stage)
+    return begun
+
+SameEnd.begin = counted
+
+
+def train(in_parts):
+    phalanx.manual_seed(3)
+    net = nn.Sequential(nn.Linear(20, 300), nn.BatchNorm1d(300), nn.ReLU(), nn.Linear(300, 4))
+    model, random, losses = phalanx.DataParallel(net), np.random.default_rng(0), []
+    optimizer = optim.Adam(model.parameters())
+    x, labels = random.standard_normal((330, 20)).astype(np.float32), random.integers(0, 4, 330)
+    loader = phalanx.data.DataLoader(phalanx.data.TensorDataset(x, labels), batch_size=32)
+    for step in loader.steps():
+        if len(losses) != 7:  # once the gradients are carried on
+            optimizer.zero_grad()
+        for a, b in step:
+            nn.functional.cross_entropy(model(a), b).backward()
+        optimizer.step()
+        losses.append(model.step_loss)
+        if in_parts:
+            both = model.reducer.fold.both
+            model.reducer._same, both.known, both._compiled = None, None, False
+    return losses, [t.detach().numpy().tobytes() for t in (*model.parameters(), *model.buffers())]
+
+
+at_once = train(False)
+found = list(stages)
+assert at_once == train(True)
+assert found[4] != 0 and found[5] == 0, found  # the steps before it had no record
+print(f"rank {phalanx.rank()} is through", flush=True)
+"""
+
+
+@pytest.mark.whole
+def test_a_step_of_shards_ends_at_once_and_what_is_carried_on_does_not(tmp_path: Path) -> None:
+    script = tmp_path / "shards.py"
+    script.write_text(SHARDS)
+    code, output = run_job("run 2", script=str(script))
+    assert code == 0 and "rank 0 is through" in output, output
+
+
 @pytest.mark.parametrize("number", [0, 9, 10, 65, 123456789012])
 def test_numbers_and_their_checksum_are_written_as_python_does(number: int) -> None:
     control = np.zeros(64, np.uint8)
