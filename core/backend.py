@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import heap, own_gpu
+from . import heap, own_gpu, signal_stack
 from .bfloat16 import load as bfloat16
 from .errors import DTypeError, RangeError
 
@@ -25,6 +25,7 @@ ALIGNMENT_BYTES = 256
 
 
 heap.keep_freed()
+signal_stack.use_own()
 
 
 def cupy() -> ModuleType:
