@@ -168,3 +168,13 @@ def test_what_a_shard_raises_reaches_the_loop(cores):
     assert len(cores) == 3  # the last of them raised within
     with pytest.raises(NonFiniteError, match="the first value that is not finite is in"):
         on_ranks(1, 3, lambda: spoiled(number))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_of_the_plain_loop_over_200_steps(name, cores):
+    expected = on_ranks(1, 4, lambda: train(name, "loop", epochs=40))
+    for ranks in (1, 2):
+        got = on_ranks(ranks, 4, lambda: train(name, "replay", epochs=40))
+        assert all(bits == expected[0][0] for bits, *_ in got) and len(cores) >= 150
+        assert all(replays >= 190 * 4 // ranks for *_, replays in got)
