@@ -540,6 +540,24 @@ def test_what_nobody_watches_is_found_in_time(monkeypatch):
     assert got[-1] == 5.0
 
 
+@pytest.mark.filterwarnings("error:capture")
+def test_what_a_step_makes_anew_each_time_is_the_same_when_it_is_recorded_again(monkeypatch):
+    """States of zeros that a recurrent layer makes, and a tensor that a function which draws is given."""
+    monkeypatch.setattr(capture_step, "RECHECK", 5)
+    layer = nn.LSTM(3, 4)
+
+    def step(x):
+        y, _ = layer(x)
+        (y * phalanx.rand_like(phalanx.ones(2, 1, 4))).sum().backward()
+        return y.sum().detach()
+
+    captured = phalanx.capture(step)
+    x = phalanx.randn(2, 1, 3)
+    for _ in range(16):
+        assert captured(x).item() == step(x).item()
+    assert captured.replays == 12 and captured.why is None
+
+
 def test_anomaly_detection_is_eager():
     step = phalanx.capture(lambda x: x * 2)
     for _ in range(3):
