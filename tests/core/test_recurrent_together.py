@@ -9,6 +9,7 @@ import phalanx
 from phalanx.core.ops import recurrent_together
 from phalanx.core.ops.recurrent import GRU, LSTM, RNN
 
+FEATURES = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
 OPTIONS = {LSTM: {}, GRU: {}, RNN: {"nonlinearity": "relu"}}
 SHAPES = [
     (7, 3, 5, 16, 4),
@@ -83,11 +84,26 @@ def test_bits_of_each_shard_alone(op, shape, kernels):
         assert back[1][hidden] is slots[1][hidden]
 
 
-def test_they_do_walk_together():
+def test_they_walk_together_where_rows_are_found_to_be_alone(monkeypatch):
+    monkeypatch.setattr(recurrent_together, "_agree", lambda *about: True)
     given, _, options = drawn(LSTM, (7, 3, 5, 16, 4), True, False)
     found = recurrent_together.forward(LSTM, given, options)
     assert [saved.number for _, saved in found] == [0, 1, 2, 3]
     assert isinstance(found[0][1], recurrent_together.Share)
+
+
+@pytest.mark.skipif({"X86_V4", "AVX512_SKX"}.isdisjoint(FEATURES), reason="oneDNN takes other products")
+def test_products_of_the_benchmark_s_lstm_are_found_to_be_so():
+    pytest.importorskip("numba")
+    before = phalanx.kernels.chosen()
+    phalanx.kernels.choose("fast")
+    try:
+        given, _, options = drawn(LSTM, (50, 4, 64, 256, 8), True, False)
+        assert all(
+            isinstance(saved, recurrent_together.Share) for _, saved in recurrent_together.forward(LSTM, given, options)
+        )
+    finally:
+        phalanx.kernels.choose(before)
 
 
 @pytest.mark.parametrize("what", ["rows", "projection", "one"])
