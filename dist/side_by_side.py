@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -74,9 +74,21 @@ def _on_all_cores(step: int, replays: Sequence[tuple[int, Replay]], cores: int) 
     try:
         _compute(step, own)
     finally:
-        wait(waiting)  # they write gradients
+        _until_all_are_through(waiting)
     for future in waiting:
         future.result()
+
+
+def _until_all_are_through(waiting: Sequence[Future[None]]) -> None:
+    """Wait, also through an interrupt, which comes afterwards: until then they write gradients."""
+    interrupt: BaseException | None = None
+    while any(not future.done() for future in waiting):
+        try:
+            wait(waiting)
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _work_for(rank: Carried, step: int, replays: Sequence[tuple[int, Replay]]) -> None:

@@ -30,11 +30,13 @@ class _Form(NamedTuple):
 FORMS: dict[Op, _Form] = {LSTM: _Form(2, 4, lstm_back), GRU: _Form(1, 3, gru_back), RNN: _Form(1, 1, rnn_back)}
 
 
-class _Walked:
-    """What forward saved of several shards, ``count`` sequences each, and what the walk back gave."""
+class _Walked(NamedTuple):
+    """What forward saved of several shards, ``count`` sequences each."""
 
-    def __init__(self, op: Op, saved: Any, x: Array, w_ih: Array, count: int) -> None:
-        self.op, self.saved, self.x, self.w_ih, self.count = op, saved, x, w_ih, count
+    saved: Any
+    x: Array
+    w_ih: Array
+    count: int
 
 
 class Share(NamedTuple):
@@ -93,7 +95,7 @@ def _forward(op: Op, given: Sequence[Sequence[Any]], attributes: dict[str, Any])
     x = np.concatenate(columns[0], 1)
     first = [np.concatenate(column) for column in columns[1 : 1 + states]]
     (y, *last), saved = op.forward(x, *first, *given[0][1 + states :], **attributes)
-    walked = _Walked(op, saved, x, given[0][1 + states], count)
+    walked = _Walked(saved, x, given[0][1 + states], count)
     found = []
     for number in range(len(given)):
         lo, hi = number * count, (number + 1) * count

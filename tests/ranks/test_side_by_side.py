@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -138,7 +140,7 @@ def test_gradients_that_nobody_cleared_and_shards_of_several_sizes(cores):
     assert on_ranks(1, 4, lambda: train("lstm", "replay", clear=False))[0][:2] == expected[0][:2] and cores
 
 
-def spoiled(spoil):
+def spoiled(spoil, before=lambda x, y: None):
     """Steps of three shards each that replay side by side, then one whose samples are spoiled."""
     model = phalanx.DataParallel(MODELS["lstm"]())
     optimizer = optim.SGD(model.parameters(), lr=0.1)
@@ -152,6 +154,7 @@ def spoiled(spoil):
     spoil(x[36:], y[36:])
     for step in DataLoader(TensorDataset(x, y), batch_size=12).steps():
         optimizer.zero_grad()
+        before(x, y)
         phalanx.run_shards(run, step)
         optimizer.step()
 
@@ -168,6 +171,32 @@ def test_what_a_shard_raises_reaches_the_loop(cores):
     assert len(cores) == 3  # the last of them raised within
     with pytest.raises(NonFiniteError, match="the first value that is not finite is in"):
         on_ranks(1, 3, lambda: spoiled(number))
+
+
+def test_an_interrupt_while_other_cores_compute_comes_when_they_are_through(cores, monkeypatch):
+    """As Ctrl-C does in the main thread, where that waits for them: nobody closes what still runs."""
+    compute, through = side_by_side._work_for, []
+
+    def slowly(*args):
+        time.sleep(0.1)
+        compute(*args)
+        through.append(args)
+
+    def interrupted(waiting):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def main():
+        def interrupt(x, y):
+            if len(cores) == 2:
+                monkeypatch.setattr(side_by_side, "_work_for", slowly)
+                monkeypatch.setattr(side_by_side, "wait", interrupted)
+
+        with pytest.raises(KeyboardInterrupt):
+            spoiled(lambda x, y: None, before=interrupt)
+        return len(through)
+
+    assert on_ranks(1, 3, main) == [2]
 
 
 @pytest.mark.whole
