@@ -31,12 +31,13 @@ FORMS: dict[Op, _Form] = {LSTM: _Form(2, 4, lstm_back), GRU: _Form(1, 3, gru_bac
 
 
 class _Walked(NamedTuple):
-    """What forward saved of several shards, ``count`` sequences each."""
+    """What forward saved of several shards."""
 
     saved: Any
     x: Array
     w_ih: Array
-    count: int
+    sequences: int
+    """Of each shard."""
 
 
 class Share(NamedTuple):
@@ -77,7 +78,7 @@ def vjp(
     inputs, hidden, before, states = form.back(walked.saved, together, any(needs[1 : 1 + form.states]))
     found = []
     for (_, number), into in zip(saved, slots, strict=True):
-        lo, hi = number * walked.count, (number + 1) * walked.count
+        lo, hi = number * walked.sequences, (number + 1) * walked.sequences
         gates = _rows(inputs, walked.x, lo, hi)
         given = (gates, gates if hidden is inputs else _rows(hidden, walked.x, lo, hi), _rows(before, walked.x, lo, hi))
         picked = [0, *range(1 + form.states, len(needs))]
