@@ -74,14 +74,14 @@ class _Writer(Writer):
         self._entered: list[str] = []
 
     def forward(self, event: Ran, given: list[str]) -> str:
-        if event.op not in recurrent_together.FORMS:
+        if event.op.name not in recurrent_together.FORMS:
             return super().forward(event, given)
         count = len(event.inputs.value)
         inputs, attributes = ", ".join(given[:count]), ", ".join(given[count:])
         return f"yield forward({self.name('o', event.op)}, ({inputs}, ), dict({attributes}))"
 
     def vjp(self, ran: Ran, given: str) -> str:
-        if ran.op not in recurrent_together.FORMS:
+        if ran.op.name not in recurrent_together.FORMS:
             return super().vjp(ran, given)
         return f"yield vjp({self.name('o', ran.op)}, {given})"
 
@@ -133,7 +133,7 @@ def written(recorder: Recorder) -> Together | None:
         ):
             return None
     ran = [event for event in events if isinstance(event, Ran)]
-    joins, much = any(event.op in recurrent_together.FORMS for event in ran), sum(map(_work, ran)) >= MUCH
+    joins, much = any(event.op.name in recurrent_together.FORMS for event in ran), sum(map(_work, ran)) >= MUCH
     return Together(compiled(recorder, _Writer)[0], joins, much) if joins or much else None
 
 

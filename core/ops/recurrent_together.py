@@ -15,8 +15,8 @@ import numpy as np
 
 from ..kernels.cpu.threads import threads
 from ..kernels.table import chosen
-from ..op import Array, Op
-from .recurrent import GRU, LSTM, RNN, Gradients, Walk, gru_back, lstm_back, rnn_back, weights
+from ..op import TABLE, Array, Op
+from .recurrent import Gradients, Walk, gru_back, lstm_back, rnn_back, weights
 
 
 class _Form(NamedTuple):
@@ -27,7 +27,8 @@ class _Form(NamedTuple):
     back: Callable[..., Walk]
 
 
-FORMS: dict[Op, _Form] = {LSTM: _Form(2, 4, lstm_back), GRU: _Form(1, 3, gru_back), RNN: _Form(1, 1, rnn_back)}
+FORMS = {"lstm": _Form(2, 4, lstm_back), "gru": _Form(1, 3, gru_back), "rnn": _Form(1, 1, rnn_back)}
+"""By the op's name: an op is another key while some thread records, which exchanges its functions."""
 
 
 class _Walked(NamedTuple):
@@ -51,7 +52,9 @@ def can_walk(op: Op, given: Sequence[Any], attributes: dict[str, Any]) -> bool:
     """Whether shards whose op has these inputs and attributes can walk together: rectangles in host memory, no projection."""
     x = given[0]
     plain = type(x) is np.ndarray and x.ndim == 3 and x.size > 0 and attributes.get("sizes") is None
-    return op in FORMS and plain and x.dtype.kind == "f" and (op is not LSTM or len(given) < 8 or given[7] is None)
+    return (
+        op.name in FORMS and plain and x.dtype.kind == "f" and (op.name != "lstm" or len(given) < 8 or given[7] is None)
+    )
 
 
 def forward(op: Op, given: Sequence[Sequence[Any]], attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -59,7 +62,7 @@ def forward(op: Op, given: Sequence[Sequence[Any]], attributes: dict[str, Any]) 
     first = given[0]
     if len(given) == 1 or not all(can_walk(op, inputs, attributes) for inputs in given):
         return [op.forward(*inputs, **attributes) for inputs in given]
-    x, form = first[0], FORMS[op]
+    x, form = first[0], FORMS[op.name]
     biases = tuple(w is not None for w in first[3 + form.states :])
     about = (op.name, x.shape, x.dtype.str, first[1].shape[1], len(given), biases, tuple(sorted(attributes.items())))
     if not _agree(about, threads(), chosen()):
@@ -73,7 +76,7 @@ def vjp(
     """``op.vjp`` of each shard; ``needs`` is one for all."""
     if not isinstance(saved[0], Share):
         return [op.vjp(*each, needs, into) for *each, into in zip(saved, gradients, slots, strict=True)]
-    walked, form = saved[0].walked, FORMS[op]
+    walked, form = saved[0].walked, FORMS[op.name]
     together = tuple(_beside(parts, axis) for parts, axis in zip(zip(*gradients, strict=True), (1, 0, 0), strict=False))
     inputs, hidden, before, states = form.back(walked.saved, together, any(needs[1 : 1 + form.states]))
     found = []
@@ -91,7 +94,7 @@ def vjp(
 
 
 def _forward(op: Op, given: Sequence[Sequence[Any]], attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
-    states, count = FORMS[op].states, given[0][0].shape[1]
+    states, count = FORMS[op.name].states, given[0][0].shape[1]
     columns = list(zip(*given, strict=True))
     x = np.concatenate(columns[0], 1)
     first = [np.concatenate(column) for column in columns[1 : 1 + states]]
@@ -125,8 +128,8 @@ def _rows(array: Array, x: Array, lo: int, hi: int) -> Array:
 def _agree(about: tuple[Any, ...], threads: int, kernels: str) -> bool:
     """Whether all that several shards give together is what they give alone, to the bit: tried on random numbers."""
     name, shape, dtype, units, shards, biases, attributes = about
-    op = next(op for op in FORMS if op.name == name)
-    states, gates, _ = FORMS[op]
+    op = TABLE[name]
+    states, gates, _ = FORMS[op.name]
     draw = np.random.default_rng(len(shape))
     rows = gates * units
     sizes = [(rows, shape[2]), (rows, units), *([(rows,)] * len(biases))]

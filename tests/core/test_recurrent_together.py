@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import phalanx
+from phalanx.core.capture.recorder import Recorder
+from phalanx.core.capture.watch import recorded
+from phalanx.core.live import now
 from phalanx.core.ops import recurrent_together
 from phalanx.core.ops.recurrent import GRU, LSTM, RNN
 
@@ -32,7 +35,7 @@ def kernels(request):
 
 def drawn(op, shape, biases, reverse):
     steps, count, features, units, shards = shape
-    states, gates, _ = recurrent_together.FORMS[op]
+    states, gates, _ = recurrent_together.FORMS[op.name]
     numbers = np.random.default_rng(1)
 
     def draw(*size):
@@ -67,7 +70,7 @@ def test_bits_of_each_shard_alone(op, shape, kernels):
         given, gradients, options = drawn(op, shape, biases, reverse)
         needs = [True] * len(given[0])
         slots = [[None] * len(needs) for _ in given]
-        hidden = recurrent_together.FORMS[op].states + 2
+        hidden = recurrent_together.FORMS[op.name].states + 2
         slots[1][hidden] = np.empty_like(given[1][hidden])
         expected, wanted = [], []
         for inputs, gradient in zip(given, gradients, strict=True):
@@ -82,6 +85,23 @@ def test_bits_of_each_shard_alone(op, shape, kernels):
         for gave, alone in zip(back, wanted, strict=True):
             assert len(gave) == len(alone) and all(map(same, gave, alone))
         assert back[1][hidden] is slots[1][hidden]
+
+
+def test_what_has_walked_while_a_thread_records_walks_back_afterwards(monkeypatch):
+    """Recording exchanges the functions of all ops."""
+    monkeypatch.setattr(recurrent_together, "_agree", lambda *about: True)
+    given, gradients, options = drawn(LSTM, (7, 3, 5, 16, 4), True, False)
+    with recorded(Recorder([])):
+        now.recorder = None  # of another thread
+        found = recurrent_together.forward(LSTM, given, options)
+    assert isinstance(found[0][1], recurrent_together.Share)
+    slots = [[None] * 7] * 4
+    back = recurrent_together.vjp(LSTM, [saved for _, saved in found], gradients, [True] * 7, slots)
+    with recorded(Recorder([])):
+        now.recorder = None
+        found = recurrent_together.forward(LSTM, given, options)
+        again = recurrent_together.vjp(LSTM, [saved for _, saved in found], gradients, [True] * 7, slots)
+    assert all(same(a, b) for one, other in zip(back, again, strict=True) for a, b in zip(one, other, strict=True))
 
 
 def test_they_walk_together_where_rows_are_found_to_be_alone(monkeypatch):
