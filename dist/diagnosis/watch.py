@@ -1,12 +1,13 @@
 """One thread per process that looks after all communicators: who waits for whom, and why an operation makes no progress.
 
-It wakes twice a second. When nothing has come for ``stall_s`` it asks the other ranks where they stand
+It wakes twice a second, and when a line is due. When nothing has come for ``stall_s`` it asks the other ranks where they stand
 (:mod:`.whereabouts`) and says so in one line for the whole job, again each time the wait has doubled.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 STALL_S = 20.0
 TICK_S = 0.5
+_LEAST_S = 0.05
+"""Between two looks, however soon a line is due."""
 _ASK_ALL = 64
 """In larger groups only the ranks that are waited for are asked."""
 _SHOWN = 4
@@ -52,7 +55,7 @@ class Wait:
 class StallWatch:
     """Says once for each operation that nothing moves in it, then again each time the wait has doubled.
 
-    ``write`` gets the line; ``look`` is called every half second by whichever thread has the time.
+    ``write`` gets the line; ``look`` is called every half second, and after ``due_s``, by whichever thread has the time.
     """
 
     def __init__(self, rank: int, stall_s: float = STALL_S, write: Callable[[str], None] = _to_stderr) -> None:
@@ -60,11 +63,13 @@ class StallWatch:
         self._seen: tuple[str, float, int] | None = None
         self._moved = 0.0
         self._told_s = 0.0
+        self.due_s = math.inf
+        """In how many seconds after the last look a line is due, if nothing comes until then."""
 
     def look(self, wait: Wait | None, now: float) -> float:
         """How long nothing has come, in seconds; 0 when nothing is waited for."""
         if wait is None:
-            self._seen = None
+            self._seen, self.due_s = None, math.inf
             return 0.0
         seen = (wait.operation, wait.began, wait.progress)
         if seen != self._seen:
@@ -79,6 +84,7 @@ class StallWatch:
                     f"rank {self.rank} waits for {missing} in {wait.operation}: begun {now - wait.began:.0f} s ago, "
                     f"nothing has come for {still_s:.0f} s" + (about and f"; {about}")
                 )
+        self.due_s = max(self.stall_s, 2 * self._told_s) - still_s
         return still_s
 
 
@@ -192,10 +198,12 @@ class _Thread:
         self._drop_closed([])
 
     def _serve(self) -> None:
-        mine = threading.current_thread()
-        while not self._wake.wait(TICK_S) and self._thread is mine:
+        mine, pause_s = threading.current_thread(), TICK_S
+        while not self._wake.wait(pause_s) and self._thread is mine:
             try:
                 self._look(time.monotonic())
+                soonest_s = min((looker.stall.due_s for looker in self._lookers.values()), default=TICK_S)
+                pause_s = max(_LEAST_S, min(TICK_S, soonest_s))
             except Exception:  # to watch must never end the job
                 traceback.print_exc()
                 return

@@ -29,7 +29,9 @@ def line_number(comment: str) -> int:
 
 @pytest.mark.parametrize("how", WAYS)
 def test_one_line_names_the_late_rank_and_the_line_it_stands_on(how: str) -> None:
-    code, output = run_job(how, "late", "1.6", "30", script=SCRIPT)
+    code, output = run_job(
+        how, "late", "1.4", "30", script=SCRIPT
+    )  # the line is due after 0.6 to 1.1 s, again after 1.7
     assert code == 0, output
     lines = [line for line in output.splitlines() if " waits for " in line]
     assert 1 <= len(lines) <= 2, output  # again when the wait has doubled; of rank 0 alone, not of all who wait
@@ -105,6 +107,20 @@ def test_the_line_is_asked_for_only_when_it_is_due_and_may_be_left_to_another_ra
     assert lines == [
         "rank 3 waits for rank 2 in barrier 'x': begun 41 s ago, nothing has come for 40 s; rank 2 stands at a.py:1"
     ]
+
+
+def test_a_watch_tells_when_its_next_line_is_due() -> None:
+    lines: list[str] = []
+    watcher = StallWatch(0, 20.0, lines.append)
+    wait = Wait("barrier 'x'", 100.0, 7, ("rank 2",))
+    watcher.look(wait, 100.5)
+    assert watcher.due_s == 20.0
+    watcher.look(wait, 110.5)
+    assert (watcher.due_s, lines) == (10.0, [])
+    watcher.look(wait, 120.5)
+    assert (watcher.due_s, len(lines)) == (20.0, 1)  # when the wait has doubled
+    watcher.look(None, 121.0)
+    assert watcher.due_s > 1e9
 
 
 @pytest.fixture
