@@ -6,7 +6,8 @@ store where there is one.
 
 A **listener** (an object on ``leaf._listener``; DataParallel sets it) hears of every backward pass that reaches its leaves:
 ``backward_begins(leaves, root)`` before the walk, ``gradient_final(leaf)`` when a leaf has got its last contribution of
-this pass (also if that turned out to be none), ``backward_ends()`` after the walk, also if it failed.
+this pass (also if that turned out to be none), unless the first returned False, ``backward_ends()`` after the walk, also if
+it failed.
 """
 
 from __future__ import annotations
@@ -194,15 +195,21 @@ def backward(root: Any, seed: Array, retain_graph: bool = False) -> None:
     else:
         nodes, leaves = _reachable(root._node)
     listeners: dict[int, tuple[Any, list[Any]]] = {}
+    last: Any = None
+    own: list[Any] = []
     for leaf in leaves:
         listener = leaf._listener
         if listener is not None:
-            listeners.setdefault(id(listener), (listener, []))[1].append(leaf)
+            if listener is not last:
+                last, own = listeners.setdefault(id(listener), (listener, []))
+            own.append(leaf)
     begun: list[Any] = []
     node = root._node
     try:
         for listener, own in listeners.values():
-            listener.backward_begins(own, root)
+            if listener.backward_begins(own, root) is False:
+                for leaf in own:
+                    leaves[leaf].told = False
             begun.append(listener)
         if node is None:
             contribute(root, leaves[root], seed)

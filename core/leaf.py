@@ -17,7 +17,7 @@ from .node import bindings
 class Pending:
     """A reachable leaf during one walk: contributions still to come, and their sum so far if there are several."""
 
-    __slots__ = ("remaining", "source", "summed", "total")
+    __slots__ = ("remaining", "source", "summed", "told", "total")
 
     def __init__(self, source: Any = None) -> None:
         self.remaining = 1
@@ -26,6 +26,8 @@ class Pending:
         self.total: Array | None = None
         self.summed: tuple[int, ...] | None = None
         """The shape of ``total`` if that was made here, so that it may be added to in place."""
+        self.told = True
+        """Whether its listener hears that its gradient is final."""
 
 
 def contribute(leaf: Any, pending: Pending, gradient: Array | None) -> None:
@@ -62,7 +64,7 @@ def contribute(leaf: Any, pending: Pending, gradient: Array | None) -> None:
         if leaf._hooks is not None and leaf._hooks.after:
             _run_after(leaf)
     listener = leaf._listener
-    if listener is not None:
+    if listener is not None and pending.told:
         listener.gradient_final(leaf)
 
 

@@ -27,7 +27,7 @@ from .errors import CommunicatorError
 from .group import Group
 from .losses import StepLoss, loss_of
 from .open_shard import OpenShard
-from .same_end import DONE, NOT_BEGUN, Begun, SameEnd, record
+from .same_end import DONE, NOT_BEGUN, Begun, record
 from .shard_state import ShardState
 
 if TYPE_CHECKING:
@@ -60,8 +60,6 @@ class Reducer(Arrangement):
         self._unit = 1.0
         self._weight_before = 0.0
         self._warned: set[str] = set()
-        self._same: SameEnd | None = None
-        """What the step before was, if it went as most do."""
         self.plan()
         self._new_cycle()
 
@@ -117,10 +115,10 @@ class Reducer(Arrangement):
 
     # -- what the engine says -----------------------------------------------------------------------------------------
 
-    def backward_begins(self, leaves: Sequence[Any], root: Any) -> None:
+    def backward_begins(self, leaves: Sequence[Any], root: Any) -> bool:
         loss = loss_of(root.array, self.check_finite)
         if is_void():
-            return
+            return True
         now = self.now
         if self.with_shards and now.number is None:
             raise GraphError(
@@ -128,13 +126,17 @@ class Reducer(Arrangement):
                 "so that it belongs to a shard"
             )
         if not self._open and not self._begin_cycle():
-            return
-        if self.forgets():
+            return True
+        if self.with_shards and self.forgets():
             self._begin_shard()
-        if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
-            self._again = True
-        # alone nothing is weighed, and a GPU that has counted the weight is not waited for
-        weight = 1.0 if self.trivial else self._weight_of(root) / self._unit or self.group.meeting.lightest()
+        fold = self.fold
+        if (fold.submitted or self.spread is not None) and fold.surprised():  # one more pass than foreseen:
+            self._again = True  # what is under way is void, all ranks must do it again
+        weight = 1.0  # alone nothing is weighed, and a GPU that has counted the weight is not waited for
+        if not self.trivial:
+            said = root._weight
+            weight = (said if type(said) is float else self._weight_of(root)) / self._unit
+            weight = weight or self.group.meeting.lightest()
         now.passes += 1
         now.weight += weight
         now.losses.append(loss)
@@ -145,6 +147,7 @@ class Reducer(Arrangement):
         if self.overlap:
             _backward.reducers = getattr(_backward, "reducers", 0) + 1
             now.remaining = self._still_owed(leaves) if self._may_overlap() else None
+        return now.remaining is not None or self.spread is not None
 
     def _still_owed(self, leaves: Sequence[Any]) -> list[int]:
         """For each bucket how many of ``leaves`` are in it."""
@@ -213,10 +216,6 @@ class Reducer(Arrangement):
             # zero_grad between forward and backward is common: what forward left belongs to the backward to come
             self.now.records, self.now.samples = before.records, before.samples
 
-    def gradients_wanted(self) -> None:
-        """``optimizer.step()`` or clipping: complete the sum."""
-        self.synchronize()
-
     def _where(self) -> str:
         if not self.with_shards:
             return "the step is open"
@@ -241,16 +240,12 @@ class Reducer(Arrangement):
             return False
         self._open = True
         self._cycle_counts = not self.with_shards or self._all_have_samples()
-        self._unit = self._unit_of_weight()
-        self.fold.carry(self.parameters)
+        # what weights are counted in, so that a whole shard's is 1 and nothing is multiplied, equal on all ranks: with a loader the
+        # samples of a whole shard; without one, where no bits are promised, what a rank brought last time
+        self._unit = float(max(self._sizes)) if self._sizes is not None else self._weight_before or 1.0
+        if self.with_shards or self.spread is not None:
+            self.fold.carry(self.parameters)
         return True
-
-    def _unit_of_weight(self) -> float:
-        """What weights are counted in, so that a whole shard's is 1 and nothing is multiplied; equal on all ranks.
-
-        With a loader the samples of a whole shard; without one, where no bits are promised, what a rank brought last time.
-        """
-        return float(max(self._sizes)) if self._sizes is not None else self._weight_before or 1.0
 
     def _weight_of(self, root: Any) -> float:
         if (weight := root.weight) is not None:
@@ -300,6 +295,8 @@ class Reducer(Arrangement):
 
     def synchronize(self) -> None:
         """Complete the global mean gradient on every rank; all ranks must call. Does nothing when there is nothing to sum."""
+        if (begun := self._same.begin(self) if self._same is not None else NOT_BEGUN).stage == DONE:
+            return
         if self.trivial:
             if self.now.passes:
                 self.step_loss.alone(self.now.losses, self.check_finite)
@@ -310,8 +307,6 @@ class Reducer(Arrangement):
         if is_void():
             self.forget()
         if not self._open and not self._expects:
-            return
-        if (begun := self._same.begin(self) if self._same is not None else NOT_BEGUN).stage == DONE:
             return
         if self.with_shards and self.now.number is not None:
             lo, hi = self.owned
@@ -336,6 +331,9 @@ class Reducer(Arrangement):
         self._commit(state)
         if ranks is not self.group.communicator:  # the others have ended this step without this rank
             self.end.leave_out()
+
+    gradients_wanted = synchronize
+    """``optimizer.step()`` or clipping: complete the sum."""
 
     def _complete(self, begun: Begun) -> ShardState | None:
         if self.group.meeting.expected:

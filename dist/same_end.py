@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import faults, spans
-from ..core.kernels.reference_meeting import DONE
+from ..core.kernels.reference_meeting import BEGIN, DONE
 from ..core.live import structure
 from ..core.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .commit import commit_statistics
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _array, _grad, _slot = attrgetter("array"), attrgetter("_grad"), attrgetter("_slot")
 _running = attrgetter("running_mean", "running_var", "num_batches_tracked", "momentum")
 _NORMS = {BatchNorm1d, BatchNorm2d, BatchNorm3d}
+_ALL = Begun(DONE, 0.0)
 
 
 class SameEnd:
@@ -38,7 +39,7 @@ class SameEnd:
         assert fold.both is not None and fold.both.known is not None
         now, group = reducer.now, reducer.group
         self._fold, self._both, self._known = fold, fold.both, fold.both.known
-        self._comm, self._sent_nbytes = group.communicator, self._both.sent_nbytes
+        self._comm, self._sent_nbytes, self._go_on = group.communicator, self._both.sent_nbytes, self._known.go_on
         self._name = self._comm.flight.name(self._both.name)
         self._store = fold.lanes[0].store
         self._gradient, self._slots = self._store.gradient, list(map(_slot, reducer.parameters))
@@ -80,7 +81,8 @@ class SameEnd:
         now, fold, group, comm, known = reducer.now, self._fold, reducer.group, self._comm, self._known
         losses, weight = now.losses, now.weight
         if (
-            reducer._passes_before is not self._passes
+            not reducer._open
+            or reducer._passes_before is not self._passes
             or reducer._pending != self._pending
             or reducer._unit != self._unit
             or now.number is not None
@@ -124,7 +126,17 @@ class SameEnd:
             if comm._entries or comm._broken is not None:
                 return NOT_BEGUN
             began, number, operation = time.monotonic(), group.steps_committed + 1, comm._sequence + 1
-            stage = known.begin(operation, number, weight, float(losses[0]) * weight, self._layers)
+            # as known.begin, a call less
+            stage = self._go_on(
+                BEGIN,
+                known.told,
+                known.local.next_number(),
+                operation,
+                number,
+                weight,
+                float(losses[0]) * weight,
+                self._layers,
+            )
             if stage != DONE:
                 return Begun(stage, began)
             comm._sequence = operation
@@ -140,12 +152,12 @@ class SameEnd:
         if means and not self._layers:
             commit_statistics(reducer._layers, known.state(number))
         reducer.step_loss.set(known.mean_loss(number))
-        reducer.end.committed()
+        reducer.end.steps += 1
         reducer._open = reducer._cycle_counts = reducer._expects = False
         reducer._foreseeable, reducer._pending = True, None
         now.samples, now.passes, now.weight, now.losses, now.records = 0, 0, 0.0, [], []
         now.remaining, now.takes = None, False
-        return Begun(DONE, began)
+        return _ALL
 
 
 def record(reducer: Reducer, state: ShardState | None) -> SameEnd | None:

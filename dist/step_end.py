@@ -71,22 +71,18 @@ class StepEnd:
         if self.steps == self._told:
             return
         self._told = self.steps
-        self._tick()
+        now, waited_s = time.monotonic(), self._waited()
+        exposed_s, data_s = waited_s - self._waited_s, self._data_s
+        computed_s = now - self._ended - data_s - exposed_s
+        self.exposed_s, self._ended, self._waited_s, self._data_s = exposed_s, now, waited_s, 0.0
+        if self._clock is not None:
+            if data_s:
+                self._clock.mark_data(data_s)
+            self._clock.step_done(computed_s if computed_s > 0.0 else 0.0, exposed_s)
+        elif self.group.size > 1 and self.group not in _clocks:
+            self._clock = _clocks[self.group] = StepClock(self.group)
         if self._check is not None:
             self._check.after_step(self.steps, [optimizer])
-
-    def _tick(self) -> None:
-        now, waited_s = time.monotonic(), self._waited()
-        self.exposed_s, data_s = waited_s - self._waited_s, self._data_s
-        passed_s = now - self._ended
-        self._ended, self._waited_s, self._data_s = now, waited_s, 0.0
-        if self.group.size == 1:
-            return
-        if self._clock is None and self.group not in _clocks:
-            self._clock = _clocks[self.group] = StepClock(self.group)
-        elif self._clock is not None:
-            self._clock.mark_data(data_s)
-            self._clock.step_done(max(0.0, passed_s - data_s - self.exposed_s), self.exposed_s)
 
     def _waited(self) -> float:
         group = self.group

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     m2: Array
 
 
-_NOWHERE: list[Entry] = []
+NOWHERE: list[Entry] = []
 """The entries of forwards that leave nothing: nobody adds to it."""
 
 
@@ -40,14 +40,15 @@ class _Sink(threading.local):
     """None: to the layers at once."""
 
 
-_sink = of_rank(_Sink())
+sink = of_rank(_Sink())
+"""Of this thread."""
 
 
 @live
 def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
     """Hand over the statistics of one forward: to the sink where there is one, else to the layer at once."""
-    entries = _sink.entries
-    if n == 0 or entries is _NOWHERE:
+    entries = sink.entries
+    if n == 0 or entries is NOWHERE:
         return
     if entries is None:
         layer.commit(n, mean, m2)
@@ -58,12 +59,12 @@ def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
 
 def collecting() -> bool:
     """Whether this thread's forwards are part of a larger batch, whose statistics are merged elsewhere."""
-    return _sink.entries is not None
+    return sink.entries is not None
 
 
 def silenced() -> bool:
     """Whether this thread's forwards leave nothing now: recomputation, and forwards outside of a shard."""
-    return _sink.entries is _NOWHERE
+    return sink.entries is NOWHERE
 
 
 class collect:  # not of a generator, which would cost 10 us in each forward
@@ -75,13 +76,13 @@ class collect:  # not of a generator, which would cost 10 us in each forward
         self._entries = entries
 
     def __enter__(self) -> list[Entry]:
-        self._before, _sink.entries = _sink.entries, self._entries
+        self._before, sink.entries = sink.entries, self._entries
         return self._entries
 
     def __exit__(self, *error: object) -> None:
-        _sink.entries = self._before
+        sink.entries = self._before
 
 
 def discard() -> collect:
     """Within this block (on this thread) forwards leave nothing: recomputation, and forwards outside of a shard."""
-    return collect(_NOWHERE)
+    return collect(NOWHERE)

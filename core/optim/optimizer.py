@@ -42,8 +42,7 @@ def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._within:
             return step(self, *args, **named)
         alone = own and not (args or named or self._pre_hooks or self._post_hooks or spans.on or is_void())
-        if alone and self._plan is not None and self._plan.again(self, heard=False):
-            self.updates += 1
+        if alone and self._plan is not None and self._plan.whole(self):
             return None
         self._within = True
         began, first = (time.monotonic(), spans.mark()) if spans.on else (0.0, None)

@@ -8,6 +8,7 @@ from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..flat import FlatStore
+from ..void import is_void
 
 if TYPE_CHECKING:
     from ..nn.parameter import Parameter
@@ -73,11 +74,30 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, parameters: list[Parameter], passes: list[_Pass]) -> None:
         self.passes = passes
+        self.listener = parameters[0]._listener
+        """The one who listens to all of them, or None."""
         self.places = [(parameter, parameter.array, parameter._slot) for parameter in parameters]
         self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
 
-    def again(self, optimizer: Optimizer, heard: bool = True) -> bool:
-        """Do the step, unless something is not as it was, or somebody listens and must not be left out; whether it was done."""
+    def whole(self, optimizer: Optimizer) -> bool:
+        """As :meth:`again`, with what the one who listens does before and after; for a step that has no hooks."""
+        listener = self.listener
+        for parameter, _, _ in self.places:
+            if parameter._listener is not listener:
+                return False
+        if listener is not None:
+            listener.gradients_wanted()
+            if is_void():
+                return True
+        if not self.again(optimizer):
+            return False
+        optimizer.updates += 1
+        if listener is not None:
+            listener.updated(optimizer)
+        return True
+
+    def again(self, optimizer: Optimizer) -> bool:
+        """Do the step, unless something is not as it was; whether it was done."""
         groups, steps = optimizer.param_groups, optimizer._steps
         if len(groups) != len(self.groups):
             return False
@@ -96,7 +116,6 @@ class Plan:
                 or parameter._slot is not slot
                 or parameter.array is not array
                 or steps.get(parameter) != done
-                or not (heard or parameter._listener is None)
             ):
                 return False
         for each in self.passes:

@@ -96,6 +96,10 @@ class Loop:
             _follow(threads._count)
         return run(*arguments)
 
+    def serial(self) -> Any:
+        """The form for one thread itself, for whoever calls it where each function on the way counts."""
+        return self._serial or self.compile(parallel=False)
+
     def compile(self, parallel: bool) -> Any:
         """The compiled form, from numba's cache if it is there."""
         with _lock:

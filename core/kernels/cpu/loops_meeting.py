@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from ..bound import BOUND
 from ..reference_meeting import (
     ALL_HERE,
     AREA,
@@ -297,3 +298,4 @@ def end_of_step(stage: int, *arguments: Any) -> int:
 
 
 KERNELS = {"end_of_step": end_of_step}
+BOUND[end_of_step] = meeting_loop.serial
