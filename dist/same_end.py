@@ -18,6 +18,7 @@ from ..core import faults, spans
 from ..core.kernels.reference_meeting import BEGIN, DONE
 from ..core.live import structure
 from ..core.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from ..core.void import is_void
 from .commit import commit_statistics
 from .fold import Fold
 from .reduction.as_before import NOT_BEGUN, Begun
@@ -101,6 +102,7 @@ class SameEnd:
             or group.meeting.expected
             or spans.on
             or faults.plan
+            or is_void()
         ):
             return NOT_BEGUN
         try:

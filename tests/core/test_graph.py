@@ -320,6 +320,21 @@ def test_two_listeners_hear_their_own_leaves() -> None:
     assert [one.heard[1][0], two.heard[1][0]] == ["a", "b"]
 
 
+def test_who_wants_to_hear_of_no_leaf_hears_of_none() -> None:
+    class Deaf(Listener):
+        def backward_begins(self, leaves: list[Tensor], root: Tensor) -> bool:
+            super().backward_begins(leaves, root)
+            return False
+
+    deaf, listener = Deaf(), Listener()
+    a, b, c = listened(deaf, "a", [1.0]), listened(listener, "b", [2.0]), listened(deaf, "c", [3.0])
+    (a * b * c).sum().backward()
+    assert [entry[0] if isinstance(entry, tuple) else entry for entry in deaf.heard] == ["begins", "ends"]
+    assert set(deaf.heard[0][1]) == {"a", "c"}
+    assert listener.heard[1:-1] == [("b", [3.0])]
+    assert (numbers(a), numbers(c)) == ([6.0], [2.0])
+
+
 def test_the_end_is_heard_after_a_failure() -> None:
     def vjp(*_: Any) -> Any:
         raise FloatingPointError("no")

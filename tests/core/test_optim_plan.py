@@ -192,12 +192,15 @@ def test_who_has_to_do_with_a_step_hears_of_it_when_it_is_as_the_last_one() -> N
         weight._listener = Listening()
         optimizer.step()
         assert [each for each in heard if each != "own"] == ["wanted", "updated"]
+        heard.clear()
+        optimizer.step()  # the plan asks who listens
+        assert [each for each in heard if each != "own"] == ["wanted", "updated"] and optimizer.updates == 6
         weight._listener = None
         heard.clear()
-        assert optimizer.step(lambda: 7) == 7 and optimizer.updates == 6
+        assert optimizer.step(lambda: 7) == 7 and optimizer.updates == 7
         left = weight.detach().numpy().copy()
         set_void(True)
         optimizer.step()
         set_void(False)
-        assert optimizer.updates == 6 and np.array_equal(weight.detach().numpy(), left)
+        assert optimizer.updates == 7 and np.array_equal(weight.detach().numpy(), left)
         heard.clear()

@@ -12,6 +12,7 @@ import phalanx
 from phalanx import nn, optim
 from phalanx.core import faults, spans
 from phalanx.core.kernels.reference_meeting import BEGIN, DONE
+from phalanx.core.void import set_void
 from phalanx.dist.same_end import SameEnd
 from phalanx.dist.shard_state import decode
 
@@ -179,6 +180,13 @@ def cases() -> list[Case]:
         store = t.reducer.fold.lanes[0].store
         return t.step(before_update=lambda: setattr(store, "gradient", store.gradient[:]))
 
+    def void(t: Training) -> int:
+        values = [p.detach().numpy().tobytes() for p in t.model.parameters()]
+        reached = t.step(before_update=lambda: set_void(True))
+        set_void(False)
+        assert values == [p.detach().numpy().tobytes() for p in t.model.parameters()]
+        return reached
+
     def by_hand(t: Training) -> int:
         return t.step(before_update=lambda: t.group.communicator.queue(lambda messages: None, name="beside"))
 
@@ -199,6 +207,7 @@ def cases() -> list[Case]:
         ("a profiler", set_on(lambda t: spans, "on", True), same),
         ("a fault", set_on(lambda t: faults, "plan", faults.parse("before-reduce@step999999:raise")), same),
         ("an operation under way", by_hand, same),
+        ("a step that does not count", void, same),
         ("layers that meet", set_on(lambda t: t.group.meeting, "expected", True), same),
         ("other ranks", set_on(lambda t: t.reducer.fold.both, "known", None), same),
         ("another weight", lambda t: t.step(weight=5.0), same),
