@@ -74,14 +74,12 @@ class Plan:
 
     def __init__(self, optimizer: Optimizer, parameters: list[Parameter], passes: list[_Pass]) -> None:
         self.passes = passes
-        self.listener = parameters[0]._listener
-        """The one who listens to all of them, or None."""
         self.places = [(parameter, parameter.array, parameter._slot) for parameter in parameters]
         self.groups = [(group, list(group["params"])) for group in optimizer.param_groups]
 
     def whole(self, optimizer: Optimizer) -> bool:
-        """As :meth:`again`, with what the one who listens does before and after; for a step that has no hooks."""
-        listener = self.listener
+        """As :meth:`again`, with what the one who listens to all parameters does before and after; for a step that has no hooks."""
+        listener = self.places[0][0]._listener
         for parameter, _, _ in self.places:
             if parameter._listener is not listener:
                 return False
