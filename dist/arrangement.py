@@ -25,7 +25,6 @@ from .zero.ownership import Zero, take_over
 
 if TYPE_CHECKING:
     from ..core.nn.parameter import Parameter
-    from .same_end import SameEnd
 
 Options = tuple[int | None, bool | None, str | None, Scheme | None]
 """bucket_bytes, overlap, shard, compression of a DataParallel."""
@@ -36,8 +35,6 @@ class Arrangement:
 
     _foreseeable: bool
     _passes_before: list[int]
-    _same: SameEnd | None
-    """What the step before was, if it went as most do."""
 
     def __init__(self, module: Module, group: Group, options: Options) -> None:
         self.module, self.group, self._options = module, group, options
@@ -70,7 +67,6 @@ class Arrangement:
 
     def plan(self) -> None:
         """Pack the module's trainable parameters and lay out buckets; again after a structural change."""
-        self._same = None
         self.names = {p: name for name, p in self.module.named_parameters()}
         stores = pack(p for p in self.names if p.requires_grad)
         take_over(stores, self.zero, self.names)

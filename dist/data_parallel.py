@@ -17,7 +17,7 @@ from ..core.errors import GraphError, NonFiniteError, RangeError
 from ..core.live import live
 from ..core.nn.finite import first_non_finite
 from ..core.nn.module import Module
-from ..core.nn.statistics import NOWHERE, collect, discard, sink
+from ..core.nn.statistics import collect, discard
 from ..core.optim.optimizer import own_gradient
 from .compression import Scheme, scheme
 from .compression.fold import CompressedFold
@@ -111,16 +111,8 @@ class DataParallel(Module):
         _observe(self.reducer)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        self._inputs[:] = inputs
-        reducer = self.reducer
-        if reducer.trivial:
+        with self.forward_scope(*inputs):
             return self.module(*inputs, **options)
-        before = sink.entries  # as forward_scope, some calls less
-        sink.entries = NOWHERE if reducer.with_shards and not reducer.in_shard else reducer.now.records
-        try:
-            return self.module(*inputs, **options)
-        finally:
-            sink.entries = before
 
     def forward_scope(self, *inputs: Any) -> AbstractContextManager[Any]:
         """Where the statistics of a forward on ``inputs`` go; a captured step enters it at each replay."""

@@ -27,7 +27,7 @@ from .errors import CommunicatorError
 from .group import Group
 from .losses import StepLoss, loss_of
 from .open_shard import OpenShard
-from .same_end import DONE, NOT_BEGUN, Begun, record
+from .same_end import DONE, NOT_BEGUN, Begun, SameEnd, record
 from .shard_state import ShardState
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Reducer(Arrangement):
         self._unit = 1.0
         self._weight_before = 0.0
         self._warned: set[str] = set()
+        self._same: SameEnd | None = None
+        """What the step before was, if it went as most do."""
         self.plan()
         self._new_cycle()
 
@@ -116,9 +118,10 @@ class Reducer(Arrangement):
     # -- what the engine says -----------------------------------------------------------------------------------------
 
     def backward_begins(self, leaves: Sequence[Any], root: Any) -> bool:
+        """Whether :meth:`gradient_final` has anything to do in this pass."""
         loss = loss_of(root.array, self.check_finite)
         if is_void():
-            return True
+            return self.spread is not None
         now = self.now
         if self.with_shards and now.number is None:
             raise GraphError(
@@ -126,17 +129,13 @@ class Reducer(Arrangement):
                 "so that it belongs to a shard"
             )
         if not self._open and not self._begin_cycle():
-            return True
-        if self.with_shards and self.forgets():
+            return self.spread is not None
+        if self.forgets():
             self._begin_shard()
-        fold = self.fold
-        if (fold.submitted or self.spread is not None) and fold.surprised():  # one more pass than foreseen:
-            self._again = True  # what is under way is void, all ranks must do it again
-        weight = 1.0  # alone nothing is weighed, and a GPU that has counted the weight is not waited for
-        if not self.trivial:
-            said = root._weight
-            weight = (said if type(said) is float else self._weight_of(root)) / self._unit
-            weight = weight or self.group.meeting.lightest()
+        if self.fold.surprised():  # one more pass than foreseen: what is under way is void, all ranks must do it again
+            self._again = True
+        # alone nothing is weighed, and a GPU that has counted the weight is not waited for
+        weight = 1.0 if self.trivial else self._weight_of(root) / self._unit or self.group.meeting.lightest()
         now.passes += 1
         now.weight += weight
         now.losses.append(loss)
@@ -240,12 +239,16 @@ class Reducer(Arrangement):
             return False
         self._open = True
         self._cycle_counts = not self.with_shards or self._all_have_samples()
-        # what weights are counted in, so that a whole shard's is 1 and nothing is multiplied, equal on all ranks: with a loader the
-        # samples of a whole shard; without one, where no bits are promised, what a rank brought last time
-        self._unit = float(max(self._sizes)) if self._sizes is not None else self._weight_before or 1.0
-        if self.with_shards or self.spread is not None:
-            self.fold.carry(self.parameters)
+        self._unit = self._unit_of_weight()
+        self.fold.carry(self.parameters)
         return True
+
+    def _unit_of_weight(self) -> float:
+        """What weights are counted in, so that a whole shard's is 1 and nothing is multiplied; equal on all ranks.
+
+        With a loader the samples of a whole shard; without one, where no bits are promised, what a rank brought last time.
+        """
+        return float(max(self._sizes)) if self._sizes is not None else self._weight_before or 1.0
 
     def _weight_of(self, root: Any) -> float:
         if (weight := root.weight) is not None:
@@ -295,8 +298,6 @@ class Reducer(Arrangement):
 
     def synchronize(self) -> None:
         """Complete the global mean gradient on every rank; all ranks must call. Does nothing when there is nothing to sum."""
-        if (begun := self._same.begin(self) if self._same is not None else NOT_BEGUN).stage == DONE:
-            return
         if self.trivial:
             if self.now.passes:
                 self.step_loss.alone(self.now.losses, self.check_finite)
@@ -307,6 +308,8 @@ class Reducer(Arrangement):
         if is_void():
             self.forget()
         if not self._open and not self._expects:
+            return
+        if (begun := self._same.begin(self) if self._same is not None else NOT_BEGUN).stage == DONE:
             return
         if self.with_shards and self.now.number is not None:
             lo, hi = self.owned

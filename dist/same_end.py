@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core import faults, spans
-from ..core.kernels.reference_meeting import BEGIN, DONE
+from ..core.kernels.reference_meeting import DONE
 from ..core.live import structure
 from ..core.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from ..core.void import is_void
 from .commit import commit_statistics
 from .fold import Fold
 from .reduction.as_before import NOT_BEGUN, Begun
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 _array, _grad, _slot = attrgetter("array"), attrgetter("_grad"), attrgetter("_slot")
 _running = attrgetter("running_mean", "running_var", "num_batches_tracked", "momentum")
 _NORMS = {BatchNorm1d, BatchNorm2d, BatchNorm3d}
-_ALL = Begun(DONE, 0.0)
 
 
 class SameEnd:
@@ -40,7 +38,7 @@ class SameEnd:
         assert fold.both is not None and fold.both.known is not None
         now, group = reducer.now, reducer.group
         self._fold, self._both, self._known = fold, fold.both, fold.both.known
-        self._comm, self._sent_nbytes, self._go_on = group.communicator, self._both.sent_nbytes, self._known.go_on
+        self._comm, self._sent_nbytes = group.communicator, self._both.sent_nbytes
         self._name = self._comm.flight.name(self._both.name)
         self._store = fold.lanes[0].store
         self._gradient, self._slots = self._store.gradient, list(map(_slot, reducer.parameters))
@@ -82,8 +80,7 @@ class SameEnd:
         now, fold, group, comm, known = reducer.now, self._fold, reducer.group, self._comm, self._known
         losses, weight = now.losses, now.weight
         if (
-            not reducer._open
-            or reducer._passes_before is not self._passes
+            reducer._passes_before is not self._passes
             or reducer._pending != self._pending
             or reducer._unit != self._unit
             or now.number is not None
@@ -102,7 +99,6 @@ class SameEnd:
             or group.meeting.expected
             or spans.on
             or faults.plan
-            or is_void()
         ):
             return NOT_BEGUN
         try:
@@ -128,17 +124,7 @@ class SameEnd:
             if comm._entries or comm._broken is not None:
                 return NOT_BEGUN
             began, number, operation = time.monotonic(), group.steps_committed + 1, comm._sequence + 1
-            # as known.begin, a call less
-            stage = self._go_on(
-                BEGIN,
-                known.told,
-                known.local.next_number(),
-                operation,
-                number,
-                weight,
-                float(losses[0]) * weight,
-                self._layers,
-            )
+            stage = known.begin(operation, number, weight, float(losses[0]) * weight, self._layers)
             if stage != DONE:
                 return Begun(stage, began)
             comm._sequence = operation
@@ -154,12 +140,12 @@ class SameEnd:
         if means and not self._layers:
             commit_statistics(reducer._layers, known.state(number))
         reducer.step_loss.set(known.mean_loss(number))
-        reducer.end.steps += 1
+        reducer.end.committed()
         reducer._open = reducer._cycle_counts = reducer._expects = False
         reducer._foreseeable, reducer._pending = True, None
         now.samples, now.passes, now.weight, now.losses, now.records = 0, 0, 0.0, [], []
         now.remaining, now.takes = None, False
-        return _ALL
+        return Begun(DONE, began)
 
 
 def record(reducer: Reducer, state: ShardState | None) -> SameEnd | None:

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     m2: Array
 
 
-NOWHERE: list[Entry] = []
+_NOWHERE: list[Entry] = []
 """The entries of forwards that leave nothing: nobody adds to it."""
 
 
@@ -40,15 +40,14 @@ class _Sink(threading.local):
     """None: to the layers at once."""
 
 
-sink = of_rank(_Sink())
-"""Of this thread."""
+_sink = of_rank(_Sink())
 
 
 @live
 def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
     """Hand over the statistics of one forward: to the sink where there is one, else to the layer at once."""
-    entries = sink.entries
-    if n == 0 or entries is NOWHERE:
+    entries = _sink.entries
+    if n == 0 or entries is _NOWHERE:
         return
     if entries is None:
         layer.commit(n, mean, m2)
@@ -59,12 +58,12 @@ def record(layer: Statistical, n: int, mean: Array, m2: Array) -> None:
 
 def collecting() -> bool:
     """Whether this thread's forwards are part of a larger batch, whose statistics are merged elsewhere."""
-    return sink.entries is not None
+    return _sink.entries is not None
 
 
 def silenced() -> bool:
     """Whether this thread's forwards leave nothing now: recomputation, and forwards outside of a shard."""
-    return sink.entries is NOWHERE
+    return _sink.entries is _NOWHERE
 
 
 class collect:  # not of a generator, which would cost 10 us in each forward
@@ -76,13 +75,13 @@ class collect:  # not of a generator, which would cost 10 us in each forward
         self._entries = entries
 
     def __enter__(self) -> list[Entry]:
-        self._before, sink.entries = sink.entries, self._entries
+        self._before, _sink.entries = _sink.entries, self._entries
         return self._entries
 
     def __exit__(self, *error: object) -> None:
-        sink.entries = self._before
+        _sink.entries = self._before
 
 
 def discard() -> collect:
     """Within this block (on this thread) forwards leave nothing: recomputation, and forwards outside of a shard."""
-    return collect(NOWHERE)
+    return collect(_NOWHERE)

@@ -71,8 +71,7 @@ class AsBefore:
         two: tuple[np.ndarray, np.ndarray, int, int] | None,
     ) -> None:
         self.local, self._own, self._layout = local, own, layout
-        self.go_on = bound("end_of_step")
-        """The compiled call; :meth:`begin` says what it is given."""
+        self._go_on = bound("end_of_step")
         self.sums = two is not None
         """Whether the mean is made on the way."""
         said = [_SIZE.pack(len(row)) + row[: constant_nbytes(row)] for row in rows]
@@ -101,7 +100,7 @@ class AsBefore:
         table = [np.array(rows, np.int64).reshape(-1) for rows in (sizes, pairs)]
         self._kept = (arrays, table, data, expected, share, product, moments, one, other)
         at, middle, again = ((_address(array), array.size) for array in arrays)
-        self.told = np.array([
+        self._told = np.array([
             *local.place, _address(local.bytes), *at, _address(data), data.size, constant_until, *middle, *again,
             _address(expected), expected.shape[1], _address(table[0]), _address(table[1]), len(pairs), _address(share),
             _address(product), layout.channels, _address(self._totals), _address(moments), _address(one), _address(other), start, stop,
@@ -128,7 +127,7 @@ class AsBefore:
         stage = self._arrived(begun, self._note)
         if stage == ARRIVED:
             messages.hear_all(messages.text(FIRST), FIRST)
-            stage = self._arrived(self.go_on(ARRIVED, self.told, meeting, messages.sequence, number, 0.0, 0.0, 0))
+            stage = self._arrived(self._go_on(ARRIVED, self._told, meeting, messages.sequence, number, 0.0, 0.0, 0))
         if stage == ALL_HERE:
             return stage, None
         if stage == ARRIVED_AGAIN:
@@ -137,12 +136,12 @@ class AsBefore:
 
     def begin(self, operation: int, number: int, weight: float, loss: float, layers: int = 0) -> int:
         """Come to the end of step ``number``, with ``own_moments``: how far it is without waiting. ``layers``: of :meth:`let_move`, so many."""
-        return self.go_on(BEGIN, self.told, self.local.next_number(), operation, number, weight, loss, layers)
+        return self._go_on(BEGIN, self._told, self.local.next_number(), operation, number, weight, loss, layers)
 
     def let_move(self, running: np.ndarray, shares: np.ndarray) -> None:
         """The running statistics of layers, which :meth:`begin` moves, too: addresses and channels, and how far they move."""
         self._running = running, shares
-        self.told[RUNNING], self.told[SHARES] = _address(running), _address(shares)
+        self._told[RUNNING], self._told[SHARES] = _address(running), _address(shares)
 
     def mean_loss(self, number: int) -> float:
         """Of all ranks together, after step ``number``."""
